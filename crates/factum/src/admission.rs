@@ -1,0 +1,142 @@
+//! Whether an append may happen: the contract's order of questions, asked in one place for every store that decides in memory.
+
+use std::collections::HashSet;
+
+use crate::{
+    append::{Append, Guard, Limits, Placed},
+    error::{Actual, Conflict, Error, IdProblem, Result},
+    event::{EventId, RecordedEvent},
+    name::StreamName,
+    position::{LogIdentity, Position},
+    query::Query,
+    stream::{Life, LifeChange, StreamState},
+    time::Timestamp,
+};
+
+/// What a store knows at the instant at which it decides, including appends it decided on before but has not yet made durable.
+pub trait Ledger {
+    /// The log.
+    fn identity(&self) -> LogIdentity;
+    /// The last position given out.
+    fn head(&self) -> Position;
+    /// The state of a stream; the default for one never heard of.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from reading its own data.
+    fn stream(&self, stream: &StreamName) -> Result<StreamState>;
+    /// The event with this id in this stream, hidden or not.
+    ///
+    /// # Errors
+    /// As above.
+    fn find(&self, stream: &StreamName, id: EventId) -> Result<Option<RecordedEvent>>;
+    /// The position of a visible event after `after` that matches, if there is one.
+    ///
+    /// # Errors
+    /// As above.
+    fn visible_match(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>>;
+}
+
+/// The answer to [`admit`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Admission {
+    /// Nothing stands against it: write it.
+    New,
+    /// All of it is recorded already, here.
+    Replayed(Vec<Placed>),
+}
+
+/// Decides on an append: limits, then what is recorded already, then the streams' lives, then the guards.
+///
+/// # Errors
+/// The reason why it must not happen.
+pub fn admit(append: &Append, limits: &Limits, ledger: &impl Ledger, now: Timestamp) -> Result<Admission> {
+    limits.check(append)?;
+    refuse_repeated_ids(append)?;
+    if let Some(placed) = recorded_already(append, ledger)? {
+        return Ok(Admission::Replayed(placed));
+    }
+    check_lives(append, ledger)?;
+    for guard in &append.guards {
+        check_guard(guard, ledger, now)?;
+    }
+    Ok(Admission::New)
+}
+
+fn refuse_repeated_ids(append: &Append) -> Result<()> {
+    if append.event_count() < 2 {
+        return Ok(());
+    }
+    let mut seen = HashSet::with_capacity(append.event_count());
+    match append.events().find(|(stream, event)| !seen.insert((*stream, event.id))) {
+        Some((stream, event)) => Err(Error::invalid(
+            format!("the event id {}", event.id),
+            format!("it stands twice in this append for stream `{stream}`; give each event its own"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The original places if every event is recorded with the same content; `None` if none is.
+fn recorded_already(append: &Append, ledger: &impl Ledger) -> Result<Option<Vec<Placed>>> {
+    let (mut placed, mut first_missing) = (Vec::new(), None);
+    for (n, (stream, event)) in append.events().enumerate() {
+        match ledger.find(stream, event.id)? {
+            Some(recorded) if !event.same_content(&recorded) => {
+                let problem = IdProblem::OtherContent;
+                return Err(Error::IdConflict { stream: stream.clone(), id: event.id, problem });
+            }
+            Some(recorded) => {
+                if first_missing.is_some() {
+                    let problem = IdProblem::PartlyRecorded;
+                    return Err(Error::IdConflict { stream: stream.clone(), id: event.id, problem });
+                }
+                placed.push(Placed { position: recorded.position, revision: recorded.revision });
+            }
+            None => {
+                first_missing.get_or_insert(n);
+            }
+        }
+    }
+    match (placed.is_empty(), first_missing) {
+        (true, _) => Ok(None),
+        (false, None) => Ok(Some(placed)),
+        (false, Some(_)) => {
+            let (stream, event) = append.events().next().unwrap_or_else(|| unreachable!("an event was placed"));
+            Err(Error::IdConflict { stream: stream.clone(), id: event.id, problem: IdProblem::PartlyRecorded })
+        }
+    }
+}
+
+fn check_lives(append: &Append, ledger: &impl Ledger) -> Result<()> {
+    let mut tombstoned_here = Vec::new();
+    for write in &append.writes {
+        let mut described = None;
+        for event in &write.events {
+            described = LifeChange::of_event(&write.stream, &event.event_type, &event.data)?;
+            if let Some((stream, LifeChange::Tombstoned)) = &described {
+                tombstoned_here.push(stream.clone());
+            }
+        }
+        let subject = described.map_or_else(|| write.stream.clone(), |(stream, _)| stream);
+        let before = ledger.stream(&subject)?.life == Life::Tombstoned;
+        let here = subject == write.stream && tombstoned_here.contains(&subject);
+        if before || here {
+            return Err(Error::Tombstoned { stream: subject });
+        }
+    }
+    Ok(())
+}
+
+fn check_guard(guard: &Guard, ledger: &impl Ledger, now: Timestamp) -> Result<()> {
+    let found = match guard {
+        Guard::Stream { stream, expected } => expected.check(&ledger.stream(stream)?).err(),
+        Guard::Query { query, after } => {
+            let after = after.position_in(ledger.identity(), ledger.head())?;
+            ledger.visible_match(query, after, now)?.map(Actual::Match)
+        }
+    };
+    match found {
+        Some(actual) => Err(Conflict { guard: guard.clone(), actual }.into()),
+        None => Ok(()),
+    }
+}

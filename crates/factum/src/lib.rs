@@ -1,0 +1,34 @@
+//! factum: event sourcing and CQRS, complete.
+//!
+//! This crate holds the words, the contract and the pure logic; it knows no disk, no network and no SQL.
+
+pub mod admission;
+pub mod append;
+pub mod error;
+pub mod event;
+pub mod memory;
+pub mod name;
+pub mod position;
+pub mod query;
+pub mod read;
+pub mod store;
+pub mod stream;
+pub mod subscription;
+pub mod tags;
+pub mod time;
+
+pub use self::{
+    append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
+    error::{Error, Outcome, Result},
+    event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
+    memory::MemoryStore,
+    name::{EventType, StreamName},
+    position::{LogIdentity, Position, Revision, Token},
+    query::{Criterion, Query},
+    read::{AsOf, Direction, Page, Read, Source, Start},
+    store::{EventStore, EventStoreExt, Head, subscribe},
+    stream::{Life, Retention, StreamState},
+    subscription::{Delivery, Subscription},
+    tags::Tags,
+    time::{Clock, ManualClock, SystemClock, Timestamp},
+};

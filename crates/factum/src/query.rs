@@ -1,0 +1,167 @@
+//! Queries: which events a read, a subscription or a guard is about.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Result,
+    event::{NewEvent, RecordedEvent},
+    name::{EventType, StreamName},
+    tags::{Tags, check_tag},
+};
+
+/// Any of some alternatives; each alternative asks for type ∧ tags ∧ category ∧ stream.
+///
+/// ```
+/// # use factum::Query;
+/// let seats = Query::types(["SeatTaken", "SeatFreed"])?.tag("course:math")?;
+/// let either = seats.or(Query::category("student"));
+/// # Ok::<(), factum::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Query {
+    /// An event matches if it matches one of these. None at all matches nothing.
+    pub any_of: Vec<Criterion>,
+}
+
+/// One alternative of a [`Query`]. What is left empty does not restrict.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Criterion {
+    /// The event's type is one of these.
+    pub types: Vec<EventType>,
+    /// The event has all of these tags.
+    pub tags: Tags,
+    /// The event's stream is in this category.
+    pub category: Option<String>,
+    /// The event is in this stream.
+    pub stream: Option<StreamName>,
+}
+
+impl Query {
+    /// Every event.
+    pub fn all() -> Self {
+        Self::from(Criterion::default())
+    }
+
+    /// Events of any of these types. No types at all matches nothing.
+    ///
+    /// # Errors
+    /// As for [`EventType::new`].
+    pub fn types<T: AsRef<str>>(types: impl IntoIterator<Item = T>) -> Result<Self> {
+        let types: Vec<_> = types.into_iter().map(|name| EventType::new(name.as_ref())).collect::<Result<_>>()?;
+        if types.is_empty() {
+            return Ok(Self { any_of: vec![] });
+        }
+        Ok(Self::from(Criterion { types, ..Criterion::default() }))
+    }
+
+    /// Events that have all of these tags.
+    ///
+    /// # Errors
+    /// As for [`Tags::new`].
+    pub fn tags<T: AsRef<str>>(tags: impl IntoIterator<Item = T>) -> Result<Self> {
+        Ok(Self::from(Criterion { tags: Tags::new(tags)?, ..Criterion::default() }))
+    }
+
+    /// Events of the streams whose name up to the first `-` is `category`.
+    pub fn category(category: impl Into<String>) -> Self {
+        Self::from(Criterion { category: Some(category.into()), ..Criterion::default() })
+    }
+
+    /// Events of one stream.
+    pub fn stream(stream: StreamName) -> Self {
+        Self::from(Criterion { stream: Some(stream), ..Criterion::default() })
+    }
+
+    /// The same, restricted to events that also have `tag`.
+    ///
+    /// # Errors
+    /// As for [`Tags::new`].
+    pub fn tag(mut self, tag: &str) -> Result<Self> {
+        check_tag(tag)?;
+        for criterion in &mut self.any_of {
+            criterion.tags = Tags::new(criterion.tags.iter().chain([tag]))?;
+        }
+        Ok(self)
+    }
+
+    /// Events that match this or `other`.
+    #[must_use]
+    pub fn or(mut self, other: Self) -> Self {
+        self.any_of.extend(other.any_of);
+        self
+    }
+
+    /// Whether the event matches.
+    pub fn matches(&self, event: &RecordedEvent) -> bool {
+        self.any_of.iter().any(|c| c.holds(&event.stream, &event.event_type, &event.tags))
+    }
+
+    /// Whether the event would match, once recorded in `stream`.
+    pub fn matches_new(&self, stream: &StreamName, event: &NewEvent) -> bool {
+        self.any_of.iter().any(|c| c.holds(stream, &event.event_type, &event.tags))
+    }
+}
+
+impl From<Criterion> for Query {
+    fn from(criterion: Criterion) -> Self {
+        Self { any_of: vec![criterion] }
+    }
+}
+
+impl Criterion {
+    /// Whether an event of this stream, type and tags matches.
+    pub fn holds(&self, stream: &StreamName, event_type: &EventType, tags: &Tags) -> bool {
+        (self.types.is_empty() || self.types.contains(event_type))
+            && self.stream.as_ref().is_none_or(|own| own == stream)
+            && self.category.as_ref().is_none_or(|own| own == stream.category())
+            && self.tags.iter().all(|tag| tags.contains(tag))
+    }
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.any_of.is_empty() {
+            return f.write_str("nothing");
+        }
+        for (n, criterion) in self.any_of.iter().enumerate() {
+            if n > 0 {
+                f.write_str(" or ")?;
+            }
+            criterion.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Criterion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.types.is_empty() {
+            parts.push(format!("type {}", self.types.iter().map(EventType::as_str).collect::<Vec<_>>().join("|")));
+        }
+        parts.extend(self.tags.iter().map(|tag| format!("tag {tag}")));
+        parts.extend(self.category.iter().map(|category| format!("category {category}")));
+        parts.extend(self.stream.iter().map(|stream| format!("stream {stream}")));
+        f.write_str(&if parts.is_empty() { "anything".to_owned() } else { format!("({})", parts.join(" and ")) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alternatives_are_or_and_parts_are_and() {
+        let stream = StreamName::new("course-1").unwrap();
+        let event = NewEvent::bytes("SeatTaken", "").unwrap().with_tags(Tags::new(["c:1", "s:2"]).unwrap());
+        let matches = |query: Query| query.matches_new(&stream, &event);
+        assert!(matches(Query::all()));
+        assert!(!matches(Query::types([] as [&str; 0]).unwrap()));
+        assert!(matches(Query::types(["X", "SeatTaken"]).unwrap().tag("c:1").unwrap().tag("s:2").unwrap()));
+        assert!(!matches(Query::types(["SeatTaken"]).unwrap().tag("c:2").unwrap()));
+        assert!(matches(Query::category("nope").or(Query::category("course"))));
+        assert!(!matches(Query::stream(StreamName::new("course-2").unwrap())));
+    }
+}

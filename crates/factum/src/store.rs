@@ -1,0 +1,186 @@
+//! The contract: what every store promises, whatever is underneath.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    append::{Append, Appended, ExpectedRevision, Limits},
+    error::{Error, Result},
+    event::{EventId, RecordedEvent},
+    name::StreamName,
+    position::{Position, Token},
+    query::Query,
+    read::{AsOf, Page, Read},
+    stream::{Life, LifeChange, Retention, StreamState},
+    subscription::Subscription,
+    time::Timestamp,
+};
+
+/// The end of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The last event that can be read; [`Position::START`] in an empty log.
+    pub token: Token,
+    /// When it was recorded. `None` in an empty log.
+    pub recorded_at: Option<Timestamp>,
+}
+
+/// A store of events. What it promises is `docs/semantics.md`; the crate `factum-conformance` is that page as code.
+///
+/// In short:
+/// - [`append`](EventStore::append) MUST be atomic, and MUST NOT answer before a power cut can no longer undo it (unless a relaxed
+///   mode was asked for, which every answer then says).
+/// - Positions MUST grow in commit order: once a reader has seen position *p*, nothing ever appears at or before *p*.
+/// - A read MUST see everything acknowledged before it began.
+/// - Dropping the future of an append leaves its outcome unknown, like a lost answer: send it again with the same ids.
+#[async_trait]
+pub trait EventStore: Send + Sync + fmt::Debug + 'static {
+    /// Writes events and checks guards as one.
+    ///
+    /// Sent again with the same event ids, it answers with the original places (`replayed`), before it looks at guards.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if a guard does not hold, [`Error::IdConflict`], [`Error::Tombstoned`], [`Error::LimitExceeded`],
+    /// [`Error::InvalidInput`], [`Error::LogRewound`] for a guard's token from another history, and failures of the store.
+    /// [`Error::outcome`] tells whether it can have happened.
+    async fn append(&self, append: Append) -> Result<Appended>;
+
+    /// Reads a page of events. Hidden events (truncated, expired, deleted) are never in it.
+    ///
+    /// # Errors
+    /// [`Error::Tombstoned`] for a tombstoned stream, [`Error::LogRewound`] for a token of another history,
+    /// [`Error::InvalidInput`], [`Error::Corrupt`], and failures of the store. A stream never written is an empty page.
+    async fn read(&self, read: Read) -> Result<Page>;
+
+    /// The end of the log: every position up to it can be read, and nothing will appear there any more.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn head(&self) -> Result<Head>;
+
+    /// What is known of a stream; [`StreamState::default`] if it was never heard of.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn stream_state(&self, stream: &StreamName) -> Result<StreamState>;
+
+    /// Returns when the head may lie beyond `position`. A hint: it MAY return early, and callers look again after a while.
+    async fn changed(&self, position: Position);
+
+    /// What it takes at most.
+    fn limits(&self) -> Limits;
+}
+
+/// What follows from the contract, for every store.
+pub trait EventStoreExt: EventStore {
+    /// Reads page after page to the end as it was when the reading began, and hands each page on.
+    ///
+    /// # Errors
+    /// Those of [`EventStore::read`], and those of `each`.
+    fn read_pages<E: From<Error>>(
+        &self,
+        mut read: Read,
+        mut each: impl FnMut(Page) -> Result<(), E> + Send,
+    ) -> impl Future<Output = Result<(), E>> + Send {
+        async move {
+            loop {
+                let page = self.read(read.clone()).await?;
+                read.as_of = read.as_of.or(Some(AsOf::Position(page.head.position)));
+                let next = page.next;
+                each(page)?;
+                match next {
+                    Some(start) => read.start = start,
+                    None => return Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Reads all that there is into memory. `limit` then bounds a page, not the whole.
+    ///
+    /// # Errors
+    /// Those of [`EventStore::read`].
+    fn read_to_end(&self, read: Read) -> impl Future<Output = Result<Vec<RecordedEvent>>> + Send {
+        async move {
+            let mut events = Vec::new();
+            self.read_pages(read, |page| {
+                events.extend(page.events);
+                Ok::<_, Error>(())
+            })
+            .await?;
+            Ok(events)
+        }
+    }
+
+    /// Sets which events of a stream are kept. Replaces what was set before; what is hidden stays hidden.
+    ///
+    /// # Errors
+    /// Those of [`EventStore::append`].
+    fn set_retention(
+        &self,
+        stream: &StreamName,
+        expected: ExpectedRevision,
+        retention: Retention,
+    ) -> impl Future<Output = Result<Appended>> + Send {
+        change_life(self, stream, expected, LifeChange::Retention(retention))
+    }
+
+    /// Hides all events of a stream. It can be written again, and its revisions go on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is nothing to delete, and those of [`EventStore::append`].
+    fn delete(
+        &self,
+        stream: &StreamName,
+        expected: ExpectedRevision,
+    ) -> impl Future<Output = Result<Appended>> + Send {
+        async move {
+            let state = self.stream_state(stream).await?;
+            if state.last_revision.is_none() || state.life == Life::Deleted {
+                return Err(Error::NotFound { what: format!("stream `{stream}` to delete") });
+            }
+            change_life(self, stream, expected, LifeChange::Deleted).await
+        }
+    }
+
+    /// Hides all events of a stream for ever; it can never be written again.
+    ///
+    /// # Errors
+    /// Those of [`EventStore::append`].
+    fn tombstone(
+        &self,
+        stream: &StreamName,
+        expected: ExpectedRevision,
+    ) -> impl Future<Output = Result<Appended>> + Send {
+        change_life(self, stream, expected, LifeChange::Tombstoned)
+    }
+}
+
+impl<S: EventStore + ?Sized> EventStoreExt for S {}
+
+async fn change_life<S: EventStore + ?Sized>(
+    store: &S,
+    stream: &StreamName,
+    expected: ExpectedRevision,
+    change: LifeChange,
+) -> Result<Appended> {
+    let event = change.to_event()?.with_id(EventId::new());
+    store.append(Append::to(stream.metadata_stream()?, [event]).expect(stream.clone(), expected)).await
+}
+
+/// Starts a subscription: everything that matches after `from` (from the beginning, if `None`), then what comes.
+///
+/// # Errors
+/// [`Error::LogRewound`] if `from` belongs to another history.
+pub async fn subscribe(store: Arc<dyn EventStore>, query: Query, from: Option<Token>) -> Result<Subscription> {
+    let head = store.head().await?.token;
+    let from = match from {
+        Some(token) => token.log.at(token.position_in(head.log, head.position)?),
+        None => head.log.at(Position::START),
+    };
+    Ok(Subscription::new(store, query, from))
+}
+
+/// How long a subscriber waits for a hint before it looks again all the same.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
