@@ -17,10 +17,8 @@ pub enum Bug {
     RollWithoutSync,
     /// Tries a failed sync again, and believes the second answer.
     RetryAfterFailedSync,
-    /// Leaves the rest of torn frames where it is.
-    NaiveTruncation,
     /// Cuts off whatever cannot be read, acknowledged or not.
-    CutDurable,
+    NaiveTruncation,
 }
 
 /// The mistake that is switched on, if any. Without the feature `sim` there is no way to switch one on.

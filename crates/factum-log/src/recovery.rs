@@ -321,7 +321,7 @@ impl Found {
         }
         let residue = Residue::after(&segment, self.end - segment.header.base)?;
         self.durable = self.durable.max(residue.witness);
-        if self.end < self.durable && !self.bugs.has(Bug::CutDurable) {
+        if self.end < self.durable && !self.bugs.has(Bug::NaiveTruncation) {
             let damage = match stop {
                 Stop::Damage(damage) => damage,
                 _ => Damage(
@@ -336,7 +336,7 @@ impl Found {
                 Damage("more bytes follow the last whole frame than a crash can leave; nothing was cut off");
             return Err(self.lost(&segment, segment.end(), damage));
         }
-        if residue.bytes > 0 && !self.bugs.has(Bug::NaiveTruncation) {
+        if residue.bytes > 0 {
             recovery.cut_bytes = residue.bytes;
             recovery.cut_copy = Some(self.cut_off(disk, &segment, &residue)?);
         }

@@ -52,8 +52,8 @@ pub struct Report {
     pub unknown: u64,
     /// As above.
     pub unknown_found: u64,
-    /// Syncs that failed, by the appends that they left unknown.
-    pub poisonings: u64,
+    /// Appends that a failed write or sync left unknown.
+    pub left_by_failure: u64,
     /// Flipped bits that were noticed, and those that did no harm.
     pub rot_refused: u64,
     /// As above.
@@ -352,14 +352,14 @@ impl<'a> Life<'a> {
                 Ok(Ok(appended)) => self.acknowledged(&sent, &appended)?,
                 Ok(Err(error)) => match error {
                     error if error.outcome() == Outcome::Unknown => {
-                        self.report.poisonings += 1;
+                        self.report.left_by_failure += 1;
                         self.leave_unknown(sent);
                     }
                     Error::StorageFull { .. } if self.tight => {
                         self.report.disk_full += 1;
                         self.disk.room(u64::MAX);
                     }
-                    Error::Conflict(_) | Error::Poisoned { .. } => {}
+                    Error::Conflict(_) | Error::Poisoned { .. } | Error::Unavailable { .. } => {}
                     _ if self.disk.has_crashed() => {}
                     other => return Err(format!("an append was refused for no reason: {other}")),
                 },
