@@ -201,7 +201,10 @@ impl Limits {
         within(Limit::AppendBytes, bytes, self.append_bytes)?;
         within(Limit::Guards, append.guards.len(), GUARDS)?;
         if events == 0 && append.guards.is_empty() {
-            return Err(Error::invalid("the append", "it has neither events nor guards; give it one or the other"));
+            return Err(Error::invalid(
+                "the append",
+                "it has neither events nor guards; give it one or the other",
+            ));
         }
         Ok(())
     }

@@ -3,12 +3,17 @@
 //! This crate holds the words, the contract and the pure logic; it knows no disk, no network and no SQL.
 
 pub mod admission;
+pub mod aggregate;
 pub mod append;
+pub mod codec;
+pub mod decision;
 pub mod error;
 pub mod event;
+pub mod handle;
 pub mod memory;
 pub mod name;
 pub mod position;
+pub mod prelude;
 pub mod query;
 pub mod read;
 pub mod store;
@@ -18,9 +23,12 @@ pub mod tags;
 pub mod time;
 
 pub use self::{
+    aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
+    decision::{At, Decide, Entity, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
+    handle::{Done, Factum, Failure},
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
