@@ -20,7 +20,11 @@ pub mod store;
 pub mod stream;
 pub mod subscription;
 pub mod tags;
+pub mod testkit;
 pub mod time;
+
+#[cfg(test)]
+mod sample;
 
 pub use self::{
     aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
