@@ -1,125 +1,102 @@
-//! Aggregates: a stream of events, the state that follows from it, and the commands that it takes.
+//! The words of a domain: events, aggregates, commands. Pure data and pure functions; nothing here knows a store.
 
-use std::{fmt, marker::PhantomData};
+use std::{fmt, hash, marker::PhantomData, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     codec,
     error::{Error, Result},
-    event::{NewEvent, RecordedEvent},
+    event::RecordedEvent,
     name::StreamName,
-    position::Revision,
-    tags::Tags,
 };
 
-/// A family of domain events: an enum with one variant per kind.
+/// A kind of thing that happened in the domain: an enum with one variant per kind.
 ///
-/// The variant's name is the event type, for as long as such events exist: pin it with `#[serde(rename = "…")]` before you
-/// rename the variant. What the variant holds is the data, as JSON.
+/// The variant's (serde) name is the event type, and its content the JSON data: see [`codec`]. Names are pinned for as long
+/// as events of them exist; rename a variant with `#[serde(rename = "…")]` or `#[serde(alias = "…")]`.
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// What streams of these events begin with: `account` gives `account-17`.
+    /// What the names of the streams of these events begin with, up to the first `-`: `account` for `account-17`.
     const CATEGORY: &'static str;
 
-    /// What the event concerns besides its stream, as `key:value`.
+    /// What the event concerns, as `key:value`, so that a decision can ask for it across streams.
     fn tags(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// A domain event with its record: its place, its time, who and why.
-#[derive(Clone, Debug)]
+/// An event of the domain with its record: place, time, id, metadata.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Recorded<E> {
     /// What happened.
     pub event: E,
-    /// The event as it is stored.
+    /// The event as the store keeps it.
     pub record: RecordedEvent,
 }
 
 impl<E: Event> Recorded<E> {
-    /// Reads a stored event as one of `E`.
+    /// Decodes a record.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] naming the place, if it is none.
+    /// Those of [`codec::decode`].
     pub fn decode(record: RecordedEvent) -> Result<Self> {
-        match codec::decode(&record.event_type, &record.data) {
-            Ok(event) => Ok(Self { event, record }),
-            Err(Error::InvalidInput { what, why }) => {
-                let RecordedEvent { position, stream, .. } = &record;
-                Err(Error::invalid(format!("{what}, at position {position} in `{stream}`"), why))
-            }
-            Err(other) => Err(other),
-        }
+        Ok(Self { event: codec::decode(&record)?, record })
     }
 }
 
-/// A domain event in the form in which it is sent.
-///
-/// # Errors
-/// [`Error::InvalidInput`] if it is no enum, or has a tag that is none.
-pub fn new_event<E: Event>(event: &E) -> Result<NewEvent> {
-    let (event_type, data) = codec::encode(event)?;
-    let tags = event.tags();
-    let tags = if tags.is_empty() { Tags::NONE } else { Tags::new(tags)? };
-    Ok(NewEvent::json_encoded(event_type, data)?.with_tags(tags))
-}
-
-/// Something with a state of its own, which changes only by its own events.
+/// A thing with a history: its state is what its events have made of it.
 pub trait Aggregate: Default + Send + Sync + 'static {
     /// What can happen to it.
     type Event: Event;
 
-    /// Changes the state by what happened. It decides nothing and refuses nothing: it happened.
+    /// What an event does to the state. It has happened: there is nothing to refuse.
     fn apply(&mut self, event: &Self::Event);
 
-    /// The one of this id. A bad id shows as an error when it is used.
+    /// The id of one of them. Its events are in the stream `CATEGORY-id`; an id that cannot be in a stream's name is an error
+    /// when it is used.
     fn id(id: impl Into<String>) -> Id<Self> {
-        Id { id: id.into(), aggregate: PhantomData }
+        Id { id: Arc::from(id.into()), of: PhantomData }
     }
 }
 
-/// The id of an aggregate. Its stream is `category-id`.
+/// The id of an aggregate: `Account::id("17")`.
 pub struct Id<A> {
-    id: String,
-    aggregate: PhantomData<fn() -> A>,
+    id: Arc<str>,
+    of: PhantomData<fn() -> A>,
 }
 
-impl<A: Aggregate> Id<A> {
-    /// The id without the category.
+impl<A> Id<A> {
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.id
     }
+}
 
-    /// The stream.
+impl<A: Aggregate> Id<A> {
+    /// The stream that holds its events.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] or [`Error::LimitExceeded`] if the id makes no name.
+    /// [`Error::InvalidInput`] if the id is empty or holds a control character, or the category holds a `-`;
+    /// [`Error::LimitExceeded`] if the name is too long.
     pub fn stream(&self) -> Result<StreamName> {
+        let category = A::Event::CATEGORY;
+        if category.is_empty() || category.contains('-') {
+            let why = "a category is the stream's name up to the first `-`: make it one word without `-`";
+            return Err(Error::invalid(format!("the category `{category}`"), why));
+        }
         if self.id.is_empty() {
             return Err(Error::invalid(
-                format!("the id of a stream in `{}`", A::Event::CATEGORY),
-                "it is empty",
+                format!("the id of a `{category}`"),
+                "it is empty; give it at least one character",
             ));
         }
-        StreamName::new(format!("{}-{}", A::Event::CATEGORY, self.id))
+        StreamName::new(format!("{category}-{}", self.id))
     }
 }
 
 impl<A> Clone for Id<A> {
     fn clone(&self) -> Self {
-        Self { id: self.id.clone(), aggregate: PhantomData }
-    }
-}
-
-impl<A> fmt::Debug for Id<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.id, f)
-    }
-}
-
-impl<A> fmt::Display for Id<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.id)
+        Self { id: self.id.clone(), of: PhantomData }
     }
 }
 
@@ -131,45 +108,42 @@ impl<A> PartialEq for Id<A> {
 
 impl<A> Eq for Id<A> {}
 
-/// A wish that an aggregate grants or refuses.
+impl<A> hash::Hash for Id<A> {
+    fn hash<H: hash::Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl<A> fmt::Display for Id<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.id)
+    }
+}
+
+impl<A> fmt::Debug for Id<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.id)
+    }
+}
+
+/// A wish, and the rule that decides on it.
 pub trait Command<A: Aggregate>: Send + Sync {
     /// Why it can be refused.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// What happens, if it is granted; nothing at all is an answer, too. It may be asked more than once.
+    /// What happens because of it; no events if there is nothing to do.
+    ///
+    /// Pure: it may be asked again with a newer state, when somebody else was quicker.
     ///
     /// # Errors
-    /// Why it is refused.
+    /// The refusal. Nothing is recorded then.
     fn decide(&self, state: &A) -> Result<Vec<A::Event>, Self::Error>;
 }
 
-/// `Err(refusal)` if the condition holds: a rule in one line.
+/// A rule in one line: `refuse_if(self.amount > account.balance, Refusal::InsufficientFunds)?`.
 ///
 /// # Errors
-/// The refusal.
+/// The refusal, if the condition holds.
 pub fn refuse_if<E>(condition: bool, refusal: E) -> Result<(), E> {
     if condition { Err(refusal) } else { Ok(()) }
-}
-
-/// An aggregate as its events made it.
-#[derive(Debug)]
-pub struct Entity<A> {
-    /// Which one.
-    pub id: Id<A>,
-    /// Its state; the default, if nothing ever happened.
-    pub state: A,
-    /// The revision of its last event; `None` if nothing ever happened.
-    pub revision: Option<Revision>,
-}
-
-impl<A: Aggregate> Entity<A> {
-    /// The one of this id, before anything happened.
-    pub fn of(id: &Id<A>) -> Self {
-        Self { id: id.clone(), state: A::default(), revision: None }
-    }
-
-    /// Whether anything ever happened to it.
-    pub fn exists(&self) -> bool {
-        self.revision.is_some()
-    }
 }

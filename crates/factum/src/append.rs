@@ -65,6 +65,16 @@ pub enum Guard {
     },
 }
 
+impl Guard {
+    /// The events that it is about.
+    pub fn concerns(&self) -> Query {
+        match self {
+            Self::Stream { stream, .. } => Query::stream(stream.clone()),
+            Self::Query { query, .. } => query.clone(),
+        }
+    }
+}
+
 /// Events for one stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Write {

@@ -1,306 +1,203 @@
-//! From enums to event types and JSON, and back.
+//! The domain's events as a store keeps them: an enum's variant is the event type, its content is the JSON data.
 //!
-//! A variant's name (as serde knows it, so `#[serde(rename)]` pins it) is the event type; what the variant holds is the data. There
-//! is nothing to derive besides serde's own traits.
+//! No macro and no intermediate value: a small [`serde`] serializer catches the variant's name and hands the content to
+//! `serde_json`; the way back is the same. What serde can rename, skip, default or flatten keeps working. A variant without
+//! content is written as `{}`.
+//!
+//! ```
+//! # use factum::{codec, prelude::*};
+//! #[derive(Serialize, Deserialize)]
+//! enum AccountEvent {
+//!     AccountOpened { owner: String },
+//!     #[serde(rename = "AccountClosed")]
+//!     Shut,
+//! }
+//! impl Event for AccountEvent {
+//!     const CATEGORY: &'static str = "account";
+//! }
+//!
+//! let event = codec::encode(&AccountEvent::AccountOpened { owner: "Ada".into() })?;
+//! assert_eq!((&*event.event_type, &event.data[..]), ("AccountOpened", &br#"{"owner":"Ada"}"#[..]));
+//! assert_eq!(codec::types::<AccountEvent>()?, ["AccountOpened", "AccountClosed"]);
+//! # Ok::<(), factum::Error>(())
+//! ```
 
-use std::cell::Cell;
+use std::{any::type_name, fmt};
 
 use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, VariantAccess, Visitor},
-    ser::{self, Impossible, SerializeStructVariant, SerializeTupleVariant},
+    Deserializer as _, Serialize,
+    de::{self, DeserializeSeed, IgnoredAny, IntoDeserializer, value::StrDeserializer},
+    forward_to_deserialize_any,
+    ser::{self, Impossible, SerializeStruct, SerializeTuple},
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    aggregate::Event,
+    error::{Error, Result},
+    event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
+    name::EventType,
+    tags::Tags,
+};
 
-/// The error that serde gets, before it is known which event it is about.
-type Json = serde_json::Error;
-
+/// What to say of a type that is not an enum in serde's usual form.
 const NOT_AN_ENUM: &str =
-    "an event must be an enum with one variant per kind, and without `tag` or `untagged`";
+    "an event must be an enum with one variant per kind, without serde's `tag` or `untagged`";
 
-/// The event type and the JSON data of an event.
+/// The event as a store takes it, with a new id and its tags.
 ///
 /// # Errors
-/// [`Error::InvalidInput`] if it is no enum, or holds what JSON cannot say.
-pub fn encode<E: Serialize>(event: &E) -> Result<(&'static str, Vec<u8>)> {
-    event.serialize(VariantSerializer).map_err(|e| Error::invalid(std::any::type_name::<E>(), e.to_string()))
+/// [`Error::InvalidInput`] if the type is not an enum, its content cannot be JSON, or a tag is malformed.
+pub fn encode<E: Event>(event: &E) -> Result<NewEvent> {
+    let mut data = Vec::with_capacity(128);
+    let name = event
+        .serialize(Variant { json: &mut serde_json::Serializer::new(&mut data) })
+        .map_err(|e| Error::invalid(format!("an event of `{}`", type_name::<E>()), e.to_string()))?;
+    let tags = event.tags();
+    Ok(NewEvent {
+        id: EventId::new(),
+        event_type: EventType::new(name)?,
+        content_type: ContentType::Json,
+        data: data.into(),
+        metadata: Metadata::EMPTY,
+        tags: if tags.is_empty() { Tags::NONE } else { Tags::new(tags)? },
+    })
 }
 
-/// The event of this type and data. The reason, if there is none such.
+/// The domain's event that was recorded.
 ///
 /// # Errors
-/// [`Error::InvalidInput`] naming the type and what is wrong.
-pub fn decode<E: DeserializeOwned>(event_type: &str, data: &[u8]) -> Result<E> {
-    let known = types::<E>();
-    if !known.contains(&event_type) {
-        let why = format!("{} knows only {}", std::any::type_name::<E>(), known.join(", "));
-        return Err(Error::invalid(format!("the event type `{event_type}`"), why));
+/// [`Error::InvalidInput`] saying which event, where it is, and why it is not an `E`.
+pub fn decode<E: Event>(record: &RecordedEvent) -> Result<E> {
+    let wrong = |why: String| {
+        let RecordedEvent { event_type, position, revision, stream, .. } = record;
+        let what =
+            format!("the event `{event_type}` at position {position} (revision {revision} of `{stream}`)");
+        Error::invalid(what, format!("it is not a `{}`: {why}", type_name::<E>()))
+    };
+    if record.content_type != ContentType::Json {
+        return Err(wrong(format!("its data is {}, not JSON", record.content_type.as_str())));
     }
-    E::deserialize(VariantDeserializer { event_type, data })
-        .map_err(|e| Error::invalid(format!("the data of `{event_type}`"), e.to_string()))
+    decode_parts(&record.event_type, &record.data).map_err(|e| wrong(e.to_string()))
 }
 
-/// The event types that an enum knows, in the order of its variants. Empty for what is no enum.
-pub fn types<E: DeserializeOwned>() -> &'static [&'static str] {
-    let probe = Probe::default();
-    let _ = E::deserialize(&probe);
-    probe.variants.get()
+fn decode_parts<E: Event>(event_type: &str, data: &[u8]) -> serde_json::Result<E> {
+    E::deserialize(Tagged { event_type, data })
 }
 
-/// Learns an enum's variants from what it asks of a deserializer, and gives it nothing.
-#[derive(Default)]
-struct Probe {
-    variants: Cell<&'static [&'static str]>,
+/// The event types that `E` knows, in the order of its variants.
+///
+/// # Errors
+/// [`Error::InvalidInput`] if `E` is not an enum.
+pub fn types<E: Event>() -> Result<&'static [&'static str]> {
+    let mut found = None;
+    // The probe refuses to give a value, so this can only fail; what it was asked for is what we want to know.
+    let _ = E::deserialize(Probe { variants: &mut found });
+    found.ok_or_else(|| Error::invalid(format!("the type `{}`", type_name::<E>()), NOT_AN_ENUM))
 }
 
-impl<'de> Deserializer<'de> for &Probe {
-    type Error = Json;
+type Json<'a, 'w> = &'a mut serde_json::Serializer<&'w mut Vec<u8>>;
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Json> {
-        Err(de::Error::custom(NOT_AN_ENUM))
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        variants: &'static [&'static str],
-        _: V,
-    ) -> Result<V::Value, Json> {
-        self.variants.set(variants);
-        Err(de::Error::custom("only asked for the variants"))
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq tuple
-        tuple_struct map struct identifier ignored_any
-    }
+/// Takes an enum's variant: its content goes to `json`, its name is the result.
+struct Variant<'a, 'w> {
+    json: Json<'a, 'w>,
 }
 
-/// An event's type, as the name of the variant, and its data, as what the variant holds.
-struct VariantDeserializer<'a> {
-    event_type: &'a str,
-    data: &'a [u8],
+/// The content of a variant on its way to JSON, with the variant's name.
+struct Content<S> {
+    name: &'static str,
+    json: S,
 }
 
-impl<'de> Deserializer<'de> for VariantDeserializer<'de> {
-    type Error = Json;
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Json> {
-        Err(de::Error::custom(NOT_AN_ENUM))
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Json> {
-        visitor.visit_enum(self)
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq tuple
-        tuple_struct map struct identifier ignored_any
-    }
-}
-
-impl<'de> EnumAccess<'de> for VariantDeserializer<'de> {
-    type Error = Json;
-    type Variant = Content<'de>;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Content<'de>), Json> {
-        let name: de::value::StrDeserializer<'_, Json> = self.event_type.into_deserializer();
-        Ok((seed.deserialize(name)?, Content(self.data)))
-    }
-}
-
-/// What a variant holds, as JSON.
-struct Content<'de>(&'de [u8]);
-
-impl<'de> Content<'de> {
-    fn read<T>(
-        self,
-        read: impl FnOnce(&mut serde_json::Deserializer<serde_json::de::SliceRead<'de>>) -> Result<T, Json>,
-    ) -> Result<T, Json> {
-        let mut json = serde_json::Deserializer::from_slice(self.0);
-        let value = read(&mut json)?;
-        json.end()?;
-        Ok(value)
-    }
-}
-
-impl<'de> VariantAccess<'de> for Content<'de> {
-    type Error = Json;
-
-    fn unit_variant(self) -> Result<(), Json> {
-        // Whatever a former or later version keeps with it is none of this one's business.
-        self.read(|json| de::IgnoredAny::deserialize(json)).map(drop)
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Json> {
-        self.read(|json| seed.deserialize(json))
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Json> {
-        self.read(|json| json.deserialize_tuple(length, visitor))
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Json> {
-        self.read(|json| json.deserialize_struct("", fields, visitor))
-    }
-}
-
-/// Takes an enum apart; refuses all else.
-struct VariantSerializer;
-
-type Encoded = (&'static str, Vec<u8>);
-
-/// A variant that is being written, field after field.
-struct Fields {
-    variant: &'static str,
-    json: Vec<u8>,
-    close: u8,
-}
-
-impl Fields {
-    fn open(variant: &'static str, open: u8, close: u8) -> Self {
-        Self { variant, json: vec![open], close }
-    }
-
-    fn next(&mut self) {
-        if self.json.len() > 1 {
-            self.json.push(b',');
-        }
-    }
-
-    fn done(mut self) -> Result<Encoded, Json> {
-        self.json.push(self.close);
-        Ok((self.variant, self.json))
-    }
-}
-
-impl SerializeTupleVariant for Fields {
-    type Ok = Encoded;
-    type Error = Json;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Json> {
-        self.next();
-        serde_json::to_writer(&mut self.json, value)
-    }
-
-    fn end(self) -> Result<Encoded, Json> {
-        self.done()
-    }
-}
-
-impl SerializeStructVariant for Fields {
-    type Ok = Encoded;
-    type Error = Json;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), Json> {
-        self.next();
-        serde_json::to_writer(&mut self.json, key)?;
-        self.json.push(b':');
-        serde_json::to_writer(&mut self.json, value)
-    }
-
-    fn end(self) -> Result<Encoded, Json> {
-        self.done()
-    }
-}
-
-/// Refuses values of these kinds.
 macro_rules! refuse {
-    ($($method:ident($($argument:ty),*) $(-> $answer:ty)?;)*) => {$(
-        fn $method(self $(, _: $argument)*) -> Result<refuse!(@ $($answer)?), Json> {
+    ($($method:ident($($arg:ty),*) -> $ok:ty;)*) => {$(
+        fn $method(self, $(_: $arg),*) -> Result<$ok, Self::Error> {
             Err(ser::Error::custom(NOT_AN_ENUM))
         }
     )*};
-    (@ $answer:ty) => { $answer };
-    (@) => { Encoded };
 }
 
-impl Serializer for VariantSerializer {
-    type Ok = Encoded;
-    type Error = Json;
-    type SerializeSeq = Impossible<Encoded, Json>;
-    type SerializeTuple = Impossible<Encoded, Json>;
-    type SerializeTupleStruct = Impossible<Encoded, Json>;
-    type SerializeTupleVariant = Fields;
-    type SerializeMap = Impossible<Encoded, Json>;
-    type SerializeStruct = Impossible<Encoded, Json>;
-    type SerializeStructVariant = Fields;
+impl<'a, 'w> ser::Serializer for Variant<'a, 'w> {
+    type Ok = &'static str;
+    type Error = serde_json::Error;
+    type SerializeSeq = Impossible<Self::Ok, Self::Error>;
+    type SerializeTuple = Impossible<Self::Ok, Self::Error>;
+    type SerializeTupleStruct = Impossible<Self::Ok, Self::Error>;
+    type SerializeMap = Impossible<Self::Ok, Self::Error>;
+    type SerializeStruct = Impossible<Self::Ok, Self::Error>;
+    type SerializeTupleVariant = Content<<Json<'a, 'w> as ser::Serializer>::SerializeTuple>;
+    type SerializeStructVariant = Content<<Json<'a, 'w> as ser::Serializer>::SerializeStruct>;
 
-    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<Encoded, Json> {
-        Ok((variant, b"{}".to_vec()))
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        name: &'static str,
+    ) -> Result<Self::Ok, Self::Error> {
+        SerializeStruct::end(ser::Serializer::serialize_struct(self.json, name, 0)?)?;
+        Ok(name)
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
         _: &'static str,
         _: u32,
-        variant: &'static str,
-        value: &T,
-    ) -> Result<Encoded, Json> {
-        Ok((variant, serde_json::to_vec(value)?))
+        name: &'static str,
+        content: &T,
+    ) -> Result<Self::Ok, Self::Error> {
+        content.serialize(self.json)?;
+        Ok(name)
     }
 
     fn serialize_tuple_variant(
         self,
         _: &'static str,
         _: u32,
-        variant: &'static str,
-        _: usize,
-    ) -> Result<Fields, Json> {
-        Ok(Fields::open(variant, b'[', b']'))
+        name: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeTupleVariant, Self::Error> {
+        Ok(Content { name, json: self.json.serialize_tuple(len)? })
     }
 
     fn serialize_struct_variant(
         self,
         _: &'static str,
         _: u32,
-        variant: &'static str,
-        _: usize,
-    ) -> Result<Fields, Json> {
-        Ok(Fields::open(variant, b'{', b'}'))
+        name: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeStructVariant, Self::Error> {
+        Ok(Content { name, json: self.json.serialize_struct(name, len)? })
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<Encoded, Json> {
+    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<Self::Ok, Self::Error> {
         Err(ser::Error::custom(NOT_AN_ENUM))
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
         self,
         _: &'static str,
-        value: &T,
-    ) -> Result<Encoded, Json> {
-        // A wrapper around an enum is as good as the enum.
-        value.serialize(self)
+        _: &T,
+    ) -> Result<Self::Ok, Self::Error> {
+        Err(ser::Error::custom(NOT_AN_ENUM))
     }
 
     refuse! {
-        serialize_bool(bool);
-        serialize_i8(i8);
-        serialize_i16(i16);
-        serialize_i32(i32);
-        serialize_i64(i64);
-        serialize_u8(u8);
-        serialize_u16(u16);
-        serialize_u32(u32);
-        serialize_u64(u64);
-        serialize_f32(f32);
-        serialize_f64(f64);
-        serialize_char(char);
-        serialize_str(&str);
-        serialize_bytes(&[u8]);
-        serialize_none();
-        serialize_unit();
-        serialize_unit_struct(&'static str);
+        serialize_bool(bool) -> Self::Ok;
+        serialize_i8(i8) -> Self::Ok;
+        serialize_i16(i16) -> Self::Ok;
+        serialize_i32(i32) -> Self::Ok;
+        serialize_i64(i64) -> Self::Ok;
+        serialize_u8(u8) -> Self::Ok;
+        serialize_u16(u16) -> Self::Ok;
+        serialize_u32(u32) -> Self::Ok;
+        serialize_u64(u64) -> Self::Ok;
+        serialize_f32(f32) -> Self::Ok;
+        serialize_f64(f64) -> Self::Ok;
+        serialize_char(char) -> Self::Ok;
+        serialize_str(&str) -> Self::Ok;
+        serialize_bytes(&[u8]) -> Self::Ok;
+        serialize_none() -> Self::Ok;
+        serialize_unit() -> Self::Ok;
+        serialize_unit_struct(&'static str) -> Self::Ok;
         serialize_seq(Option<usize>) -> Self::SerializeSeq;
         serialize_tuple(usize) -> Self::SerializeTuple;
         serialize_tuple_struct(&'static str, usize) -> Self::SerializeTupleStruct;
@@ -309,60 +206,161 @@ impl Serializer for VariantSerializer {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl<S: SerializeTuple> ser::SerializeTupleVariant for Content<S> {
+    type Ok = &'static str;
+    type Error = S::Error;
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
-    struct Money {
-        amount: String,
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Self::Error> {
+        self.json.serialize_element(value)
     }
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
-    enum Happened {
-        Opened {
-            owner: String,
-            limit: Option<u32>,
-        },
-        Deposited(Money),
-        Moved(u8, String),
-        #[serde(rename = "account-closed")]
-        Closed,
+    fn end(self) -> Result<Self::Ok, Self::Error> {
+        self.json.end()?;
+        Ok(self.name)
+    }
+}
+
+impl<S: SerializeStruct> ser::SerializeStructVariant for Content<S> {
+    type Ok = &'static str;
+    type Error = S::Error;
+
+    fn serialize_field<T: Serialize + ?Sized>(
+        &mut self,
+        key: &'static str,
+        value: &T,
+    ) -> Result<(), Self::Error> {
+        self.json.serialize_field(key, value)
     }
 
-    #[test]
-    fn every_kind_of_variant_comes_back() {
-        let cases = [
-            (
-                Happened::Opened { owner: "Ada \"L\"".into(), limit: None },
-                "Opened",
-                r#"{"owner":"Ada \"L\"","limit":null}"#,
-            ),
-            (Happened::Deposited(Money { amount: "1.20".into() }), "Deposited", r#"{"amount":"1.20"}"#),
-            (Happened::Moved(7, "x".into()), "Moved", r#"[7,"x"]"#),
-            (Happened::Closed, "account-closed", "{}"),
-        ];
-        for (event, event_type, data) in cases {
-            let (got_type, got_data) = encode(&event).unwrap();
-            assert_eq!((got_type, std::str::from_utf8(&got_data).unwrap()), (event_type, data));
-            assert_eq!(decode::<Happened>(got_type, &got_data).unwrap(), event);
-        }
-        assert_eq!(types::<Happened>(), ["Opened", "Deposited", "Moved", "account-closed"]);
-        assert_eq!(decode::<Happened>("account-closed", br#"{"by":"x"}"#).unwrap(), Happened::Closed);
+    fn skip_field(&mut self, key: &'static str) -> Result<(), Self::Error> {
+        self.json.skip_field(key)
     }
 
-    #[test]
-    fn what_is_wrong_is_said() {
-        let error =
-            |event_type, data: &str| decode::<Happened>(event_type, data.as_bytes()).unwrap_err().to_string();
-        assert!(
-            error("Opend", "{}").contains("`Opend`") && error("Opend", "{}").contains("Opened, Deposited")
-        );
-        assert!(error("Opened", "{}").contains("missing field `owner`"));
-        assert!(error("Opened", "{").contains("EOF"));
-        assert!(error("Deposited", r#"{"amount":"1"} x"#).contains("trailing"));
-        assert!(encode(&Money { amount: "1".into() }).unwrap_err().to_string().contains("must be an enum"));
-        assert!(encode(&7).is_err() && encode(&"x").is_err() && encode(&Some(Happened::Closed)).is_err());
-        assert!(types::<Money>().is_empty());
+    fn end(self) -> Result<Self::Ok, Self::Error> {
+        self.json.end()?;
+        Ok(self.name)
+    }
+}
+
+/// Gives an enum: the variant named by the event type, with the data as its content.
+struct Tagged<'a> {
+    event_type: &'a str,
+    data: &'a [u8],
+}
+
+type JsonReader<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
+
+impl<'a> Tagged<'a> {
+    /// Reads the data as one JSON value with nothing after it.
+    fn content<T>(
+        self,
+        read: impl FnOnce(&mut JsonReader<'a>) -> serde_json::Result<T>,
+    ) -> serde_json::Result<T> {
+        let mut json = serde_json::Deserializer::from_slice(self.data);
+        let value = read(&mut json)?;
+        json.end()?;
+        Ok(value)
+    }
+}
+
+impl<'de, 'a: 'de> de::Deserializer<'de> for Tagged<'a> {
+    type Error = serde_json::Error;
+
+    fn deserialize_enum<V: de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_enum(self)
+    }
+
+    fn deserialize_any<V: de::Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(de::Error::custom(NOT_AN_ENUM))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+impl<'de, 'a: 'de> de::EnumAccess<'de> for Tagged<'a> {
+    type Error = serde_json::Error;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Self::Error> {
+        let name: StrDeserializer<'_, Self::Error> = self.event_type.into_deserializer();
+        Ok((seed.deserialize(name)?, self))
+    }
+}
+
+impl<'de, 'a: 'de> de::VariantAccess<'de> for Tagged<'a> {
+    type Error = serde_json::Error;
+
+    /// Whatever the content is: a variant that lost its fields still reads what was written when it had them.
+    fn unit_variant(self) -> Result<(), Self::Error> {
+        self.content(|json| de::Deserialize::deserialize(json).map(|IgnoredAny| ()))
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Self::Error> {
+        self.content(|json| seed.deserialize(json))
+    }
+
+    fn tuple_variant<V: de::Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Self::Error> {
+        self.content(|json| json.deserialize_tuple(len, visitor))
+    }
+
+    fn struct_variant<V: de::Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.content(|json| json.deserialize_struct("", fields, visitor))
+    }
+}
+
+/// Gives nothing, and remembers which variants it was asked for.
+struct Probe<'a> {
+    variants: &'a mut Option<&'static [&'static str]>,
+}
+
+#[derive(Debug)]
+struct Probed;
+
+impl fmt::Display for Probed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("only asked for its variants")
+    }
+}
+
+impl std::error::Error for Probed {}
+
+impl de::Error for Probed {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+impl<'de> de::Deserializer<'de> for Probe<'_> {
+    type Error = Probed;
+
+    fn deserialize_enum<V: de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        variants: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Probed> {
+        *self.variants = Some(variants);
+        Err(Probed)
+    }
+
+    fn deserialize_any<V: de::Visitor<'de>>(self, _: V) -> Result<V::Value, Probed> {
+        Err(Probed)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct identifier ignored_any
     }
 }

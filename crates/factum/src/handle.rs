@@ -1,30 +1,27 @@
-//! The one handle to learn: commands in, states out.
+//! The one handle to learn: commands, decisions, loading, time travel.
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::{Map, Value};
-
 use crate::{
-    aggregate::{Aggregate, Command, Entity, Id, Recorded, new_event},
-    append::{Append, Placed},
-    decide::{Decide, Models, load},
-    error::{Error, Outcome, Result},
+    aggregate::{Aggregate, Command, Id, Recorded},
+    append::{Append, Appended, Placed},
+    decision::{At, Decide, Entity, Loaded, Models, Writes, fold},
+    error::{Error, Result},
     event::{EventId, Metadata, RecordedEvent},
-    position::{Position, Revision, Token},
+    position::Token,
     projection::{Projected, Projection, ReadStore},
-    read::{AsOf, Read},
+    read::Read,
     store::{EventStore, EventStoreExt},
-    time::Timestamp,
 };
 
-/// How often a command is decided at most, when others are quicker each time.
-const ATTEMPTS: u32 = 50;
-/// How often an append is sent at most, when its answers get lost.
-const SENDINGS: u32 = 5;
-/// The first pause between two attempts, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// How often a command is tried before its conflict is reported.
+const ATTEMPTS: u32 = 64;
+/// How often an append is sent again after a failure that may pass.
+const RESENDS: u32 = 4;
 
-/// The handle to a domain on a store. Clones are the same; `acting_as` and its like give one that says more.
+/// The front door: an event store with the domain's words.
+///
+/// Cloning is cheap. What is said of the work (`acting_as`, `correlated`, `caused_by`) holds for the clone that it returns.
 #[derive(Clone, Debug)]
 pub struct Factum {
     store: Arc<dyn EventStore>,
@@ -33,66 +30,60 @@ pub struct Factum {
     causation_id: Option<String>,
 }
 
-/// What a command or decision did.
+/// A command that was done.
 #[derive(Clone, Debug, PartialEq)]
+#[must_use]
 pub struct Done {
-    /// How far a reader must have come to see it. Give it to [`Projected::wait_for`].
+    /// How far a reader must have come to see it.
     pub token: Token,
-    /// Where its events are, in order. None, if there was nothing to do.
+    /// Where its events are. None if there was nothing to do.
     pub events: Vec<Placed>,
-    /// What its events share with everything that follows from them.
+    /// The id that all events of this flow of work share.
     pub correlation_id: String,
-    /// How often it was decided: more than once, if others were quicker.
+    /// How often it was tried: more than once if somebody else was quicker, or the store failed for a moment.
     pub attempts: u32,
 }
 
-/// Why a command or decision did nothing.
+impl From<&Done> for Token {
+    fn from(done: &Done) -> Self {
+        done.token
+    }
+}
+
+impl From<&Appended> for Token {
+    fn from(appended: &Appended) -> Self {
+        appended.token
+    }
+}
+
+/// Why a command was not done.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Failure<E: std::error::Error + 'static> {
-    /// The domain said no.
-    #[error(transparent)]
+pub enum Failure<E> {
+    /// The domain's rules refuse it. Nothing was recorded.
+    #[error("{0}")]
     Refused(E),
-    /// The store could not. [`Error::outcome`] tells whether it can have happened all the same.
+    /// The store failed, or others were quicker each time ([`Error::Conflict`]).
     #[error(transparent)]
-    Store(Error),
+    Store(#[from] Error),
 }
 
-/// An earlier moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// After the event of this revision.
-    Revision(Revision),
-    /// After everything up to this position.
-    Position(Position),
-    /// After everything that was recorded by then.
-    Time(Timestamp),
-}
-
-impl From<Revision> for At {
-    fn from(revision: Revision) -> Self {
-        Self::Revision(revision)
-    }
-}
-
-impl From<Position> for At {
-    fn from(position: Position) -> Self {
-        Self::Position(position)
-    }
-}
-
-impl From<Timestamp> for At {
-    fn from(time: Timestamp) -> Self {
-        Self::Time(time)
+impl<E> Failure<E> {
+    /// The refusal, if it is one.
+    pub fn refusal(&self) -> Option<&E> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::Store(_) => None,
+        }
     }
 }
 
 impl Factum {
-    /// A domain on a store.
+    /// The handle to a store.
     pub fn new(store: impl EventStore) -> Self {
         Self::from_arc(Arc::new(store))
     }
 
-    /// A domain on a store that others hold, too.
+    /// The handle to a store that others hold too.
     pub fn from_arc(store: Arc<dyn EventStore>) -> Self {
         Self { store, actor: None, correlation_id: None, causation_id: None }
     }
@@ -102,116 +93,139 @@ impl Factum {
         &self.store
     }
 
-    /// The same, in the name of `actor`: every event says so.
+    /// The same handle for the work of `actor`: the metadata of what it records says so.
     #[must_use]
     pub fn acting_as(&self, actor: impl Into<String>) -> Self {
         Self { actor: Some(actor.into()), ..self.clone() }
     }
 
-    /// The same, as part of a flow of work: every event carries this id, instead of a new one per command.
+    /// The same handle for one flow of work. Without it each command begins its own.
     #[must_use]
-    pub fn correlated(&self, correlation_id: impl Into<String>) -> Self {
-        Self { correlation_id: Some(correlation_id.into()), ..self.clone() }
+    pub fn correlated(&self, id: impl Into<String>) -> Self {
+        Self { correlation_id: Some(id.into()), ..self.clone() }
     }
 
-    /// The same, because of an event: what follows names it as its cause, and belongs to the same flow of work.
+    /// The same handle for work that `event` led to: in its flow, and with its id as the cause.
     #[must_use]
     pub fn caused_by(&self, event: &RecordedEvent) -> Self {
-        let correlation_id = event.metadata.correlation_id().or_else(|| self.correlation_id.clone());
-        Self { causation_id: Some(event.id.to_string()), correlation_id, ..self.clone() }
+        let cause = event.id.to_string();
+        let flow = event.metadata.correlation_id().unwrap_or_else(|| cause.clone());
+        Self { correlation_id: Some(flow), causation_id: Some(cause), ..self.clone() }
     }
 
-    /// Has an aggregate take a command: loads it, asks the command, appends what happens, and starts over if somebody else was
-    /// quicker.
+    /// Decides on a command for one aggregate, and records what follows.
+    ///
+    /// If somebody else was quicker it is decided again on the newer state, a bounded number of times. If the store's answer
+    /// was lost the same events are sent again, so that they are recorded once.
     ///
     /// # Errors
-    /// [`Failure::Refused`] with the domain's own error, or [`Failure::Store`].
-    pub async fn execute<A: Aggregate, C: Command<A>>(
-        &self,
-        id: &Id<A>,
-        command: C,
-    ) -> Result<Done, Failure<C::Error>> {
-        let correlation_id = self.correlation_id_or_new();
-        for attempt in 1.. {
-            let mut entity = Entity::of(id);
-            let seen = load(&mut entity, &*self.store, None).await.map_err(Failure::Store)?;
-            let token = seen.token;
-            let events = command.decide(&entity.state).map_err(Failure::Refused)?;
-            let append = || -> Result<Append> {
-                let events = events.iter().map(new_event).collect::<Result<Vec<_>>>()?;
-                Ok(Append::to(id.stream()?, events).guard(seen.guard()?))
-            };
-            let append = append().map_err(Failure::Store)?;
-            match self.write(append, token, &correlation_id, attempt).await {
-                Err(error) if error.is_conflict() && attempt < ATTEMPTS => pause(attempt).await,
-                result => return result.map_err(Failure::Store),
-            }
-        }
-        unreachable!("the last attempt returns")
+    /// [`Failure::Refused`] with the command's own error; [`Failure::Store`] otherwise.
+    pub async fn execute<A, C>(&self, id: &Id<A>, command: C) -> Result<Done, Failure<C::Error>>
+    where
+        A: Aggregate,
+        C: Command<A>,
+    {
+        self.decide(OfOne { id: id.clone(), command }).await
     }
 
-    /// Takes a decision over several things: loads its models, asks it, appends what happens as one provided that no model has
-    /// changed, and starts over if one has.
+    /// Takes a decision over several things, and records what follows as one. As [`execute`](Self::execute) otherwise.
     ///
     /// # Errors
-    /// As for [`Factum::execute`].
+    /// [`Failure::Refused`] with the decision's own error; [`Failure::Store`] otherwise.
     pub async fn decide<D: Decide>(&self, decision: D) -> Result<Done, Failure<D::Error>> {
-        let correlation_id = self.correlation_id_or_new();
-        for attempt in 1.. {
-            let token = self.store.head().await.map_err(Failure::Store)?.token;
-            let mut models = decision.models();
-            let guards = models.load(&*self.store).await.map_err(Failure::Store)?;
-            let writes = decision.decide(&models).map_err(Failure::Refused)?;
-            let append = writes.into_append().map_err(Failure::Store)?;
-            match self.write(Append { guards, ..append }, token, &correlation_id, attempt).await {
-                Err(error) if error.is_conflict() && attempt < ATTEMPTS => pause(attempt).await,
-                result => return result.map_err(Failure::Store),
+        let correlation_id = self.correlation_id.clone().unwrap_or_else(|| EventId::new().to_string());
+        let metadata = self.metadata(&correlation_id)?;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.attempt(&decision, &metadata).await {
+                Ok((token, events)) => return Ok(Done { token, events, correlation_id, attempts }),
+                Err(Failure::Store(error)) if error.is_conflict() && attempts < ATTEMPTS => {
+                    back_off(attempts).await
+                }
+                Err(failure) => return Err(failure),
             }
         }
-        unreachable!("the last attempt returns")
     }
 
-    /// An aggregate as it is.
+    async fn attempt<D: Decide>(
+        &self,
+        decision: &D,
+        metadata: &Metadata,
+    ) -> Result<(Token, Vec<Placed>), Failure<D::Error>> {
+        let mut models = decision.models();
+        let mut loaded = Loaded::default();
+        models.load(&*self.store, &mut loaded).await?;
+        match decision.decide(&models) {
+            Ok(Writes(writes)) => {
+                let mut append = Append { writes: writes?, guards: Vec::new() };
+                if append.writes.is_empty() {
+                    return Ok((self.confirm(loaded).await?, Vec::new()));
+                }
+                let events = append.writes.iter_mut().flat_map(|write| &mut write.events);
+                events.for_each(|event| event.metadata = metadata.clone());
+                append.guards = loaded.guards;
+                let appended = self.send(append).await?;
+                Ok((appended.token, appended.events))
+            }
+            Err(refusal) => {
+                self.confirm(loaded).await?;
+                Err(Failure::Refused(refusal))
+            }
+        }
+    }
+
+    /// How far was seen, provided that the models belong together: a decision to write nothing must rest on a state that
+    /// there was, as one that writes does. Models read at one moment do; others do if none has changed since.
+    async fn confirm(&self, loaded: Loaded) -> Result<Token> {
+        match loaded.token() {
+            Some(token) if loaded.is_one_moment() => Ok(token),
+            None => Ok(self.store.head().await?.token),
+            Some(_) => Ok(self.send(Append { writes: Vec::new(), guards: loaded.guards }).await?.token),
+        }
+    }
+
+    /// Appends, and sends the very same again after a failure that may pass: the event ids keep it from happening twice.
+    async fn send(&self, append: Append) -> Result<Appended> {
+        let mut sent = 0;
+        loop {
+            sent += 1;
+            match self.store.append(append.clone()).await {
+                Err(Error::Unavailable { .. } | Error::Timeout { .. }) if sent < RESENDS => {
+                    back_off(sent + 3).await
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The aggregate as it is.
     ///
     /// # Errors
-    /// Those of [`EventStore::read`], and those of [`Recorded::decode`].
+    /// Those of [`EventStore::read`], and [`Error::InvalidInput`] for an event that cannot be decoded.
     pub async fn load<A: Aggregate>(&self, id: &Id<A>) -> Result<Entity<A>> {
         let mut entity = Entity::of(id);
-        load(&mut entity, &*self.store, None).await?;
+        fold(&*self.store, &mut entity, None).await?;
         Ok(entity)
     }
 
-    /// An aggregate as it was.
+    /// The aggregate as it was at a revision, a position of the log, or a recorded time. Beyond its end: as it is.
     ///
     /// # Errors
-    /// As for [`Factum::load`].
-    pub async fn load_at<A: Aggregate>(&self, id: &Id<A>, at: impl Into<At>) -> Result<Entity<A>> {
+    /// As for [`load`](Self::load).
+    pub async fn load_at<A: Aggregate>(&self, id: &Id<A>, at: impl Into<At> + Send) -> Result<Entity<A>> {
         let mut entity = Entity::of(id);
-        let as_of = match at.into() {
-            At::Position(position) => AsOf::Position(position),
-            At::Time(time) => AsOf::Time(time),
-            At::Revision(revision) => match self.position_of(id, revision).await? {
-                Some(position) => AsOf::Position(position),
-                None => return Ok(entity),
-            },
-        };
-        load(&mut entity, &*self.store, Some(as_of)).await?;
+        fold(&*self.store, &mut entity, Some(at.into())).await?;
         Ok(entity)
     }
 
-    /// The position of the last event up to a revision.
-    async fn position_of<A: Aggregate>(&self, id: &Id<A>, revision: Revision) -> Result<Option<Position>> {
-        let read = Read::stream(id.stream()?).backwards().from_revision(revision).limit(1);
-        Ok(self.store.read_to_end(read.limit(1)).await?.first().map(|event| event.position))
-    }
-
-    /// Everything that happened to an aggregate, in order.
+    /// All that happened to the aggregate, in order: what, when, by whom and why.
     ///
     /// # Errors
-    /// As for [`Factum::load`].
+    /// As for [`load`](Self::load).
     pub async fn history<A: Aggregate>(&self, id: &Id<A>) -> Result<Vec<Recorded<A::Event>>> {
-        let events = self.store.read_to_end(Read::stream(id.stream()?)).await?;
-        events.into_iter().map(Recorded::decode).collect()
+        let records = self.store.read_to_end(Read::stream(id.stream()?)).await?;
+        records.into_iter().map(Recorded::decode).collect()
     }
 
     /// Keeps a read model from now on: catches up from its checkpoint, then follows.
@@ -223,59 +237,42 @@ impl Factum {
         Projected::start(self.store.clone(), projection, Arc::new(reads)).await
     }
 
-    fn correlation_id_or_new(&self) -> String {
-        self.correlation_id.clone().unwrap_or_else(|| EventId::new().to_string())
-    }
-
     fn metadata(&self, correlation_id: &str) -> Result<Metadata> {
-        let mut object = Map::new();
-        let mut put = |key: &str, value: &str| object.insert(key.to_owned(), Value::String(value.to_owned()));
-        put("correlation_id", correlation_id);
-        self.causation_id.iter().for_each(|id| drop(put("causation_id", id)));
-        self.actor.iter().for_each(|actor| drop(put("actor", actor)));
-        Metadata::from_object(&object)
-    }
-
-    /// Appends what was decided. With nothing to write there is nothing to guard, either.
-    async fn write(
-        &self,
-        mut append: Append,
-        token: Token,
-        correlation_id: &str,
-        attempts: u32,
-    ) -> Result<Done> {
-        let correlation_id = correlation_id.to_owned();
-        if append.event_count() == 0 {
-            return Ok(Done { token, events: Vec::new(), correlation_id, attempts });
-        }
-        let metadata = self.metadata(&correlation_id)?;
-        for event in append.writes.iter_mut().flat_map(|write| &mut write.events) {
-            event.metadata = metadata.clone();
-        }
-        let appended = send(&*self.store, append).await?;
-        Ok(Done { token: appended.token, events: appended.events, correlation_id, attempts })
+        let parts = [
+            ("actor", self.actor.as_deref()),
+            ("causation_id", self.causation_id.as_deref()),
+            ("correlation_id", Some(correlation_id)),
+        ];
+        let known = parts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
+        Metadata::from_object(&known.collect())
     }
 }
 
-/// Appends; after a lost answer, sends the same ids again, so that nothing can happen twice.
-async fn send(store: &dyn EventStore, append: Append) -> Result<crate::append::Appended> {
-    for sending in 1.. {
-        match store.append(append.clone()).await {
-            Err(error)
-                if error.is_retryable() && error.outcome() == Outcome::Unknown && sending < SENDINGS =>
-            {
-                pause(sending).await;
-            }
-            result => return result,
-        }
-    }
-    unreachable!("the last sending returns")
+/// A command for one aggregate is a decision over one model.
+struct OfOne<A, C> {
+    id: Id<A>,
+    command: C,
 }
 
-/// Waits longer each time, and not as long as others that wait for the same.
-async fn pause(attempt: u32) {
-    let longest = PAUSES.0.saturating_mul(1 << attempt.min(10)).min(PAUSES.1);
-    let random = EventId::new().0.as_u128() & 0xffff_ffff;
-    let share = f64::from(u32::try_from(random).unwrap_or(u32::MAX)) / f64::from(u32::MAX);
-    tokio::time::sleep(longest.mul_f64(share)).await;
+impl<A: Aggregate, C: Command<A>> Decide for OfOne<A, C> {
+    type Models = Entity<A>;
+    type Error = C::Error;
+
+    fn models(&self) -> Entity<A> {
+        Entity::of(&self.id)
+    }
+
+    fn decide(&self, entity: &Entity<A>) -> Result<Writes, C::Error> {
+        Ok(Writes::to(&self.id, self.command.decide(&entity.state)?))
+    }
+}
+
+/// Waits for a random while, longer from time to time, so that those who clashed do not clash again. The first time it only
+/// lets others go on.
+async fn back_off(attempt: u32) {
+    if attempt == 1 {
+        return tokio::task::yield_now().await;
+    }
+    let at_most = 250_u64 << attempt.min(7);
+    tokio::time::sleep(Duration::from_micros(fastrand::u64(0..=at_most))).await;
 }

@@ -6,7 +6,7 @@ pub mod admission;
 pub mod aggregate;
 pub mod append;
 pub mod codec;
-pub mod decide;
+pub mod decision;
 pub mod error;
 pub mod event;
 pub mod handle;
@@ -24,13 +24,16 @@ pub mod tags;
 pub mod testkit;
 pub mod time;
 
+#[cfg(test)]
+mod sample;
+
 pub use self::{
-    aggregate::{Aggregate, Command, Entity, Event, Id, Recorded, refuse_if},
+    aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
-    decide::{Decide, Model, Models, Writes},
+    decision::{At, Decide, Entity, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
-    handle::{At, Done, Factum, Failure},
+    handle::{Done, Factum, Failure},
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},

@@ -1,11 +1,11 @@
-//! What a file of domain code needs: `use factum::prelude::*;`.
+//! What a file of the domain needs: `use factum::prelude::*;`.
 
 pub use serde::{Deserialize, Serialize};
 
 pub use crate::{
-    aggregate::{Aggregate, Command, Entity, Event, Id, Recorded, refuse_if},
-    decide::{Decide, Model, Models, Writes},
-    handle::{At, Done, Factum, Failure},
+    aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
+    decision::{At, Decide, Entity, Model, Writes},
+    handle::{Done, Factum, Failure},
     position::{Position, Revision},
     projection::{Projected, Projection},
     query::Query,

@@ -1,238 +1,332 @@
-//! given … when … then: tests of the domain without a store, on the production encoding.
+//! Tests of the domain in three words: given, when, then.
+//!
+//! Everything goes the way that it goes in production: the events through the codec into a store, the command through
+//! [`Factum`]. Nothing here is asynchronous, so that an ordinary `#[test]` will do.
 //!
 //! ```
 //! # use factum::{prelude::*, testkit::given};
-//! # #[derive(Debug, Serialize, Deserialize)]
-//! # enum LampEvent { SwitchedOn }
-//! # impl Event for LampEvent { const CATEGORY: &'static str = "lamp"; }
-//! # #[derive(Default)]
-//! # struct Lamp { on: bool }
-//! # impl Aggregate for Lamp {
-//! #     type Event = LampEvent;
-//! #     fn apply(&mut self, _: &LampEvent) { self.on = true }
-//! # }
-//! # struct SwitchOn;
-//! # #[derive(Debug)]
-//! # struct Broken;
-//! # impl std::fmt::Display for Broken { fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result { f.write_str("broken") } }
-//! # impl std::error::Error for Broken {}
-//! # impl Command<Lamp> for SwitchOn {
-//! #     type Error = Broken;
-//! #     fn decide(&self, lamp: &Lamp) -> Result<Vec<LampEvent>, Broken> {
-//! #         Ok(if lamp.on { vec![] } else { vec![LampEvent::SwitchedOn] })
-//! #     }
-//! # }
-//! given([]).when(SwitchOn).then([LampEvent::SwitchedOn]);
-//! given([LampEvent::SwitchedOn]).when(SwitchOn).then_nothing();
+//! # #[derive(Serialize, Deserialize)] enum AccountEvent { MoneyDeposited { cents: i64 }, MoneyWithdrawn { cents: i64 } }
+//! # impl Event for AccountEvent { const CATEGORY: &'static str = "account"; }
+//! # #[derive(Default)] struct Account { cents: i64 }
+//! # impl Aggregate for Account { type Event = AccountEvent; fn apply(&mut self, e: &AccountEvent) {
+//! #   match e { AccountEvent::MoneyDeposited { cents } => self.cents += cents, AccountEvent::MoneyWithdrawn { cents } => self.cents -= cents } } }
+//! # #[derive(Debug, PartialEq)] struct InsufficientFunds;
+//! # impl std::fmt::Display for InsufficientFunds { fn fmt(&self, _: &mut std::fmt::Formatter) -> std::fmt::Result { Ok(()) } }
+//! # impl std::error::Error for InsufficientFunds {}
+//! # struct Withdraw { cents: i64 }
+//! # impl Command<Account> for Withdraw { type Error = InsufficientFunds; fn decide(&self, a: &Account) -> Result<Vec<AccountEvent>, InsufficientFunds> {
+//! #   refuse_if(a.cents < self.cents, InsufficientFunds)?; Ok(vec![AccountEvent::MoneyWithdrawn { cents: self.cents }]) } }
+//! # use AccountEvent::*;
+//! given([MoneyDeposited { cents: 100 }]).when(Withdraw { cents: 30 }).then([MoneyWithdrawn { cents: 30 }]);
+//! given([MoneyDeposited { cents: 100 }]).when(Withdraw { cents: 101 }).then_refused(InsufficientFunds);
 //! ```
+//!
+//! A decision over several things is given, and writes, the same [`Writes`] as in production:
+//! `given_writes(Writes::to(&a, […]).and(&b, […])).when(Transfer { … }).then(Writes::to(…))`.
 
-#![allow(clippy::needless_pass_by_value, reason = "a test reads better without `&`")]
-
-use std::fmt::Debug;
+use std::{fmt::Write as _, future::Future, task};
 
 use crate::{
-    aggregate::{Aggregate, Command, Event, Id, Recorded, new_event},
-    append::{Append, Write},
-    decide::{Decide, Models, Writes},
+    aggregate::{Aggregate, Command, Event},
+    append::Append,
+    decision::{Decide, Loaded, Models, Writes},
     error::Result,
     event::{NewEvent, RecordedEvent},
-    name::StreamName,
-    position::{Position, Revision},
-    time::Timestamp,
+    handle::{Done, Factum, Failure},
+    memory::MemoryStore,
+    query::Query,
+    read::Read,
+    store::EventStoreExt,
 };
 
-/// What has happened to the one aggregate that a command is for.
-#[derive(Debug)]
-pub struct Given<E> {
-    events: Vec<E>,
-}
+/// The id of the aggregate that a command is tried on.
+const SUBJECT: &str = "under-test";
 
-/// What has happened in several streams.
-#[derive(Debug)]
-pub struct GivenIn {
-    events: Vec<RecordedEvent>,
-    shown: Vec<String>,
-}
-
-/// What a command or decision answered.
-#[derive(Debug)]
-#[must_use = "say what should follow: `then`, `then_refused` or `then_nothing`"]
-pub struct Outcome<R> {
-    given: Vec<String>,
-    /// What was written, in the order of writing; or the refusal.
-    result: Result<Vec<Write>, R>,
-}
-
-/// Starts with what has happened to an aggregate.
+/// What has happened so far to the one aggregate that a command is for. `given([])`: nothing.
 pub fn given<E: Event>(events: impl IntoIterator<Item = E>) -> Given<E> {
     Given { events: events.into_iter().collect() }
 }
 
-/// Starts with what has happened to one of several aggregates.
-pub fn given_in<A: Aggregate>(id: &Id<A>, events: impl IntoIterator<Item = A::Event>) -> GivenIn {
-    GivenIn { events: Vec::new(), shown: Vec::new() }.and_in(id, events)
+/// What has happened so far to all the things that a decision is about. `Writes::none()`: nothing.
+pub fn given_writes(writes: Writes) -> GivenWrites {
+    GivenWrites { writes }
+}
+
+/// A past of one aggregate: see [`given`].
+#[derive(Debug)]
+#[must_use]
+pub struct Given<E> {
+    events: Vec<E>,
 }
 
 impl<E: Event> Given<E> {
-    /// Gives the command.
-    ///
-    /// # Panics
-    /// If an event given, or one that follows, cannot be written and read again.
+    /// Tries the command.
     pub fn when<A: Aggregate<Event = E>, C: Command<A>>(self, command: C) -> Outcome<C::Error> {
-        let mut state = A::default();
-        let stream = good(A::id("under-test").stream());
-        let mut shown = Vec::new();
-        for event in &self.events {
-            let written = good(new_event(event));
-            shown.push(show(&stream, &written));
-            let record = recorded(&stream, written, shown.len() as u64);
-            state.apply(&good(Recorded::<E>::decode(record)).event);
-        }
-        let result = command.decide(&state).map(|events| {
-            let events = events.iter().map(|event| good(new_event(event))).collect();
-            vec![Write { stream, events }]
-        });
-        Outcome { given: shown, result }
+        let subject = A::id(SUBJECT);
+        let trial = Trial::after(Writes::to(&subject, self.events));
+        let answer = at_once(trial.factum.execute(&subject, command));
+        trial.outcome(answer, Vec::new())
     }
 }
 
-impl GivenIn {
-    /// And with what has happened to another.
-    ///
-    /// # Panics
-    /// If an event cannot be written.
-    #[must_use]
-    pub fn and_in<A: Aggregate>(mut self, id: &Id<A>, events: impl IntoIterator<Item = A::Event>) -> Self {
-        let stream = good(id.stream());
-        for event in events {
-            let written = good(new_event(&event));
-            self.shown.push(show(&stream, &written));
-            let mut record = recorded(&stream, written, self.shown.len() as u64);
-            record.revision =
-                Revision(self.events.iter().filter(|event| event.stream == stream).count() as u64);
-            self.events.push(record);
-        }
-        self
-    }
+/// A past of several things: see [`given_writes`].
+#[derive(Debug)]
+#[must_use]
+pub struct GivenWrites {
+    writes: Writes,
+}
 
-    /// Takes the decision.
-    ///
-    /// # Panics
-    /// If an event given, or one that follows, cannot be written and read again.
-    pub fn deciding<D: Decide>(self, decision: D) -> Outcome<D::Error> {
-        let mut models = decision.models();
-        good(models.replay(&self.events));
-        let result = decision.decide(&models).map(|writes| good(writes.into_append()).writes);
-        Outcome { given: self.shown, result }
+impl GivenWrites {
+    /// Tries the decision.
+    pub fn when<D: Decide>(self, decision: D) -> Outcome<D::Error> {
+        let trial = Trial::after(self.writes);
+        let unread = trial.not_read_by(&decision);
+        let answer = at_once(trial.factum.decide(decision));
+        trial.outcome(answer, unread)
     }
 }
 
-impl<R: Debug> Outcome<R> {
-    /// These events should follow.
+/// What came of it.
+#[derive(Debug)]
+#[must_use]
+pub struct Outcome<R> {
+    /// The refusal, or what was recorded as `(stream, event)`.
+    came: Result<Vec<Line>, R>,
+    given: Vec<Line>,
+    unread: Vec<Line>,
+}
+
+/// An event as a failing test shows it, and as events are compared: by what is stored of them.
+#[derive(Clone, Debug, PartialEq)]
+struct Line {
+    stream: String,
+    event_type: String,
+    data: serde_json::Value,
+    tags: Vec<String>,
+}
+
+impl<R: std::error::Error> Outcome<R> {
+    /// These events were recorded, in this order, and no others.
     ///
     /// # Panics
-    /// If others do, or it is refused.
+    /// If not, with what came instead.
     #[track_caller]
-    pub fn then<E: Event>(self, expected: impl IntoIterator<Item = E>) {
-        let stream =
-            self.result.as_ref().ok().and_then(|writes| writes.first()).map(|write| write.stream.clone());
-        let events: Vec<NewEvent> = expected.into_iter().map(|event| good(new_event(&event))).collect();
-        // Where nothing happened there is no stream to expect it in.
-        let stream = stream.unwrap_or_else(|| good(StreamName::new("somewhere")));
-        self.check(vec![Write { stream, events }]);
+    pub fn then(self, expected: impl Expected) {
+        let expected = Line::all(expected.writes());
+        if self.came.as_ref().ok() != Some(&expected) {
+            self.fail(&format!("these events:\n{}", listed(&expected)));
+        }
     }
 
-    /// These writes should follow.
+    /// There was nothing to do: no refusal, no events.
     ///
     /// # Panics
-    /// If others do, or it is refused.
-    #[track_caller]
-    pub fn then_writes(self, expected: Writes) {
-        let Append { writes, .. } = good(expected.into_append());
-        self.check(writes);
-    }
-
-    /// Nothing should follow, and it is not refused.
-    ///
-    /// # Panics
-    /// If something does, or it is refused.
+    /// If not, with what came instead.
     #[track_caller]
     pub fn then_nothing(self) {
-        self.check(Vec::new());
+        if !matches!(&self.came, Ok(lines) if lines.is_empty()) {
+            self.fail("nothing to do.\n");
+        }
     }
 
-    /// It should be refused, for this reason.
+    /// It was refused for this reason, and nothing was recorded.
     ///
     /// # Panics
-    /// If it is granted, or refused for another reason.
+    /// If not, with what came instead.
     #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "a test reads better without a reference to a literal")]
     pub fn then_refused(self, expected: R)
     where
         R: PartialEq,
     {
-        let given = listed(&self.given);
-        match self.result {
-            Err(refusal) => assert!(
-                refusal == expected,
-                "refused for another reason\n  given    {given}\n  expected {expected:?}\n  was      {refusal:?}"
-            ),
-            Ok(writes) => {
-                panic!("granted\n  given    {given}\n  expected {expected:?}\n  was      {}", shown(&writes))
-            }
+        if self.came.as_ref().err() != Some(&expected) {
+            self.fail(&format!("a refusal: {expected:?}\n"));
         }
     }
 
     #[track_caller]
-    fn check(self, expected: Vec<Write>) {
-        let given = listed(&self.given);
-        let expected = shown(&expected);
-        match self.result {
-            Err(refusal) => {
-                panic!("refused\n  given    {given}\n  expected {expected}\n  was      {refusal:?}")
-            }
-            Ok(writes) => {
-                let was = shown(&writes);
-                assert!(
-                    was == expected,
-                    "something else happened\n  given    {given}\n  expected {expected}\n  was      {was}"
-                );
-            }
+    fn fail(&self, expected: &str) -> ! {
+        let mut story = format!("given {} event(s):\n{}expected ", self.given.len(), listed(&self.given));
+        story += expected;
+        match &self.came {
+            Ok(lines) if lines.is_empty() => story += "but there was nothing to do.\n",
+            Ok(lines) => story += &format!("but these were recorded:\n{}", listed(lines)),
+            Err(refusal) => story += &format!("but it was refused: {refusal:?} ({refusal})\n"),
         }
+        if !self.unread.is_empty() {
+            story += &format!("no model of the decision reads these given events:\n{}", listed(&self.unread));
+        }
+        panic!("{story}");
     }
 }
 
-/// The value, or the end of the test.
-#[track_caller]
-fn good<T>(result: Result<T>) -> T {
-    result.unwrap_or_else(|error| panic!("{error}"))
+fn listed(lines: &[Line]) -> String {
+    lines.iter().fold(String::new(), |mut text, Line { stream, event_type, data, tags }| {
+        let tags = if tags.is_empty() { String::new() } else { format!("  {}", tags.join(" ")) };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "    {stream}: {event_type} {data}{tags}");
+        text
+    })
 }
 
-fn shown(writes: &[Write]) -> String {
-    let events = writes.iter().flat_map(|write| write.events.iter().map(|event| show(&write.stream, event)));
-    listed(&events.collect::<Vec<_>>())
+/// What [`Outcome::then`] takes: the events of the one aggregate, or [`Writes`] to several things.
+pub trait Expected {
+    /// The same as writes.
+    fn writes(self) -> Writes;
 }
 
-fn listed(lines: &[String]) -> String {
-    if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n           ") }
+impl<E: Event, const N: usize> Expected for [E; N] {
+    fn writes(self) -> Writes {
+        Vec::from(self).writes()
+    }
 }
 
-fn show(stream: &StreamName, event: &NewEvent) -> String {
-    let tags = if event.tags.is_empty() { String::new() } else { format!(" {:?}", event.tags) };
-    format!("{stream}: {} {}{tags}", event.event_type, String::from_utf8_lossy(&event.data))
+impl<E: Event> Expected for Vec<E> {
+    fn writes(self) -> Writes {
+        Writes::to_stream(format!("{}-{SUBJECT}", E::CATEGORY), self)
+    }
 }
 
-fn recorded(stream: &StreamName, event: NewEvent, nth: u64) -> RecordedEvent {
-    let NewEvent { id, event_type, content_type, data, metadata, tags } = event;
-    RecordedEvent {
-        position: Position(nth),
-        stream: stream.clone(),
-        revision: Revision(nth - 1),
-        recorded_at: Timestamp(0),
-        id,
-        event_type,
-        content_type,
-        data,
-        metadata,
-        tags,
+impl Expected for Writes {
+    fn writes(self) -> Writes {
+        self
+    }
+}
+
+impl Line {
+    fn of<'a>(stream: &str, event_type: &str, data: &[u8], tags: impl Iterator<Item = &'a str>) -> Self {
+        let data = serde_json::from_slice(data).unwrap_or_default();
+        Self {
+            stream: stream.into(),
+            event_type: event_type.into(),
+            data,
+            tags: tags.map(str::to_owned).collect(),
+        }
+    }
+
+    fn all(writes: Writes) -> Vec<Self> {
+        let writes = writes.0.unwrap_or_else(|error| panic!("an expected event cannot be written: {error}"));
+        let line = |stream: &str, e: &NewEvent| Self::of(stream, &e.event_type, &e.data, e.tags.iter());
+        writes.iter().flat_map(|write| write.events.iter().map(|e| line(&write.stream, e))).collect()
+    }
+
+    fn recorded(event: &RecordedEvent) -> Self {
+        Self::of(&event.stream, &event.event_type, &event.data, event.tags.iter())
+    }
+}
+
+/// A store of its own with a past in it.
+struct Trial {
+    factum: Factum,
+    past: Vec<RecordedEvent>,
+}
+
+impl Trial {
+    fn after(past: Writes) -> Self {
+        let factum = Factum::new(MemoryStore::new());
+        let writes = past.0.unwrap_or_else(|error| panic!("a given event cannot be written: {error}"));
+        if !writes.is_empty() {
+            let append = Append { writes, guards: Vec::new() };
+            at_once(factum.store().append(append))
+                .unwrap_or_else(|error| panic!("the given events: {error}"));
+        }
+        let past = Self::all(&factum);
+        Self { factum, past }
+    }
+
+    fn all(factum: &Factum) -> Vec<RecordedEvent> {
+        let read = factum.store().read_to_end(Read::all());
+        at_once(read).unwrap_or_else(|error| panic!("the memory store cannot be read: {error}"))
+    }
+
+    /// The given events that none of the decision's models reads: where a query is wrong, these show it.
+    fn not_read_by<D: Decide>(&self, decision: &D) -> Vec<Line> {
+        let mut loaded = Loaded::default();
+        if at_once(decision.models().load(&**self.factum.store(), &mut loaded)).is_err() {
+            return Vec::new();
+        }
+        let queries: Vec<Query> = loaded.guards.into_iter().map(|guard| guard.concerns()).collect();
+        let unread = self.past.iter().filter(|event| !queries.iter().any(|query| query.matches(event)));
+        unread.map(Line::recorded).collect()
+    }
+
+    fn outcome<R: std::error::Error>(
+        self,
+        answer: Result<Done, Failure<R>>,
+        unread: Vec<Line>,
+    ) -> Outcome<R> {
+        let recorded = Self::all(&self.factum).split_off(self.past.len());
+        let came = match answer {
+            Ok(_) => Ok(recorded.iter().map(Line::recorded).collect()),
+            Err(Failure::Refused(refusal)) => Err(refusal),
+            Err(Failure::Store(error)) => panic!("the command could not be tried: {error}"),
+        };
+        Outcome { came, given: self.past.iter().map(Line::recorded).collect(), unread }
+    }
+}
+
+/// The result of a future that never waits, as those on the memory store do not.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().poll(&mut task::Context::from_waker(task::Waker::noop())) {
+        task::Poll::Ready(value) => value,
+        task::Poll::Pending => panic!("the command waits for something; a test kit's command must not"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+    use crate::sample::*;
+
+    fn message(test: impl FnOnce() + std::panic::UnwindSafe) -> String {
+        let panic = catch_unwind(test).expect_err("the assertion must fail");
+        *panic.downcast::<String>().expect("a panic with a text")
+    }
+
+    #[test]
+    fn the_three_words() {
+        given([]).when(Open { cents: 100 }).then([Opened { cents: 100 }]);
+        given([Opened { cents: 100 }]).when(Withdraw { cents: 30 }).then([Withdrawn { cents: 30 }]);
+        given([Opened { cents: 100 }]).when(Withdraw { cents: 101 }).then_refused(Refusal::InsufficientFunds);
+        given([Opened { cents: 100 }]).when(Withdraw { cents: 0 }).then_nothing();
+        given([Opened { cents: 100 }, Closed]).when(Withdraw { cents: 1 }).then_refused(Refusal::NotOpen);
+    }
+
+    #[test]
+    fn a_decision_over_two_streams() {
+        let (a, b) = (Account::id("a"), Account::id("b"));
+        let past = || Writes::to(&a, [Opened { cents: 100 }]).and(&b, [Opened { cents: 0 }]);
+        let transfer = |cents| Transfer { from: a.clone(), to: b.clone(), cents };
+        let expected = Writes::to(&a, [Withdrawn { cents: 60 }]).and(&b, [Deposited { cents: 60 }]);
+        given_writes(past()).when(transfer(60)).then(expected);
+        given_writes(past()).when(transfer(101)).then_refused(Refusal::InsufficientFunds);
+    }
+
+    #[test]
+    fn a_failing_test_tells_the_whole_story() {
+        let text = message(|| {
+            given([Opened { cents: 1 }]).when(Withdraw { cents: 2 }).then([Withdrawn { cents: 2 }])
+        });
+        for part in [
+            "account-under-test: Opened {\"cents\":1}",
+            "Withdrawn {\"cents\":2}",
+            "refused: InsufficientFunds",
+        ] {
+            assert!(text.contains(part), "{part} is not in:\n{text}");
+        }
+        let text = message(|| {
+            let (a, b) = (Account::id("a"), Account::id("b"));
+            let past = Writes::to(&a, [Opened { cents: 9 }]).and(&b, [Opened { cents: 9 }]);
+            given_writes(past.and(&Account::id("c"), [Opened { cents: 7 }]))
+                .when(Transfer { from: a, to: b, cents: 1 })
+                .then_nothing();
+        });
+        assert!(
+            text.contains("no model of the decision reads these given events:\n    account-c: Opened"),
+            "{text}"
+        );
     }
 }
