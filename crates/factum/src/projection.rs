@@ -13,16 +13,15 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 
-use self::{document::Documents, runner::Target};
+use self::document::Documents;
 pub use self::{
     memory::MemoryReads,
-    runner::{Runner, State, Status},
+    runner::{Runner, State, Status, Target},
 };
 use crate::{
     aggregate::{Event, Recorded},
     error::{Error, Result},
     event::RecordedEvent,
-    handle::Done,
     position::Token,
     query::Query,
     store::EventStore,
@@ -259,12 +258,6 @@ impl<P: Projection> Projected<P> {
     /// Stops keeping it, after the present batch.
     pub async fn stop(&self) {
         self.runner.stop().await;
-    }
-}
-
-impl From<&Done> for Token {
-    fn from(done: &Done) -> Self {
-        done.token
     }
 }
 
