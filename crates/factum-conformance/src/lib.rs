@@ -25,6 +25,7 @@
 //! factum_conformance::suite!(InMemory);
 //! ```
 
+pub mod bugs;
 pub mod cases;
 pub mod checker;
 pub mod history;

@@ -41,13 +41,26 @@ pub struct Options {
     pub streams: usize,
     /// Subscribers at the same time.
     pub subscribers: usize,
+    /// Events that a client asks for at once, at most.
+    pub page: usize,
+    /// Whether queries look through the whole log, or only at what is new: a store without indexes takes long for the first.
+    pub scans: bool,
     /// Whether streams are truncated, deleted and tombstoned, too. Then what is hidden in the end can be checked less strictly.
     pub lives: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: 0, clients: 6, operations: 100, streams: 5, subscribers: 2, lives: false }
+        Self {
+            seed: 0,
+            clients: 6,
+            operations: 100,
+            streams: 5,
+            subscribers: 2,
+            page: 1000,
+            scans: true,
+            lives: false,
+        }
     }
 }
 
@@ -265,7 +278,8 @@ impl Client {
             },
             6..9 => {
                 let query = some_query(&mut self.rng, &self.options);
-                let token = self.store.read(Read::query(query.clone()).backwards().limit(1)).await?.token;
+                let read = if self.options.scans { Read::query(query.clone()) } else { Read::all() };
+                let token = self.store.read(read.backwards().limit(1)).await?.token;
                 append.expect_none(query, token)
             }
             _ => match self.seen.last() {
@@ -316,7 +330,7 @@ impl Client {
             2..6 => Read::stream(self.some_stream()?),
             _ => Read::query(some_query(&mut self.rng, &self.options)),
         };
-        read.limit = [1, 3, 10, 1000][self.rng.usize(0..4)];
+        read.limit = [1, 3, 10, self.options.page][self.rng.usize(0..4)].min(self.options.page);
         if self.rng.bool() {
             read = read.backwards();
         }
@@ -329,6 +343,10 @@ impl Client {
             (5, Some(token)) => read = read.as_of(AsOf::Position(token.position)),
             (6, _) => read.as_of = self.times.last().copied().map(AsOf::Time),
             _ => {}
+        }
+        if !self.options.scans && !matches!(read.source, factum::Source::Stream(_)) {
+            let recent = self.seen.last().map_or(Start::Edge, |token| Start::Beyond(*token));
+            read = Read { direction: factum::Direction::Forwards, start: recent, ..read };
         }
         for _ in 0..3 {
             let page = match self.store.read(read.clone()).await {

@@ -78,7 +78,8 @@ fn check_refusal(
     };
     if decided && !events.is_empty() && events.iter().all(was_there) {
         let text = format!(
-            "#{name} sent again what is recorded, and was refused ({refusal:?}) in place of being told where it is"
+            "#{name} sent again what is recorded, and was refused ({}) in place of being told where it is",
+            refusal.reason()
         );
         found.add(Kind::Replay, &[operation], text);
         return;
@@ -101,12 +102,7 @@ fn check_refusal(
             timeline.log.position_at(timeline.moment(first)),
             timeline.log.position_at(timeline.moment(last)),
         );
-        let reason = match refusal {
-            Refusal::Conflict(guard, actual) => {
-                Conflict { guard: guard.clone(), actual: *actual }.to_string()
-            }
-            other => format!("{other:?}"),
-        };
+        let reason = refusal.reason();
         let text = format!(
             "#{name} was refused ({reason}), but that was so at no instant between its call and its answer (positions {} to {})",
             between.0, between.1
@@ -173,6 +169,18 @@ impl Timeline<'_> {
                 self.identity.is_none_or(|log| log == after.log)
                     && after.position <= self.log.position_at(self.moment(runs))
             }
+        }
+    }
+}
+
+impl Refusal {
+    fn reason(&self) -> String {
+        match self {
+            Self::Conflict(guard, actual) => Conflict { guard: guard.clone(), actual: *actual }.to_string(),
+            Self::IdConflict => "an id is taken".to_owned(),
+            Self::Tombstoned(stream) => format!("stream `{stream}` is tombstoned"),
+            Self::LogRewound => "a token is of another history".to_owned(),
+            Self::Other(text) => text.clone(),
         }
     }
 }
