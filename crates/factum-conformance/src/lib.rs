@@ -1,6 +1,8 @@
 //! The contract of factum's event stores, as code.
 //!
 //! - [`suite!`] makes one test per promise for a store; its author implements [`Harness`] and writes one line.
+//! - [`Recorder`] notes what clients asked of a store and what they were told, also across kills; [`check`] says whether that
+//!   can be true of the log as it is in the end.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -23,10 +25,18 @@
 //! factum_conformance::suite!(InMemory);
 //! ```
 
+pub mod bugs;
 pub mod cases;
+pub mod checker;
+pub mod history;
 pub mod lab;
+pub mod recorder;
+pub mod workload;
 
+pub use checker::{FinalLog, Kind, Violation, check, verify};
+pub use history::History;
 pub use lab::{Harness, Lab, Tried, run};
+pub use recorder::{RecordedSubscription, Recorder};
 
 /// Names every case once: `$then!` gets `theme { case, … } …` after `$with`.
 #[doc(hidden)]
