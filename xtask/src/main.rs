@@ -23,7 +23,7 @@ use crate::{
 /// The workshop of factum: tests, rules and long runs.
 #[derive(Parser)]
 #[command(
-    name = "cargo xtask",
+    bin_name = "cargo xtask",
     after_help = "Begin with `cargo xtask test`. After a failure, run the lane that failed alone: `cargo xtask test clippy`."
 )]
 struct Cli {

@@ -47,7 +47,7 @@ impl ExpectedRevision {
 }
 
 /// A condition for an append, decided at the instant at which it takes its place in the log.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Guard {
     /// A stream, written to or not, is in this state.
     Stream {
@@ -143,7 +143,7 @@ pub enum Durability {
 }
 
 /// Where one event of an append is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placed {
     /// In the whole store.
     pub position: Position,
@@ -201,7 +201,10 @@ impl Limits {
         within(Limit::AppendBytes, bytes, self.append_bytes)?;
         within(Limit::Guards, append.guards.len(), GUARDS)?;
         if events == 0 && append.guards.is_empty() {
-            return Err(Error::invalid("the append", "it has neither events nor guards; give it one or the other"));
+            return Err(Error::invalid(
+                "the append",
+                "it has neither events nor guards; give it one or the other",
+            ));
         }
         Ok(())
     }

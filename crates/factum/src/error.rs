@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     append::{ExpectedRevision, Guard},
     event::EventId,
@@ -92,7 +94,9 @@ pub enum Error {
         what: String,
     },
     /// A write or sync failed earlier. Nothing more is written through this handle: open the store again.
-    #[error("the store takes no more appends, because {cause}; reads go on, and opening it again recovers it")]
+    #[error(
+        "the store takes no more appends, because {cause}; reads go on, and opening it again recovers it"
+    )]
     Poisoned {
         /// The failure.
         cause: String,
@@ -158,7 +162,7 @@ pub struct Conflict {
 }
 
 /// What a store found where a guard expected something else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Actual {
     /// The stream was never written.
     NoStream,
@@ -198,7 +202,11 @@ impl fmt::Display for Conflict {
             }
             Guard::Query { query, after } => {
                 let after = after.position;
-                write!(f, "no event matching {query} was expected after position {after}, but {}", self.actual)
+                write!(
+                    f,
+                    "no event matching {query} was expected after position {after}, but {}",
+                    self.actual
+                )
             }
         }
     }
@@ -243,7 +251,11 @@ impl fmt::Display for LogRewound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { token, log, head } = self;
         if token.log.log_id != log.log_id {
-            write!(f, "the token is from log {}, but this is log {}: connect to the log it came from, or rebuild from the start", token.log.log_id, log.log_id)
+            write!(
+                f,
+                "the token is from log {}, but this is log {}: connect to the log it came from, or rebuild from the start",
+                token.log.log_id, log.log_id
+            )
         } else if token.log.epoch != log.epoch {
             write!(
                 f,
@@ -251,7 +263,11 @@ impl fmt::Display for LogRewound {
                 token.log.epoch, log.epoch
             )
         } else {
-            write!(f, "the token is at position {}, past the log's head at {head}: the log lost events, rebuild from the start", token.position)
+            write!(
+                f,
+                "the token is at position {}, past the log's head at {head}: the log lost events, rebuild from the start",
+                token.position
+            )
         }
     }
 }

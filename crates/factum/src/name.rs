@@ -46,6 +46,11 @@ macro_rules! name {
                 Ok(Self(name))
             }
 
+            /// Takes a name that a store checked when it wrote it.
+            pub fn from_store(name: ByteString) -> Self {
+                Self(name)
+            }
+
             /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -167,7 +172,12 @@ mod tests {
 
     #[test]
     fn category_ends_at_the_first_dash() {
-        let cases = [("account-17", "account", "17"), ("account", "account", "account"), ("a-b-c", "a", "b-c"), ("-x", "", "x")];
+        let cases = [
+            ("account-17", "account", "17"),
+            ("account", "account", "account"),
+            ("a-b-c", "a", "b-c"),
+            ("-x", "", "x"),
+        ];
         for (name, category, id) in cases {
             let name = StreamName::new(name).unwrap();
             assert_eq!((name.category(), name.id()), (category, id));
