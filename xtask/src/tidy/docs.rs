@@ -10,8 +10,9 @@ use crate::readme::blocks;
 
 const README_LINES: usize = 150;
 const EXAMPLE_LINES: usize = 60;
-/// The program that stands in the README.
+/// The program that stands in the README, and its test.
 const EXAMPLE: &str = "examples/first-hour/src/main.rs";
+const EXAMPLE_TEST: &str = "examples/first-hour/tests/rules.rs";
 const HEADINGS: &[&str] = &["## Context", "## Options", "## Choice", "## Rejected"];
 
 pub(super) fn links(tree: &Tree) -> Vec<Finding> {
@@ -132,12 +133,16 @@ pub(super) fn readme(tree: &Tree) -> Vec<Finding> {
         findings.push(Finding::new(EXAMPLE, "the README's example is not there"));
         return findings;
     };
-    match blocks(&readme.text).iter().find(|block| block.language == "rust") {
-        Some(block) if block.text == program.text => {}
-        _ => findings.push(Finding::new(
-            "README.md",
-            format!("its first ```rust block is not {EXAMPLE}, word for word"),
-        )),
+    let blocks = blocks(&readme.text);
+    let mut shown = blocks.iter().filter(|block| block.language == "rust").map(|block| block.text.as_str());
+    if shown.next() != Some(&program.text) {
+        let problem = format!("its first ```rust block is not {EXAMPLE}, word for word");
+        findings.push(Finding::new("README.md", problem));
+    }
+    let test = tree.file(EXAMPLE_TEST).map(|file| file.text.as_str()).unwrap_or_default();
+    if !shown.all(|block| test.contains(block)) {
+        let problem = format!("a later ```rust block is not in {EXAMPLE_TEST}, word for word");
+        findings.push(Finding::new("README.md", problem));
     }
     let lines = program.text.lines().count();
     if lines > EXAMPLE_LINES {
@@ -201,6 +206,15 @@ mod tests {
         let tree = |program: &str, shown: &str| {
             Tree::of_files([("README.md", &*format!("```rust\n{shown}```\n")), (EXAMPLE, program)])
         };
+        let with_test = |test: &str| {
+            Tree::of_files([
+                ("README.md", "```rust\na\n```\n```rust\nfn t() {}\n```\n"),
+                (EXAMPLE, "a\n"),
+                (EXAMPLE_TEST, test),
+            ])
+        };
+        assert_eq!(readme(&with_test("use a;\nfn t() {}\n")), []);
+        assert_eq!(readme(&with_test("fn u() {}\n")).len(), 1);
         let long = "x\n".repeat(EXAMPLE_LINES + 1);
         assert_eq!(readme(&tree("a\n", "a\n")), []);
         assert_eq!(readme(&tree("a\n", "b\n")).len(), 1);
