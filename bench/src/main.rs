@@ -1,0 +1,75 @@
+//! factum's embedded engine beside its peers. `--help` tells all.
+
+#![allow(unreachable_pub, reason = "a program: `pub` says what other modules may use")]
+
+mod bars;
+mod limit;
+mod machine;
+mod measure;
+mod peer;
+mod peers;
+mod report;
+mod results;
+mod run;
+mod workloads;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Parser;
+
+/// Measures factum's embedded engine beside its peers: the same machine, payloads and durability (synced before
+/// acknowledged), interleaved in one run, and says which of the bars it meets.
+///
+/// Figures of different runs are not to be compared, least of all on a machine with other work to do: the ratios within a run are.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Results: results/latest.json, the raw figures of all rounds.")]
+pub struct Arguments {
+    /// The workloads that show the bars, three short rounds: less than five minutes on two cores (the default)
+    #[arg(long)]
+    quick: bool,
+    /// All workloads, longer, five rounds: about an hour and a half
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// Only workloads whose name contains this; may be given several times
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Only these stores, separated by commas
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    peers: Vec<String>,
+    /// How many rounds
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// How long each open-ended measurement lasts, in seconds
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+    /// Where the stores are put for the time of the run; it must be on a real disk [default: beside the program]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where all randomness comes from
+    #[arg(long, default_value_t = 20_261_121)]
+    seed: u64,
+    /// Says which workloads and stores there are, and measures nothing
+    #[arg(long)]
+    list: bool,
+}
+
+impl Arguments {
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.full { 5 } else { 3 }).max(1)
+    }
+
+    fn time(&self) -> Duration {
+        let seconds = self.seconds.unwrap_or(if self.full { 2.5 } else { 0.6 });
+        Duration::from_secs_f64(seconds.clamp(0.05, 600.0))
+    }
+}
+
+fn main() -> ExitCode {
+    match run::run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("factum-bench: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
