@@ -24,10 +24,10 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(version, after_help = "Results: results/latest.json, the raw figures of all rounds.")]
 pub struct Arguments {
-    /// The workloads that show the bars, three short rounds: less than five minutes on two cores (the default)
+    /// The workloads that show the bars, five short rounds: less than five minutes on two cores (the default)
     #[arg(long)]
     quick: bool,
-    /// All workloads, longer, five rounds: about an hour and a half
+    /// All workloads, longer, seven rounds: about an hour and a half
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     /// Only workloads whose name contains this; may be given several times
@@ -55,11 +55,11 @@ pub struct Arguments {
 
 impl Arguments {
     fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.full { 5 } else { 3 }).max(1)
+        self.rounds.unwrap_or(if self.full { 7 } else { 5 }).max(1)
     }
 
     fn time(&self) -> Duration {
-        let seconds = self.seconds.unwrap_or(if self.full { 2.5 } else { 0.6 });
+        let seconds = self.seconds.unwrap_or(if self.full { 2.0 } else { 0.4 });
         Duration::from_secs_f64(seconds.clamp(0.05, 600.0))
     }
 }

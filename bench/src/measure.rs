@@ -30,6 +30,12 @@ pub struct Sample {
     pub cpu_us: f64,
     /// Bytes that the process sent towards the disk, for each unit.
     pub written: f64,
+    /// Bytes that came from the disk, for each unit.
+    #[serde(default)]
+    pub fetched: f64,
+    /// How long the store took to open, in milliseconds.
+    #[serde(default)]
+    pub open_ms: f64,
     /// How many operations were refused because a condition did not hold, and were tried again.
     pub conflicts: u64,
     /// How many times a file was synced, where it is known.
@@ -37,6 +43,14 @@ pub struct Sample {
     /// Anything else that is worth knowing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
+}
+
+impl Sample {
+    /// The same with what single operations took, given in nanoseconds.
+    pub fn with_latencies(self, latencies: &Histogram<u64>) -> Self {
+        let us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
+        Self { p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999), ..self }
+    }
 }
 
 /// Latencies in nanoseconds, up to a minute, with three digits.
@@ -51,6 +65,7 @@ pub struct Meter {
     when: Instant,
     cpu: Duration,
     written: u64,
+    fetched: u64,
 }
 
 impl Meter {
@@ -58,32 +73,30 @@ impl Meter {
     pub fn read() -> Self {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = Duration::new(cpu.tv_sec.unsigned_abs(), cpu.tv_nsec as u32);
-        Self { when: Instant::now(), cpu, written: written() }
+        Self { when: Instant::now(), cpu, written: io("write_bytes: "), fetched: io("read_bytes: ") }
     }
 
     /// What `done` units of work since then came to.
     pub fn sample(self, done: u64, latencies: &Histogram<u64>) -> Sample {
         let now = Self::read();
         let (seconds, units) = ((now.when - self.when).as_secs_f64(), done.max(1) as f64);
-        let us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
         Sample {
             rate: done as f64 / seconds,
             done,
             seconds,
-            p50_us: us(0.5),
-            p99_us: us(0.99),
-            p999_us: us(0.999),
             cpu_us: (now.cpu - self.cpu).as_secs_f64() * 1e6 / units,
             written: (now.written - self.written) as f64 / units,
+            fetched: (now.fetched - self.fetched) as f64 / units,
             ..Sample::default()
         }
+        .with_latencies(latencies)
     }
 }
 
-/// Bytes that this process has sent towards the disk.
-fn written() -> u64 {
+/// Bytes that this process has sent towards the disk, or had from it.
+fn io(what: &str) -> u64 {
     let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
-    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    let line = io.lines().find_map(|line| line.strip_prefix(what));
     line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
 }
 

@@ -4,8 +4,6 @@ use std::{error::Error, fmt, path::Path, pin::Pin, sync::Arc, sync::OnceLock};
 
 /// Bytes of an event's data.
 pub const EVENT_BYTES: usize = 256;
-/// Events in one append, at most.
-pub const MOST_EVENTS: usize = 512;
 /// Types that events have, round robin; a filtered scan asks for one of them.
 pub const TYPES: [&str; 10] = [
     "Opened",
@@ -29,27 +27,59 @@ pub struct Batch {
     pub first: u64,
     /// How many events.
     pub events: usize,
+    /// Whether each event concerns another entity: `entity`, `entity + 1` and so on.
+    pub spread: bool,
     /// What must hold.
     pub condition: Condition,
     /// More tags of every event.
     pub tags: Vec<String>,
 }
 
+/// An event of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Fact {
+    /// What it concerns.
+    pub entity: u64,
+    /// Its type.
+    pub name: &'static str,
+    /// What happened.
+    pub data: &'static [u8],
+}
+
 impl Batch {
     /// Unconditional events of one entity.
     pub fn new(entity: u64, first: u64, events: usize) -> Self {
-        Self { entity, first, events, condition: Condition::None, tags: Vec::new() }
+        Self { entity, first, events, spread: false, condition: Condition::None, tags: Vec::new() }
     }
 
-    /// Type and data of each event.
-    pub fn contents(&self) -> impl Iterator<Item = (&'static str, &'static [u8])> + use<> {
-        let numbers = self.first..self.first + self.events as u64;
-        numbers.map(|number| (TYPES[(number % TYPES.len() as u64) as usize], data_of(number)))
+    /// Each event.
+    pub fn facts(&self) -> impl Iterator<Item = Fact> + use<> {
+        let (entity, first, step) = (self.entity, self.first, u64::from(self.spread));
+        (0..self.events as u64).map(move |n| Fact {
+            entity: entity + n * step,
+            name: TYPES[((first + n) % TYPES.len() as u64) as usize],
+            data: data_of(first + n),
+        })
     }
 
-    /// The tags of every event.
-    pub fn all_tags(&self) -> impl Iterator<Item = String> + '_ {
-        [tag_of(self.entity)].into_iter().chain(self.tags.iter().cloned())
+    /// The tags of an event that concerns this entity.
+    pub fn tags_of(&self, entity: u64) -> impl Iterator<Item = String> + '_ {
+        [tag_of(entity)].into_iter().chain(self.tags.iter().cloned())
+    }
+
+    /// Something made from the tags of each event, made once where all events have the same ones.
+    pub fn with_tags<T: Clone, R, E>(
+        &self,
+        make: impl Fn(Vec<String>) -> Result<T, E>,
+        mut each: impl FnMut(Fact, T) -> Result<R, E>,
+    ) -> Result<Vec<R>, E> {
+        let shared = make(self.tags_of(self.entity).collect())?;
+        let mut all = Vec::with_capacity(self.events);
+        for fact in self.facts() {
+            let tags = if self.spread { make(self.tags_of(fact.entity).collect())? } else { shared.clone() };
+            all.push(each(fact, tags)?);
+        }
+        Ok(all)
     }
 }
 
@@ -170,6 +200,10 @@ pub trait Store: Send + Sync {
     fn append(&self, batch: Batch) -> Answer;
     /// Appends, and waits in a task.
     fn append_in_task(self: Arc<Self>, batch: Batch) -> Pending;
+    /// Reads all events of an entity, and looks at each: its stream, where there are streams.
+    fn read_entity(&self, entity: u64) -> Result<Seen, Failure> {
+        self.read_tags(&[tag_of(entity)])
+    }
     /// Reads all events with any of these tags, and looks at each.
     fn read_tags(&self, any_of: &[String]) -> Result<Seen, Failure>;
     /// Reads everything, or all events of one type, in order.

@@ -94,6 +94,12 @@ fn table(out: &mut String, results: &Results, work: &crate::results::Work) {
                 work.unit
             );
         }
+        if sample.fetched >= 1.0 {
+            let _ = write!(note, " {} B from the disk each", number(sample.fetched));
+        }
+        if sample.open_ms >= 100.0 {
+            let _ = write!(note, " opened in {}", time(sample.open_ms * 1e3));
+        }
         let _ = writeln!(
             out,
             "  {:<16} {:>9} {ratio:>9} {:>9} {:>9} {:>9} {:>9} {:>7} B  {}",

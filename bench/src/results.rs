@@ -115,6 +115,8 @@ impl Results {
                 p999_us: middle(|s| s.p999_us)?,
                 cpu_us: middle(|s| s.cpu_us)?,
                 written: middle(|s| s.written)?,
+                fetched: middle(|s| s.fetched)?,
+                open_ms: middle(|s| s.open_ms)?,
                 conflicts: samples.iter().map(|s| s.conflicts).sum(),
                 syncs: samples.last().and_then(|s| s.syncs),
                 note: samples.last().map(|s| s.note.clone()).unwrap_or_default(),

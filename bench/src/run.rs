@@ -90,10 +90,9 @@ fn measure_round(
             results.records.push(record(why));
             continue;
         }
-        let directory = scratch.join("store");
-        fs::create_dir(&directory).map_err(broken)?;
-        let measured = measure(work, peer, scale, &directory);
-        fs::remove_dir_all(&directory).map_err(broken)?;
+        let directory = directory_for(work, peer, scratch)?;
+        let measured = directory.and_then(|directory| measure(work, peer, scale, &directory));
+        let _ = fs::remove_dir_all(scratch.join("store"));
         settle(scratch);
         let (outcome, limit) = match measured {
             Ok((sample, limit)) => (Ok(sample), limit),
@@ -111,6 +110,32 @@ fn measure_round(
     Ok(())
 }
 
+/// An empty directory, or the one with the events that the work needs, which is filled at the first time.
+fn directory_for(
+    work: &dyn Workload,
+    peer: &dyn Peer,
+    scratch: &Path,
+) -> Result<Result<PathBuf, Failure>, Failure> {
+    let Some(entities) = work.entities() else {
+        let directory = scratch.join("store");
+        fs::create_dir(&directory).map_err(broken)?;
+        return Ok(Ok(directory));
+    };
+    let directory = scratch.join(format!("{}-{entities}", peer.name()));
+    if !directory.exists() {
+        eprint!("  ({} is loaded", peer.name());
+        fs::create_dir(&directory).map_err(broken)?;
+        let began = Instant::now();
+        let store = peer.open(&directory)?;
+        let loaded = workloads::data::load(&store, entities).and_then(|()| store.close());
+        eprint!(" in {:.1} s)", began.elapsed().as_secs_f64());
+        if let Err(error) = loaded {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(directory))
+}
+
 /// Opens a store, does the work, and, where it left a trace, does the writes again in a bare loop.
 fn measure(
     work: &dyn Workload,
@@ -118,13 +143,16 @@ fn measure(
     scale: Scale,
     directory: &Path,
 ) -> Result<(Sample, Option<Sample>), Failure> {
+    let began = Instant::now();
     let store = peer.open(directory)?;
+    let open_ms = began.elapsed().as_secs_f64() * 1e3;
     let measured = work.run(&store, scale, directory);
     let trace = store.trace().filter(|_| work.has_limit());
     let closed = store.close();
     drop(store);
     let (mut sample, events) = measured?;
     closed?;
+    sample.open_ms = open_ms;
     let Some(trace) = trace else { return Ok((sample, None)) };
     settle(directory);
     let replayed = limit::replay(&trace, directory).map_err(broken)?;

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     limit::{Trace, Traced},
-    peer::{Answer, Batch, Condition, Failure, Peer, Pending, Seen, Store, broken, stream_of},
+    peer::{Answer, Batch, Condition, Fact, Failure, Peer, Pending, Seen, Store, broken, stream_of},
 };
 
 /// Pages of a scan and of a subscription.
@@ -51,12 +51,17 @@ impl Peer for FactumLog {
 /// An append in factum's words.
 fn append_of(batch: &Batch, log: LogIdentity) -> factum::Result<Append> {
     let stream = StreamName::new(stream_of(batch.entity))?;
-    let tags = Tags::new(batch.all_tags())?;
-    let event = |(name, data): (&'static str, &'static [u8])| {
-        Ok(NewEvent::bytes(name, Bytes::copy_from_slice(data))?.with_tags(tags.clone()))
+    let event = |fact: Fact, tags| {
+        let event = NewEvent::bytes(fact.name, Bytes::copy_from_slice(fact.data))?.with_tags(tags);
+        Ok((fact.entity, event))
     };
-    let events = batch.contents().map(event).collect::<factum::Result<Vec<_>>>()?;
-    let append = Append::to(stream.clone(), events);
+    let mut events = batch.with_tags(Tags::new, event)?.into_iter();
+    let append = match batch.spread {
+        false => Append::to(stream.clone(), events.map(|(_, event)| event)),
+        true => events.try_fold(Append::new(), |append, (entity, event)| {
+            Ok::<_, Error>(append.write(StreamName::new(stream_of(entity))?, [event]))
+        })?,
+    };
     Ok(match &batch.condition {
         Condition::None => append,
         Condition::Revision { events: 0, .. } => append.expect(stream, ExpectedRevision::NoStream),
@@ -111,6 +116,10 @@ impl Store for Open {
             let append = append_of(&batch, self.log).map_err(broken)?;
             answer(self.store.append(append).await)
         })
+    }
+
+    fn read_entity(&self, entity: u64) -> Result<Seen, Failure> {
+        self.read_all(Read::stream(StreamName::new(stream_of(entity)).map_err(broken)?).limit(PAGE))
     }
 
     fn read_tags(&self, any_of: &[String]) -> Result<Seen, Failure> {

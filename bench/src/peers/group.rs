@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::peer::{Answer, Batch, Condition, Failure, Peer, Pending, Seen, Store, broken, tag_of};
+use crate::peer::{Answer, Batch, Condition, Fact, Failure, Peer, Pending, Seen, Store, broken, tag_of};
 
 /// A store that can commit many appends at once.
 pub trait Backend: Send + 'static {
@@ -118,7 +118,7 @@ impl Drop for Group {
 pub struct Sketch;
 
 /// Room that the sketch's file takes at once.
-const ROOM: u64 = 1 << 30;
+const ROOM: u64 = 512 << 20;
 /// Before each event: bytes of the tag, bytes of the data, CRC.
 const HEADER: usize = 12;
 
@@ -233,8 +233,11 @@ impl Backend for Writer {
                 answers.push(Err(Failure::Conflict));
                 continue;
             }
-            let tags = batch.all_tags().collect::<Vec<_>>().join(" ");
-            for (_, data) in batch.contents() {
+            let mut tags = String::new();
+            for Fact { entity, data, .. } in batch.facts() {
+                if tags.is_empty() || batch.spread {
+                    tags = batch.tags_of(entity).collect::<Vec<_>>().join(" ");
+                }
                 let begin = self.bytes.len();
                 self.bytes.extend((tags.len() as u32).to_le_bytes());
                 self.bytes.extend((data.len() as u32).to_le_bytes());
@@ -243,7 +246,11 @@ impl Backend for Writer {
                 self.bytes.extend(data);
                 let crc = crc32c::crc32c(&self.bytes[begin + HEADER..]);
                 self.bytes[begin + 8..begin + 12].copy_from_slice(&crc.to_le_bytes());
-                index.add(self.end + begin as u64, (self.bytes.len() - begin) as u32, batch.all_tags());
+                index.add(
+                    self.end + begin as u64,
+                    (self.bytes.len() - begin) as u32,
+                    tags.split(' ').map(str::to_owned),
+                );
             }
             answers.push(Ok(before + index.places.len() as u64));
         }

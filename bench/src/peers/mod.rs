@@ -2,10 +2,18 @@
 
 mod factum;
 mod group;
+mod tephra;
+mod umadb;
 
 use crate::peer::Peer;
 
 /// All of them, in the order in which they are shown.
 pub fn all() -> Vec<Box<dyn Peer>> {
-    vec![Box::new(factum::FactumLog), Box::new(group::Sketch)]
+    vec![
+        Box::new(factum::FactumLog),
+        Box::new(tephra::Tephra),
+        Box::new(umadb::UmaDbCore { pipelined: false }),
+        Box::new(umadb::UmaDbCore { pipelined: true }),
+        Box::new(group::Sketch),
+    ]
 }

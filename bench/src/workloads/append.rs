@@ -121,29 +121,29 @@ impl Workload for Cell {
             Writers::Tasks(count) => (count, true),
         };
         let writers = (0..count as u64).map(|number| Writer::new(number, scale.seed, *self));
-        let (meter, tallies) = if tasks {
+        let (sample, tallies) = if tasks {
             let runtime = tokio::runtime::Builder::new_multi_thread().build().map_err(broken)?;
             let running: Vec<_> =
                 writers.map(|writer| runtime.spawn(in_task(writer, store.clone(), stage.clone()))).collect();
-            let meter = stage.play(scale);
+            let sample = stage.play(scale);
             let all = running.into_iter().map(|task| runtime.block_on(task).map_err(broken)?);
-            (meter, all.collect::<Result<Vec<_>, _>>()?)
+            (sample, all.collect::<Result<Vec<_>, _>>()?)
         } else {
             thread::scope(|scope| {
                 let running: Vec<_> =
                     writers.map(|writer| scope.spawn(|| in_thread(writer, store.as_ref(), &stage))).collect();
-                let meter = stage.play(scale);
+                let sample = stage.play(scale);
                 let joined = |thread: thread::ScopedJoinHandle<'_, _>| {
                     thread.join().map_err(|_| broken("a writer panicked"))?
                 };
-                Ok::<_, Failure>((meter, running.into_iter().map(joined).collect::<Result<Vec<_>, _>>()?))
+                Ok::<_, Failure>((sample, running.into_iter().map(joined).collect::<Result<Vec<_>, _>>()?))
             })?
         };
         let mut latencies = histogram();
         for tally in &tallies {
             latencies.add(tally).map_err(broken)?;
         }
-        Ok((meter.sample(&latencies), stage.all.load(Ordering::Relaxed)))
+        Ok((sample.with_latencies(&latencies), stage.all.load(Ordering::Relaxed)))
     }
 }
 
@@ -158,21 +158,9 @@ struct Stage {
     all: AtomicU64,
 }
 
-/// What was used between the beginning and the end of the counting.
-struct Counted {
-    sample: Sample,
-}
-
-impl Counted {
-    fn sample(self, latencies: &Histogram<u64>) -> Sample {
-        let us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
-        Sample { p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999), ..self.sample }
-    }
-}
-
 impl Stage {
     /// Lets the writers warm up, lets them count, and ends it.
-    fn play(&self, scale: Scale) -> Counted {
+    fn play(&self, scale: Scale) -> Sample {
         thread::sleep(scale.warm_up);
         let meter = Meter::read();
         self.now.store(1, Ordering::SeqCst);
@@ -180,7 +168,7 @@ impl Stage {
         let counted = self.counted.load(Ordering::SeqCst);
         let sample = meter.sample(counted, &histogram());
         self.now.store(2, Ordering::SeqCst);
-        Counted { sample }
+        sample
     }
 
     fn is_over(&self) -> bool {

@@ -1,6 +1,8 @@
 //! What the stores are made to do.
 
 pub mod append;
+pub mod data;
+pub mod reads;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -34,7 +36,11 @@ pub trait Workload: Sync {
     fn cannot(&self, _peer: &dyn Peer) -> Option<&'static str> {
         None
     }
-    /// Does it with an empty store. Also tells how many events were appended in all, warm-up and end included.
+    /// How many entities of 20 events each must be in the store before. It is empty otherwise.
+    fn entities(&self) -> Option<u64> {
+        None
+    }
+    /// Does it. Also tells how many events were appended in all, warm-up and end included.
     fn run(&self, store: &Arc<dyn Store>, scale: Scale, directory: &Path) -> Result<(Sample, u64), Failure>;
     /// Whether the writes and syncs that it caused are done again by a bare loop.
     fn has_limit(&self) -> bool {
@@ -46,5 +52,7 @@ pub trait Workload: Sync {
 
 /// All of them, in the order in which they run.
 pub fn all() -> Vec<Box<dyn Workload>> {
-    append::cells().into_iter().map(|cell| Box::new(cell) as Box<dyn Workload>).collect()
+    let appends = append::cells().into_iter().map(|cell| Box::new(cell) as Box<dyn Workload>);
+    let reads = reads::all().into_iter().map(|read| Box::new(read) as Box<dyn Workload>);
+    appends.chain(reads).collect()
 }
