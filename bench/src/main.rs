@@ -6,6 +6,7 @@ mod bars;
 mod limit;
 mod machine;
 mod measure;
+mod page;
 mod peer;
 mod peers;
 mod report;
@@ -22,15 +23,18 @@ use clap::Parser;
 ///
 /// Figures of different runs are not to be compared, least of all on a machine with other work to do: the ratios within a run are.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Results: results/latest.json, the raw figures of all rounds.")]
+#[command(
+    version,
+    after_help = "Results: results/latest.html, a page with plots, and results/latest.json, the raw figures of all rounds."
+)]
 pub struct Arguments {
-    /// The workloads that show the bars, five short rounds: less than five minutes on two cores (the default)
+    /// The workloads that show the bars, three short rounds: less than five minutes on two cores (the default)
     #[arg(long)]
     quick: bool,
     /// All workloads, longer, seven rounds: about an hour and a half
     #[arg(long, conflicts_with = "quick")]
     full: bool,
-    /// Only workloads whose name contains this; may be given several times
+    /// Only workloads whose name contains this; may be given several times. Those on 10 M events must be named with their `10M`
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Only these stores, separated by commas
@@ -55,7 +59,7 @@ pub struct Arguments {
 
 impl Arguments {
     fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.full { 7 } else { 5 }).max(1)
+        self.rounds.unwrap_or(if self.full { 7 } else { 3 }).max(1)
     }
 
     fn time(&self) -> Duration {

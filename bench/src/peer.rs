@@ -169,9 +169,9 @@ pub trait Peer: Sync {
     fn about(&self) -> &'static str;
     /// Opens a store in an existing directory.
     fn open(&self, directory: &Path) -> Result<Arc<dyn Store>, Failure>;
-    /// Whether it can read at all.
-    fn reads(&self) -> bool {
-        true
+    /// Whether it is measured only when it is named, or in a full run.
+    fn is_extra(&self) -> bool {
+        false
     }
 }
 

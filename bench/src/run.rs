@@ -11,6 +11,7 @@ use crate::{
     Arguments, limit,
     machine::{Machine, Scratch, settle},
     measure::{Sample, of_replay},
+    page,
     peer::{Failure, Peer, broken},
     peers, report,
     results::{Record, Results, Work},
@@ -62,7 +63,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let _ = write!(out, "{}", report::text(&results));
     let kept = keep(&results)?;
-    let _ = writeln!(out, "\n{:.0} s; raw figures in {}", began.elapsed().as_secs_f64(), kept.display());
+    let _ = writeln!(
+        out,
+        "\n{:.0} s; raw figures in {}, a page with plots beside them",
+        began.elapsed().as_secs_f64(),
+        kept.display()
+    );
     Ok(())
 }
 
@@ -166,15 +172,23 @@ fn chosen_peers(arguments: &Arguments) -> Result<Vec<Box<dyn Peer>>, Failure> {
         let names: Vec<_> = all.iter().map(|peer| peer.name()).collect();
         return Err(broken(format!("there is no store `{unknown}`; there are {}", names.join(", "))));
     }
-    all.retain(|peer| arguments.peers.is_empty() || arguments.peers.iter().any(|name| peer.name() == name));
+    let everything = arguments.full || arguments.list;
+    all.retain(|peer| match arguments.peers.is_empty() {
+        true => everything || !peer.is_extra(),
+        false => arguments.peers.iter().any(|name| peer.name() == name),
+    });
     Ok(all)
 }
 
 fn chosen_workloads(arguments: &Arguments) -> Result<Vec<Box<dyn Workload>>, Failure> {
     let mut all = workloads::all();
     let named = !arguments.only.is_empty();
+    let large = arguments.only.iter().any(|part| part.contains("10M"));
     all.retain(|work| match named {
-        true => arguments.only.iter().any(|part| work.id().contains(part.as_str())),
+        true => {
+            let asked_for = arguments.only.iter().any(|part| work.id().contains(part.as_str()));
+            asked_for && (large || !work.id().contains("10M"))
+        }
         false => arguments.full || arguments.list || work.is_quick(),
     });
     if all.is_empty() {
@@ -201,6 +215,7 @@ fn own_stdout() -> Result<fs::File, Failure> {
 fn keep(results: &Results) -> Result<PathBuf, Failure> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
     fs::create_dir_all(&directory).map_err(broken)?;
+    fs::write(directory.join("latest.html"), page::html(results)).map_err(broken)?;
     let path = directory.join("latest.json");
     let json = serde_json::to_vec_pretty(results).map_err(broken)?;
     fs::write(&path, &json).map_err(broken)?;

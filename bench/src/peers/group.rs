@@ -150,6 +150,10 @@ impl Peer for Sketch {
         "a group-committed file with one index of tags in memory, and nothing else: not a product, but a lower bound of the work"
     }
 
+    fn is_extra(&self) -> bool {
+        true
+    }
+
     fn open(&self, directory: &Path) -> Result<Arc<dyn Store>, Failure> {
         let path = directory.join("sketch");
         let file = OpenOptions::new()

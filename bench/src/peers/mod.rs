@@ -1,7 +1,9 @@
 //! The stores, each used as its own users use it.
 
 mod factum;
-mod group;
+mod fjall;
+pub mod group;
+mod sqlite;
 mod tephra;
 mod umadb;
 
@@ -14,6 +16,8 @@ pub fn all() -> Vec<Box<dyn Peer>> {
         Box::new(tephra::Tephra),
         Box::new(umadb::UmaDbCore { pipelined: false }),
         Box::new(umadb::UmaDbCore { pipelined: true }),
+        Box::new(sqlite::Sqlite),
+        Box::new(fjall::Fjall),
         Box::new(group::Sketch),
     ]
 }

@@ -50,6 +50,10 @@ impl Peer for UmaDbCore {
         }
     }
 
+    fn is_extra(&self) -> bool {
+        self.pipelined
+    }
+
     fn open(&self, directory: &Path) -> Result<Arc<dyn Store>, Failure> {
         let options = StorageOptions::default().db_path(directory).pipelined_writer(self.pipelined);
         let mvcc = Arc::new(Mvcc::new(false, options).map_err(broken)?);
