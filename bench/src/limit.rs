@@ -15,7 +15,7 @@ use crate::peer::noise;
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     /// A file was made with so many bytes.
-    Create { file: u32, bytes: u64 },
+    Create { bytes: u64 },
     /// So many bytes were written at an offset.
     Write { file: u32, bytes: usize, offset: u64 },
     /// A file was synced.
@@ -55,7 +55,7 @@ impl Traced {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let number = *files;
         *files += 1;
-        push(&self.steps, Step::Create { file: number, bytes });
+        push(&self.steps, Step::Create { bytes });
         Arc::new(TracedFile { file, number, steps: self.steps.clone() })
     }
 }
@@ -122,12 +122,23 @@ pub struct Replayed {
 }
 
 /// Does a trace again, in files of the same size made in the same way, with one thread and nothing else to do.
-pub fn replay(trace: &[Step], directory: &Path) -> io::Result<Replayed> {
+///
+/// With `zeros`, the files are filled with zeros first: a sync then has no allocated block to mark as written.
+pub fn replay(trace: &[Step], directory: &Path, zeros: bool) -> io::Result<Replayed> {
     let disk = Directory::at(directory);
     let mut files: Vec<Arc<dyn DiskFile>> = Vec::new();
     for step in trace {
-        if let Step::Create { bytes, .. } = step {
-            files.push(disk.create(&format!("replay-{}", files.len()), *bytes)?);
+        if let Step::Create { bytes } = step {
+            let file = disk.create(&format!("replay-{zeros}-{}", files.len()), *bytes)?;
+            let nothing = vec![0; if zeros { 1 << 20 } else { 0 }];
+            for offset in (0..*bytes).step_by(1 << 20).filter(|_| zeros) {
+                file.write_at(
+                    &nothing[..usize::try_from(*bytes - offset).unwrap_or(0).min(1 << 20)],
+                    offset,
+                )?;
+            }
+            file.sync()?;
+            files.push(file);
         }
     }
     let mut done = Replayed { elapsed: Duration::ZERO, syncs: 0, bytes: 0 };

@@ -63,7 +63,7 @@ impl Arguments {
     }
 
     fn time(&self) -> Duration {
-        let seconds = self.seconds.unwrap_or(if self.full { 2.0 } else { 0.4 });
+        let seconds = self.seconds.unwrap_or(if self.full { 2.0 } else { 0.3 });
         Duration::from_secs_f64(seconds.clamp(0.05, 600.0))
     }
 }

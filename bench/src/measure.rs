@@ -100,13 +100,6 @@ fn io(what: &str) -> u64 {
     line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Resident memory of this process, in bytes.
-pub fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|kib| kib.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
-}
-
 /// What replaying a trace came to, as a sample of the same work.
 pub fn of_replay(replayed: crate::limit::Replayed, events: u64) -> Result<Sample, Failure> {
     if events == 0 || replayed.syncs == 0 {

@@ -54,6 +54,7 @@ pub fn html(results: &Results) -> String {
     }
     out.push_str(
         "<tr><td><b>limit</b><td>the writes and syncs of factum's own run, done again by one thread that does nothing else\
+         <tr><td><b>limit-zeros</b><td>the same in files that were filled with zeros before, so that a sync changes no metadata\
          </table></div></html>\n",
     );
     out
@@ -142,7 +143,7 @@ fn plot(out: &mut String, results: &Results, work: &Work, summaries: &[Summary])
         let x = |rate: f64| LEFT + rate / most * WIDTH;
         let class = match s.peer.as_str() {
             "factum" => "own",
-            "limit" => "limit",
+            "limit" | "limit-zeros" => "limit",
             _ => "other",
         };
         let _ = write!(

@@ -102,7 +102,7 @@ impl Results {
     /// The middle of the rounds for each store in a workload, in the order of stores.
     pub fn summaries(&self, workload: &str) -> Vec<Summary> {
         let mut peers: Vec<&str> = self.peers.iter().map(|(name, _)| name.as_str()).collect();
-        peers.push("limit");
+        peers.extend(["limit", "limit-zeros"]);
         let summary = |peer: &str| {
             let samples = self.samples(workload, peer);
             let middle = |of: fn(&Sample) -> f64| median(samples.iter().map(|sample| of(sample)).collect());

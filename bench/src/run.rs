@@ -72,6 +72,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What bare loops made of the same writes.
+type Limits = Vec<(&'static str, Sample)>;
+
 /// One workload with each store in turn; each round begins with another one.
 fn measure_round(
     results: &mut Results,
@@ -96,20 +99,20 @@ fn measure_round(
             results.records.push(record(why));
             continue;
         }
-        let directory = directory_for(work, peer, scratch)?;
-        let measured = directory.and_then(|directory| measure(work, peer, scale, &directory));
+        let measured =
+            directory_for(work, peer, scratch).and_then(|directory| measure(work, peer, scale, &directory));
         let _ = fs::remove_dir_all(scratch.join("store"));
         settle(scratch);
-        let (outcome, limit) = match measured {
-            Ok((sample, limit)) => (Ok(sample), limit),
-            Err(error) => (Err(error.to_string()), None),
+        let (outcome, limits) = match measured {
+            Ok((sample, limits)) => (Ok(sample), limits),
+            Err(error) => (Err(error.to_string()), Vec::new()),
         };
         eprint!("  {}", report::progress(peer.name(), "", &outcome));
         let record =
             |peer: &str, outcome| Record { workload: work.id(), peer: peer.to_owned(), round, outcome };
         results.records.push(record(peer.name(), outcome));
-        if let Some(sample) = limit {
-            results.records.push(record("limit", Ok(sample)));
+        for (name, sample) in limits {
+            results.records.push(record(name, Ok(sample)));
         }
     }
     eprintln!();
@@ -117,15 +120,11 @@ fn measure_round(
 }
 
 /// An empty directory, or the one with the events that the work needs, which is filled at the first time.
-fn directory_for(
-    work: &dyn Workload,
-    peer: &dyn Peer,
-    scratch: &Path,
-) -> Result<Result<PathBuf, Failure>, Failure> {
+fn directory_for(work: &dyn Workload, peer: &dyn Peer, scratch: &Path) -> Result<PathBuf, Failure> {
     let Some(entities) = work.entities() else {
         let directory = scratch.join("store");
         fs::create_dir(&directory).map_err(broken)?;
-        return Ok(Ok(directory));
+        return Ok(directory);
     };
     let directory = scratch.join(format!("{}-{entities}", peer.name()));
     if !directory.exists() {
@@ -135,11 +134,9 @@ fn directory_for(
         let store = peer.open(&directory)?;
         let loaded = workloads::data::load(&store, entities).and_then(|()| store.close());
         eprint!(" in {:.1} s)", began.elapsed().as_secs_f64());
-        if let Err(error) = loaded {
-            return Ok(Err(error));
-        }
+        loaded?;
     }
-    Ok(Ok(directory))
+    Ok(directory)
 }
 
 /// Opens a store, does the work, and, where it left a trace, does the writes again in a bare loop.
@@ -148,7 +145,7 @@ fn measure(
     peer: &dyn Peer,
     scale: Scale,
     directory: &Path,
-) -> Result<(Sample, Option<Sample>), Failure> {
+) -> Result<(Sample, Limits), Failure> {
     let began = Instant::now();
     let store = peer.open(directory)?;
     let open_ms = began.elapsed().as_secs_f64() * 1e3;
@@ -159,11 +156,12 @@ fn measure(
     let (mut sample, events) = measured?;
     closed?;
     sample.open_ms = open_ms;
-    let Some(trace) = trace else { return Ok((sample, None)) };
+    let Some(trace) = trace else { return Ok((sample, Vec::new())) };
     settle(directory);
-    let replayed = limit::replay(&trace, directory).map_err(broken)?;
+    let replayed = limit::replay(&trace, directory, false).map_err(broken)?;
+    let zeros = limit::replay(&trace, directory, true).map_err(broken)?;
     sample.syncs = Some((replayed.syncs as f64 * sample.done as f64 / events as f64) as u64);
-    Ok((sample, Some(of_replay(replayed, events)?)))
+    Ok((sample, vec![("limit", of_replay(replayed, events)?), ("limit-zeros", of_replay(zeros, events)?)]))
 }
 
 fn chosen_peers(arguments: &Arguments) -> Result<Vec<Box<dyn Peer>>, Failure> {

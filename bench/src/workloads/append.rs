@@ -143,13 +143,13 @@ impl Workload for Cell {
         for tally in &tallies {
             latencies.add(tally).map_err(broken)?;
         }
-        Ok((sample.with_latencies(&latencies), stage.all.load(Ordering::Relaxed)))
+        Ok((sample.with_latencies(&latencies), stage.all()))
     }
 }
 
 /// Where the measurement stands.
 #[derive(Default)]
-struct Stage {
+pub struct Stage {
     /// 0 while it warms up, 1 while it counts, 2 when it is over.
     now: AtomicU8,
     /// Events acknowledged while it counted.
@@ -160,7 +160,7 @@ struct Stage {
 
 impl Stage {
     /// Lets the writers warm up, lets them count, and ends it.
-    fn play(&self, scale: Scale) -> Sample {
+    pub fn play(&self, scale: Scale) -> Sample {
         thread::sleep(scale.warm_up);
         let meter = Meter::read();
         self.now.store(1, Ordering::SeqCst);
@@ -171,12 +171,18 @@ impl Stage {
         sample
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
         self.now.load(Ordering::Relaxed) == 2
     }
 
+    /// Events acknowledged at any time.
+    pub fn all(&self) -> u64 {
+        self.all.load(Ordering::SeqCst)
+    }
+
     /// Takes note of an append. Returns whether it counts.
-    fn appended(&self, events: u64) -> bool {
+    pub fn appended(&self, events: u64) -> bool {
         self.all.fetch_add(events, Ordering::Relaxed);
         let counts = self.now.load(Ordering::Relaxed) == 1;
         if counts {

@@ -2,6 +2,7 @@
 
 pub mod append;
 pub mod data;
+pub mod decide;
 pub mod reads;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -54,5 +55,5 @@ pub trait Workload: Sync {
 pub fn all() -> Vec<Box<dyn Workload>> {
     let appends = append::cells().into_iter().map(|cell| Box::new(cell) as Box<dyn Workload>);
     let reads = reads::all().into_iter().map(|read| Box::new(read) as Box<dyn Workload>);
-    appends.chain(reads).collect()
+    appends.chain(decide::all()).chain(reads).collect()
 }
