@@ -61,6 +61,8 @@ pub struct Verdict {
     pub ratio: Option<f64>,
     /// The least and the most of the rounds.
     pub range: Option<(f64, f64)>,
+    /// How many rounds count.
+    pub rounds: usize,
 }
 
 impl Verdict {
@@ -74,7 +76,10 @@ impl Verdict {
         match (self.ratio, self.range) {
             (Some(ratio), Some((least, most))) => {
                 let word = if ratio >= self.bar { "met" } else { "missed" };
-                format!("{word} {ratio:.2} × (bar {:.2} ×; rounds {least:.2} to {most:.2})", self.bar)
+                format!(
+                    "{word} {ratio:.2} × (bar {:.2} ×; {} rounds, {least:.2} to {most:.2})",
+                    self.bar, self.rounds
+                )
             }
             _ => format!("not measured (bar {:.2} ×)", self.bar),
         }
@@ -95,6 +100,7 @@ pub fn judge(results: &Results) -> Vec<Verdict> {
                 many => format!("the better of {}", many.join(" and ")),
             },
             bar: bar.factor,
+            rounds: ratios.len(),
             ratio: crate::measure::median(ratios),
             range: ends,
         }

@@ -9,7 +9,12 @@ use std::{
 
 use factum_log::disk::{Directory, Disk, DiskFile, Ownership};
 
-use crate::peer::noise;
+use hdrhistogram::Histogram;
+
+use crate::{
+    measure::{Meter, histogram},
+    peer::noise,
+};
 
 /// One thing done to the disk.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +116,7 @@ impl DiskFile for TracedFile {
 }
 
 /// What doing a trace again came to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Replayed {
     /// How long it took, the making of files not counted.
     pub elapsed: Duration,
@@ -119,6 +124,10 @@ pub struct Replayed {
     pub syncs: u64,
     /// How many bytes it wrote.
     pub bytes: u64,
+    /// How long each write took together with its sync, in nanoseconds.
+    pub batches: Histogram<u64>,
+    /// How many processors other programs kept busy meanwhile.
+    pub others: f64,
 }
 
 /// Does a trace again, in files of the same size made in the same way, with one thread and nothing else to do.
@@ -141,8 +150,10 @@ pub fn replay(trace: &[Step], directory: &Path, zeros: bool) -> io::Result<Repla
             files.push(file);
         }
     }
-    let mut done = Replayed { elapsed: Duration::ZERO, syncs: 0, bytes: 0 };
-    let began = Instant::now();
+    let mut done =
+        Replayed { elapsed: Duration::ZERO, syncs: 0, bytes: 0, batches: histogram(), others: 0.0 };
+    let meter = Meter::read();
+    let (began, mut batch) = (Instant::now(), Instant::now());
     for step in trace {
         match *step {
             Step::Create { .. } => {}
@@ -158,9 +169,12 @@ pub fn replay(trace: &[Step], directory: &Path, zeros: bool) -> io::Result<Repla
             Step::Sync { file } => {
                 done.syncs += 1;
                 files[file as usize].sync()?;
+                done.batches.saturating_record(batch.elapsed().as_nanos() as u64);
+                batch = Instant::now();
             }
         }
     }
     done.elapsed = began.elapsed();
+    done.others = meter.sample(1, &histogram()).others;
     Ok(done)
 }

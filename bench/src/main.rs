@@ -46,6 +46,9 @@ pub struct Arguments {
     /// How long each open-ended measurement lasts, in seconds
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
+    /// Waits before each round, so many seconds at most, for other programs to leave the processors alone
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    calm: u64,
     /// Where the stores are put for the time of the run; it must be on a real disk [default: beside the program]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,

@@ -36,6 +36,9 @@ pub struct Sample {
     /// How long the store took to open, in milliseconds.
     #[serde(default)]
     pub open_ms: f64,
+    /// How many processors other programs kept busy meanwhile.
+    #[serde(default)]
+    pub others: f64,
     /// How many operations were refused because a condition did not hold, and were tried again.
     pub conflicts: u64,
     /// How many times a file was synced, where it is known.
@@ -66,6 +69,7 @@ pub struct Meter {
     cpu: Duration,
     written: u64,
     fetched: u64,
+    busy: Duration,
 }
 
 impl Meter {
@@ -73,7 +77,13 @@ impl Meter {
     pub fn read() -> Self {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = Duration::new(cpu.tv_sec.unsigned_abs(), cpu.tv_nsec as u32);
-        Self { when: Instant::now(), cpu, written: io("write_bytes: "), fetched: io("read_bytes: ") }
+        Self {
+            when: Instant::now(),
+            cpu,
+            written: io("write_bytes: "),
+            fetched: io("read_bytes: "),
+            busy: busy(),
+        }
     }
 
     /// What `done` units of work since then came to.
@@ -87,6 +97,8 @@ impl Meter {
             cpu_us: (now.cpu - self.cpu).as_secs_f64() * 1e6 / units,
             written: (now.written - self.written) as f64 / units,
             fetched: (now.fetched - self.fetched) as f64 / units,
+            others: ((now.busy - self.busy).as_secs_f64() - (now.cpu - self.cpu).as_secs_f64()).max(0.0)
+                / seconds,
             ..Sample::default()
         }
         .with_latencies(latencies)
@@ -100,26 +112,48 @@ fn io(what: &str) -> u64 {
     line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
 }
 
+/// Waits until other programs keep less than this many processors busy, but not for ever.
+pub fn wait_for_calm(less_than: f64, at_most: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < at_most {
+        let meter = Meter::read();
+        std::thread::sleep(Duration::from_millis(300));
+        if meter.sample(1, &histogram()).others < less_than {
+            return;
+        }
+    }
+}
+
+/// How long all processors together have been busy, or taken away by the machine's host.
+fn busy() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let times = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    // user, nice, system, idle, waiting for a disk, interrupts, soft interrupts, stolen; in hundredths of a second.
+    let times: Vec<u64> = times.filter_map(|time| time.parse().ok()).take(8).collect();
+    let idle: u64 = times.iter().skip(3).take(2).sum();
+    Duration::from_millis((times.iter().sum::<u64>() - idle) * 10)
+}
+
 /// What replaying a trace came to, as a sample of the same work.
-pub fn of_replay(replayed: crate::limit::Replayed, events: u64) -> Result<Sample, Failure> {
+pub fn of_replay(replayed: &crate::limit::Replayed, events: u64) -> Result<Sample, Failure> {
     if events == 0 || replayed.syncs == 0 {
         return Err(broken("there was nothing to do again"));
     }
     let seconds = replayed.elapsed.as_secs_f64();
-    let per_batch = seconds * 1e6 / replayed.syncs as f64;
     Ok(Sample {
         rate: events as f64 / seconds,
         done: events,
         seconds,
-        p50_us: per_batch,
         written: replayed.bytes as f64 / events as f64,
         syncs: Some(replayed.syncs),
         note: format!(
             "{:.2} bytes per byte of data",
             replayed.bytes as f64 / (events as f64 * EVENT_BYTES as f64)
         ),
+        others: replayed.others,
         ..Sample::default()
-    })
+    }
+    .with_latencies(&replayed.batches))
 }
 
 /// The middle of some figures.

@@ -55,10 +55,17 @@ pub fn text(results: &Results) -> String {
     for work in &results.works {
         table(&mut out, results, work);
     }
-    let _ = writeln!(out, "\nBars (middle of the rounds, each a ratio within its round)");
+    let _ = writeln!(
+        out,
+        "\nBars (middle of the rounds, each a ratio within its round; only calm rounds, if there are three)"
+    );
     for verdict in judge(results).iter().filter(|verdict| verdict.ratio.is_some()) {
         let _ = writeln!(out, "  {:<52} {:<34} {}", verdict.work, verdict.beside, verdict.words());
     }
+    let _ = writeln!(
+        out,
+        "  (`others`: processors kept busy by other programs while it was measured, in the middle of the rounds)"
+    );
     let missing = judge(results).iter().filter(|verdict| verdict.ratio.is_none()).count();
     if missing > 0 {
         let _ = writeln!(out, "  {missing} bars were not measured in this run");
@@ -93,6 +100,9 @@ fn table(out: &mut String, results: &Results, work: &crate::results::Work) {
                 sample.done as f64 / s.rounds as f64 / syncs as f64,
                 work.unit
             );
+        }
+        if sample.others >= 0.05 {
+            let _ = write!(note, " others {:.1}", sample.others);
         }
         if sample.fetched >= 1.0 {
             let _ = write!(note, " {} B from the disk each", number(sample.fetched));

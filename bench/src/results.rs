@@ -52,6 +52,10 @@ pub struct Results {
     pub records: Vec<Record>,
 }
 
+/// A measurement is calm if other programs kept less than this many processors busy, and so many calm rounds are enough.
+pub const CALM: f64 = 0.3;
+const ENOUGH: usize = 3;
+
 /// The middle of the rounds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
@@ -68,23 +72,29 @@ pub struct Summary {
 }
 
 impl Results {
-    fn rate(&self, workload: &str, peer: &str, round: usize) -> Option<f64> {
+    fn sample(&self, workload: &str, peer: &str, round: usize) -> Option<&Sample> {
         let found =
-            self.records.iter().find(|r| r.workload == workload && r.peer == peer && r.round == round);
-        found.and_then(|record| record.outcome.as_ref().ok()).map(|sample| sample.rate)
+            self.records.iter().find(|r| r.workload == workload && r.peer == peer && r.round == round)?;
+        found.outcome.as_ref().ok()
     }
 
     /// How many times as fast `peer` was as the best of others, in each round that all have been through.
+    ///
+    /// If enough rounds were calm, only those count: they are chosen by what other programs did, not by what came out.
     pub fn ratios(&self, workload: &str, peer: &str, others: &[&str]) -> Vec<f64> {
         let rounds = self.records.iter().map(|record| record.round + 1).max().unwrap_or(0);
         let of_round = |round| {
-            let own = self.rate(workload, peer, round)?;
-            let rates: Option<Vec<_>> =
-                others.iter().map(|other| self.rate(workload, other, round)).collect();
-            let best = rates?.into_iter().reduce(f64::max)?;
-            Some(own / best)
+            let own = self.sample(workload, peer, round)?;
+            let rivals: Option<Vec<_>> =
+                others.iter().map(|other| self.sample(workload, other, round)).collect();
+            let rivals = rivals?;
+            let best = rivals.iter().map(|sample| sample.rate).reduce(f64::max)?;
+            let calm = rivals.iter().chain([&own]).all(|sample| sample.others < CALM);
+            Some((calm, own.rate / best))
         };
-        (0..rounds).filter_map(of_round).collect()
+        let all: Vec<(bool, f64)> = (0..rounds).filter_map(of_round).collect();
+        let calm: Vec<f64> = all.iter().filter(|(calm, _)| *calm).map(|(_, ratio)| *ratio).collect();
+        if calm.len() >= ENOUGH { calm } else { all.into_iter().map(|(_, ratio)| ratio).collect() }
     }
 
     /// The samples of a store in a workload.
@@ -117,6 +127,7 @@ impl Results {
                 written: middle(|s| s.written)?,
                 fetched: middle(|s| s.fetched)?,
                 open_ms: middle(|s| s.open_ms)?,
+                others: middle(|s| s.others)?,
                 conflicts: samples.iter().map(|s| s.conflicts).sum(),
                 syncs: samples.last().and_then(|s| s.syncs),
                 note: samples.last().map(|s| s.note.clone()).unwrap_or_default(),

@@ -4,17 +4,17 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
     Arguments, limit,
     machine::{Machine, Scratch, settle},
-    measure::{Sample, of_replay},
+    measure::{Sample, of_replay, wait_for_calm},
     page,
     peer::{Failure, Peer, broken},
     peers, report,
-    results::{Record, Results, Work},
+    results::{CALM, Record, Results, Work},
     workloads::{self, Scale, Workload},
 };
 
@@ -58,6 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let began = Instant::now();
     for work in &works {
         for round in 0..arguments.rounds() {
+            wait_for_calm(CALM, Duration::from_secs(arguments.calm));
             measure_round(&mut results, work.as_ref(), &peers, round, arguments, scratch.path())?;
         }
     }
@@ -161,7 +162,7 @@ fn measure(
     let replayed = limit::replay(&trace, directory, false).map_err(broken)?;
     let zeros = limit::replay(&trace, directory, true).map_err(broken)?;
     sample.syncs = Some((replayed.syncs as f64 * sample.done as f64 / events as f64) as u64);
-    Ok((sample, vec![("limit", of_replay(replayed, events)?), ("limit-zeros", of_replay(zeros, events)?)]))
+    Ok((sample, vec![("limit", of_replay(&replayed, events)?), ("limit-zeros", of_replay(&zeros, events)?)]))
 }
 
 fn chosen_peers(arguments: &Arguments) -> Result<Vec<Box<dyn Peer>>, Failure> {

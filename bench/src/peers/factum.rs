@@ -42,8 +42,11 @@ impl Peer for FactumLog {
         let disk = Traced::at(directory);
         let store = Options::new(directory).open_on(Arc::new(disk.clone())).map_err(broken)?;
         let log = pollster::block_on(store.head()).map_err(broken)?.token.log;
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().map_err(broken)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .map_err(broken)?;
         Ok(Arc::new(Open { store, log, disk, runtime }))
     }
 }
