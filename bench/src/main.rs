@@ -55,6 +55,9 @@ pub struct Arguments {
     /// Where all randomness comes from
     #[arg(long, default_value_t = 20_261_121)]
     seed: u64,
+    /// Measures nothing, but reports again what these files of raw figures hold, together, and sums it up in results/summary.json
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    from: Vec<PathBuf>,
     /// Says which workloads and stores there are, and measures nothing
     #[arg(long)]
     list: bool,

@@ -31,6 +31,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    if !arguments.from.is_empty() {
+        let results = together(&arguments.from)?;
+        let _ = write!(out, "{}", report::text(&results));
+        return sum_up(&results);
+    }
     let scratch = Scratch::make(&arguments.dir.clone().unwrap_or_else(beside_the_program))?;
     scratch.remove_on_interrupt()?;
     let machine = Machine::look(scratch.path())?;
@@ -208,6 +213,37 @@ fn own_stdout() -> Result<fs::File, Failure> {
     let nowhere = fs::OpenOptions::new().write(true).open("/dev/null").map_err(broken)?;
     rustix::stdio::dup2_stdout(&nowhere).map_err(broken)?;
     Ok(fs::File::from(own))
+}
+
+/// Takes several runs as one: the machine and the stores are those of the first.
+fn together(files: &[PathBuf]) -> Result<Results, Failure> {
+    let mut runs = Vec::new();
+    for file in files {
+        let why = |error: &dyn std::fmt::Display| broken(format!("{}: {error}", file.display()));
+        let json = fs::read(file).map_err(|error| why(&error))?;
+        runs.push(serde_json::from_slice::<Results>(&json).map_err(|error| why(&error))?);
+    }
+    let mut all = runs.remove(0);
+    for run in runs {
+        all.works.extend(run.works);
+        all.records.extend(run.records);
+        all.asked = format!("{}; {}", all.asked, run.asked);
+    }
+    Ok(all)
+}
+
+/// Writes the middles and the verdicts down, and the page.
+fn sum_up(results: &Results) -> Result<(), Failure> {
+    let summaries: Vec<_> = results.works.iter().flat_map(|work| results.summaries(&work.id)).collect();
+    let summary = serde_json::json!({
+        "when": results.when, "asked": results.asked, "seed": results.seed, "seconds": results.seconds,
+        "machine": results.machine, "bars": crate::bars::judge(results), "middles": summaries,
+    });
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    fs::create_dir_all(&directory).map_err(broken)?;
+    fs::write(directory.join("latest.html"), page::html(results)).map_err(broken)?;
+    let json = serde_json::to_vec_pretty(&summary).map_err(broken)?;
+    fs::write(directory.join("summary.json"), json).map_err(broken)
 }
 
 /// Writes the raw figures down.
