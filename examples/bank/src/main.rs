@@ -1,2 +1,4 @@
 //! Soon.
+mod money;
+mod source;
 fn main() {}
