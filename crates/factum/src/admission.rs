@@ -101,8 +101,13 @@ fn recorded_already(append: &Append, ledger: &impl Ledger) -> Result<Option<Vec<
         (true, _) => Ok(None),
         (false, None) => Ok(Some(placed)),
         (false, Some(_)) => {
-            let (stream, event) = append.events().next().unwrap_or_else(|| unreachable!("an event was placed"));
-            Err(Error::IdConflict { stream: stream.clone(), id: event.id, problem: IdProblem::PartlyRecorded })
+            let (stream, event) =
+                append.events().next().unwrap_or_else(|| unreachable!("an event was placed"));
+            Err(Error::IdConflict {
+                stream: stream.clone(),
+                id: event.id,
+                problem: IdProblem::PartlyRecorded,
+            })
         }
     }
 }

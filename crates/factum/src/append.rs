@@ -65,6 +65,16 @@ pub enum Guard {
     },
 }
 
+impl Guard {
+    /// The events that it is about.
+    pub fn concerns(&self) -> Query {
+        match self {
+            Self::Stream { stream, .. } => Query::stream(stream.clone()),
+            Self::Query { query, .. } => query.clone(),
+        }
+    }
+}
+
 /// Events for one stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Write {
@@ -201,7 +211,10 @@ impl Limits {
         within(Limit::AppendBytes, bytes, self.append_bytes)?;
         within(Limit::Guards, append.guards.len(), GUARDS)?;
         if events == 0 && append.guards.is_empty() {
-            return Err(Error::invalid("the append", "it has neither events nor guards; give it one or the other"));
+            return Err(Error::invalid(
+                "the append",
+                "it has neither events nor guards; give it one or the other",
+            ));
         }
         Ok(())
     }

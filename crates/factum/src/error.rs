@@ -92,7 +92,9 @@ pub enum Error {
         what: String,
     },
     /// A write or sync failed earlier. Nothing more is written through this handle: open the store again.
-    #[error("the store takes no more appends, because {cause}; reads go on, and opening it again recovers it")]
+    #[error(
+        "the store takes no more appends, because {cause}; reads go on, and opening it again recovers it"
+    )]
     Poisoned {
         /// The failure.
         cause: String,
@@ -198,7 +200,11 @@ impl fmt::Display for Conflict {
             }
             Guard::Query { query, after } => {
                 let after = after.position;
-                write!(f, "no event matching {query} was expected after position {after}, but {}", self.actual)
+                write!(
+                    f,
+                    "no event matching {query} was expected after position {after}, but {}",
+                    self.actual
+                )
             }
         }
     }
@@ -243,7 +249,11 @@ impl fmt::Display for LogRewound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { token, log, head } = self;
         if token.log.log_id != log.log_id {
-            write!(f, "the token is from log {}, but this is log {}: connect to the log it came from, or rebuild from the start", token.log.log_id, log.log_id)
+            write!(
+                f,
+                "the token is from log {}, but this is log {}: connect to the log it came from, or rebuild from the start",
+                token.log.log_id, log.log_id
+            )
         } else if token.log.epoch != log.epoch {
             write!(
                 f,
@@ -251,7 +261,11 @@ impl fmt::Display for LogRewound {
                 token.log.epoch, log.epoch
             )
         } else {
-            write!(f, "the token is at position {}, past the log's head at {head}: the log lost events, rebuild from the start", token.position)
+            write!(
+                f,
+                "the token is at position {}, past the log's head at {head}: the log lost events, rebuild from the start",
+                token.position
+            )
         }
     }
 }

@@ -121,7 +121,9 @@ impl Metadata {
     /// # Errors
     /// [`Error::LimitExceeded`] beyond 64 KiB.
     pub fn from_object(object: &serde_json::Map<String, serde_json::Value>) -> Result<Self> {
-        Self::from_json(serde_json::to_vec(object).map_err(|e| Error::invalid("the metadata", e.to_string()))?)
+        Self::from_json(
+            serde_json::to_vec(object).map_err(|e| Error::invalid("the metadata", e.to_string()))?,
+        )
     }
 
     /// Takes bytes that a store wrote and checked earlier.
@@ -197,8 +199,9 @@ impl NewEvent {
     /// # Errors
     /// [`Error::InvalidInput`] for a bad type name or data that cannot be JSON.
     pub fn json(event_type: &str, data: &impl Serialize) -> Result<Self> {
-        let data = serde_json::to_vec(data)
-            .map_err(|e| Error::invalid(format!("the data of `{event_type}`"), format!("it cannot be JSON ({e})")))?;
+        let data = serde_json::to_vec(data).map_err(|e| {
+            Error::invalid(format!("the data of `{event_type}`"), format!("it cannot be JSON ({e})"))
+        })?;
         Ok(Self { content_type: ContentType::Json, ..Self::bytes(event_type, data)? })
     }
 
@@ -208,8 +211,9 @@ impl NewEvent {
     /// [`Error::InvalidInput`] for a bad type name or text that is not JSON.
     pub fn json_text(event_type: &str, data: impl Into<Bytes>) -> Result<Self> {
         let data = data.into();
-        serde_json::from_slice::<IgnoredAny>(&data)
-            .map_err(|e| Error::invalid(format!("the data of `{event_type}`"), format!("it is not JSON ({e})")))?;
+        serde_json::from_slice::<IgnoredAny>(&data).map_err(|e| {
+            Error::invalid(format!("the data of `{event_type}`"), format!("it is not JSON ({e})"))
+        })?;
         Ok(Self { content_type: ContentType::Json, ..Self::bytes(event_type, data)? })
     }
 
@@ -302,7 +306,10 @@ impl RecordedEvent {
     pub fn json<T: for<'de> Deserialize<'de>>(&self) -> Result<T> {
         serde_json::from_slice(&self.data).map_err(|e| {
             let Self { event_type, position, stream, .. } = self;
-            Error::invalid(format!("the data of `{event_type}` at position {position} in `{stream}`"), e.to_string())
+            Error::invalid(
+                format!("the data of `{event_type}` at position {position} in `{stream}`"),
+                e.to_string(),
+            )
         })
     }
 }

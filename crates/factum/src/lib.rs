@@ -3,24 +3,36 @@
 //! This crate holds the words, the contract and the pure logic; it knows no disk, no network and no SQL.
 
 pub mod admission;
+pub mod aggregate;
 pub mod append;
+pub mod codec;
+pub mod decision;
 pub mod error;
 pub mod event;
+pub mod handle;
 pub mod memory;
 pub mod name;
 pub mod position;
+pub mod prelude;
 pub mod query;
 pub mod read;
 pub mod store;
 pub mod stream;
 pub mod subscription;
 pub mod tags;
+pub mod testkit;
 pub mod time;
 
+#[cfg(test)]
+mod sample;
+
 pub use self::{
+    aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
+    decision::{At, Decide, Entity, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
+    handle::{Done, Factum, Failure},
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},

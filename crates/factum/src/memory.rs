@@ -156,7 +156,8 @@ impl Ledger for Log {
 
     fn visible_match(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>> {
         let first = self.events.partition_point(|event| event.position <= after);
-        let found = self.events[first..].iter().rev().find(|event| query.matches(event) && self.shows(event, now));
+        let found =
+            self.events[first..].iter().rev().find(|event| query.matches(event) && self.shows(event, now));
         Ok(found.map(|event| event.position))
     }
 }
@@ -228,7 +229,9 @@ impl Log {
             Source::Stream(name) => Some(self.stream(name)?),
             _ => None,
         };
-        if let (Source::Stream(name), Some(StreamState { life: Life::Tombstoned, .. })) = (&read.source, &stream) {
+        if let (Source::Stream(name), Some(StreamState { life: Life::Tombstoned, .. })) =
+            (&read.source, &stream)
+        {
             return Err(Error::Tombstoned { stream: name.clone() });
         }
         let candidates: Box<dyn DoubleEndedIterator<Item = &RecordedEvent>> = match &read.source {

@@ -167,7 +167,12 @@ mod tests {
 
     #[test]
     fn category_ends_at_the_first_dash() {
-        let cases = [("account-17", "account", "17"), ("account", "account", "account"), ("a-b-c", "a", "b-c"), ("-x", "", "x")];
+        let cases = [
+            ("account-17", "account", "17"),
+            ("account", "account", "account"),
+            ("a-b-c", "a", "b-c"),
+            ("-x", "", "x"),
+        ];
         for (name, category, id) in cases {
             let name = StreamName::new(name).unwrap();
             assert_eq!((name.category(), name.id()), (category, id));

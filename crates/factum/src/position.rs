@@ -132,7 +132,8 @@ mod tests {
         assert_eq!(log.at(Position(7)).position_in(log, Position(7)), Ok(Position(7)));
         let past = log.at(Position(8)).position_in(log, Position(7));
         let older = LogIdentity { epoch: 1, ..log }.at(Position(1)).position_in(log, Position(7));
-        let foreign = LogIdentity { log_id: Uuid::max(), epoch: 2 }.at(Position(1)).position_in(log, Position(7));
+        let foreign =
+            LogIdentity { log_id: Uuid::max(), epoch: 2 }.at(Position(1)).position_in(log, Position(7));
         for refused in [past, older, foreign] {
             assert!(matches!(refused, Err(Error::LogRewound(_))), "{refused:?}");
         }

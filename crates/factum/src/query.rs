@@ -49,7 +49,8 @@ impl Query {
     /// # Errors
     /// As for [`EventType::new`].
     pub fn types<T: AsRef<str>>(types: impl IntoIterator<Item = T>) -> Result<Self> {
-        let types: Vec<_> = types.into_iter().map(|name| EventType::new(name.as_ref())).collect::<Result<_>>()?;
+        let types: Vec<_> =
+            types.into_iter().map(|name| EventType::new(name.as_ref())).collect::<Result<_>>()?;
         if types.is_empty() {
             return Ok(Self { any_of: vec![] });
         }
@@ -139,12 +140,19 @@ impl fmt::Display for Criterion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         if !self.types.is_empty() {
-            parts.push(format!("type {}", self.types.iter().map(EventType::as_str).collect::<Vec<_>>().join("|")));
+            parts.push(format!(
+                "type {}",
+                self.types.iter().map(EventType::as_str).collect::<Vec<_>>().join("|")
+            ));
         }
         parts.extend(self.tags.iter().map(|tag| format!("tag {tag}")));
         parts.extend(self.category.iter().map(|category| format!("category {category}")));
         parts.extend(self.stream.iter().map(|stream| format!("stream {stream}")));
-        f.write_str(&if parts.is_empty() { "anything".to_owned() } else { format!("({})", parts.join(" and ")) })
+        f.write_str(&if parts.is_empty() {
+            "anything".to_owned()
+        } else {
+            format!("({})", parts.join(" and "))
+        })
     }
 }
 

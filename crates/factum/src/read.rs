@@ -129,7 +129,10 @@ impl Read {
             return Err(Error::invalid("the read's limit", "it is 0; ask for at least one event"));
         }
         if matches!(self.start, Start::Revision(_)) && !matches!(self.source, Source::Stream(_)) {
-            return Err(Error::invalid("the read's start", "a revision means something only within a stream; start at a token"));
+            return Err(Error::invalid(
+                "the read's start",
+                "a revision means something only within a stream; start at a token",
+            ));
         }
         Ok(())
     }

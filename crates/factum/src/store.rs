@@ -173,7 +173,11 @@ async fn change_life<S: EventStore + ?Sized>(
 ///
 /// # Errors
 /// [`Error::LogRewound`] if `from` belongs to another history.
-pub async fn subscribe(store: Arc<dyn EventStore>, query: Query, from: Option<Token>) -> Result<Subscription> {
+pub async fn subscribe(
+    store: Arc<dyn EventStore>,
+    query: Query,
+    from: Option<Token>,
+) -> Result<Subscription> {
     let head = store.head().await?.token;
     let from = match from {
         Some(token) => token.log.at(token.position_in(head.log, head.position)?),

@@ -94,11 +94,13 @@ impl StreamState {
     pub fn described(&mut self, change: &LifeChange, recorded_at: Timestamp) {
         match change {
             LifeChange::Retention(retention) => {
-                let hidden_by_age = self.retention.max_age_seconds.map(|s| recorded_at.minus(Duration::from_secs(s)));
+                let hidden_by_age =
+                    self.retention.max_age_seconds.map(|s| recorded_at.minus(Duration::from_secs(s)));
                 self.hidden_until = self.hidden_until.max(hidden_by_age);
                 self.retention = *retention;
                 let next = self.next_revision();
-                self.hidden_before = self.hidden_before.max(retention.truncate_before.unwrap_or_default().min(next));
+                self.hidden_before =
+                    self.hidden_before.max(retention.truncate_before.unwrap_or_default().min(next));
                 self.hide_beyond_max_count();
             }
             LifeChange::Deleted => {
@@ -172,14 +174,17 @@ impl LifeChange {
     pub fn parse(event_type: &str, data: &[u8]) -> Result<Self> {
         match event_type {
             RETENTION_SET => serde_json::from_slice(data).map(Self::Retention).map_err(|e| {
-                let why = format!("it must be an object of $tb, $maxCount and $maxAge, each a whole number ({e})");
+                let why =
+                    format!("it must be an object of $tb, $maxCount and $maxAge, each a whole number ({e})");
                 Error::invalid("the stream's metadata", why)
             }),
             STREAM_DELETED => Ok(Self::Deleted),
             STREAM_TOMBSTONED => Ok(Self::Tombstoned),
             other => Err(Error::invalid(
                 format!("the event type `{other}`"),
-                format!("a stream whose name starts with `{METADATA_PREFIX}` takes only {RETENTION_SET}, {STREAM_DELETED} and {STREAM_TOMBSTONED}"),
+                format!(
+                    "a stream whose name starts with `{METADATA_PREFIX}` takes only {RETENTION_SET}, {STREAM_DELETED} and {STREAM_TOMBSTONED}"
+                ),
             )),
         }
     }
@@ -188,7 +193,11 @@ impl LifeChange {
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for an event that has no place in a metadata stream, or a metadata stream of nothing.
-    pub fn of_event(stream: &StreamName, event_type: &str, data: &[u8]) -> Result<Option<(StreamName, Self)>> {
+    pub fn of_event(
+        stream: &StreamName,
+        event_type: &str,
+        data: &[u8],
+    ) -> Result<Option<(StreamName, Self)>> {
         if !stream.starts_with(METADATA_PREFIX) {
             return Ok(None);
         }
@@ -221,14 +230,18 @@ mod tests {
     #[test]
     fn what_is_hidden_stays_hidden() {
         let mut stream = stream_of(10);
-        stream.described(&LifeChange::Retention(Retention { max_count: Some(3), ..Retention::default() }), NOW);
+        stream
+            .described(&LifeChange::Retention(Retention { max_count: Some(3), ..Retention::default() }), NOW);
         assert_eq!(stream.hidden_before, Revision(7));
         stream.written();
         assert_eq!(stream.hidden_before, Revision(8));
         stream.described(&LifeChange::Retention(Retention::default()), NOW);
         assert_eq!(stream.hidden_before, Revision(8), "a laxer retention reveals nothing");
         stream.described(
-            &LifeChange::Retention(Retention { truncate_before: Some(Revision(1000)), ..Retention::default() }),
+            &LifeChange::Retention(Retention {
+                truncate_before: Some(Revision(1000)),
+                ..Retention::default()
+            }),
             NOW,
         );
         assert_eq!(stream.hidden_before, Revision(11), "the future is not truncated");

@@ -87,7 +87,10 @@ pub(crate) fn check_tag(tag: &str) -> Result<()> {
     check_name("the tag", tag, Limit::TagBytes, TAG_BYTES)?;
     match tag.split_once(':') {
         Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok(()),
-        _ => Err(Error::invalid(format!("the tag `{tag}`"), "write it as `key:value`, for example `account:17`")),
+        _ => Err(Error::invalid(
+            format!("the tag `{tag}`"),
+            "write it as `key:value`, for example `account:17`",
+        )),
     }
 }
 

@@ -43,7 +43,10 @@ impl FromStr for Timestamp {
 
     fn from_str(text: &str) -> Result<Self> {
         let moment: jiff::Timestamp = text.parse().map_err(|_| {
-            Error::invalid(format!("the time `{text}`"), "write it like 2026-03-31T23:59:59Z or 2026-03-31T23:59:59+02:00")
+            Error::invalid(
+                format!("the time `{text}`"),
+                "write it like 2026-03-31T23:59:59Z or 2026-03-31T23:59:59+02:00",
+            )
         })?;
         Ok(Self(moment.as_microsecond()))
     }
@@ -124,7 +127,10 @@ mod tests {
     fn text_is_rfc_3339_and_comes_back() {
         let moment: Timestamp = "1993-01-05T12:00:00.5+02:00".parse().unwrap();
         assert_eq!(moment.to_string(), "1993-01-05T10:00:00.500000Z");
-        assert_eq!(serde_json::from_str::<Timestamp>(&serde_json::to_string(&moment).unwrap()).unwrap(), moment);
+        assert_eq!(
+            serde_json::from_str::<Timestamp>(&serde_json::to_string(&moment).unwrap()).unwrap(),
+            moment
+        );
         assert!("yesterday".parse::<Timestamp>().unwrap_err().to_string().contains("2026-03-31T23:59:59Z"));
     }
 }

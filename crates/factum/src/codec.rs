@@ -1,0 +1,366 @@
+//! The domain's events as a store keeps them: an enum's variant is the event type, its content is the JSON data.
+//!
+//! No macro and no intermediate value: a small [`serde`] serializer catches the variant's name and hands the content to
+//! `serde_json`; the way back is the same. What serde can rename, skip, default or flatten keeps working. A variant without
+//! content is written as `{}`.
+//!
+//! ```
+//! # use factum::{codec, prelude::*};
+//! #[derive(Serialize, Deserialize)]
+//! enum AccountEvent {
+//!     AccountOpened { owner: String },
+//!     #[serde(rename = "AccountClosed")]
+//!     Shut,
+//! }
+//! impl Event for AccountEvent {
+//!     const CATEGORY: &'static str = "account";
+//! }
+//!
+//! let event = codec::encode(&AccountEvent::AccountOpened { owner: "Ada".into() })?;
+//! assert_eq!((&*event.event_type, &event.data[..]), ("AccountOpened", &br#"{"owner":"Ada"}"#[..]));
+//! assert_eq!(codec::types::<AccountEvent>()?, ["AccountOpened", "AccountClosed"]);
+//! # Ok::<(), factum::Error>(())
+//! ```
+
+use std::{any::type_name, fmt};
+
+use serde::{
+    Deserializer as _, Serialize,
+    de::{self, DeserializeSeed, IgnoredAny, IntoDeserializer, value::StrDeserializer},
+    forward_to_deserialize_any,
+    ser::{self, Impossible, SerializeStruct, SerializeTuple},
+};
+
+use crate::{
+    aggregate::Event,
+    error::{Error, Result},
+    event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
+    name::EventType,
+    tags::Tags,
+};
+
+/// What to say of a type that is not an enum in serde's usual form.
+const NOT_AN_ENUM: &str =
+    "an event must be an enum with one variant per kind, without serde's `tag` or `untagged`";
+
+/// The event as a store takes it, with a new id and its tags.
+///
+/// # Errors
+/// [`Error::InvalidInput`] if the type is not an enum, its content cannot be JSON, or a tag is malformed.
+pub fn encode<E: Event>(event: &E) -> Result<NewEvent> {
+    let mut data = Vec::with_capacity(128);
+    let name = event
+        .serialize(Variant { json: &mut serde_json::Serializer::new(&mut data) })
+        .map_err(|e| Error::invalid(format!("an event of `{}`", type_name::<E>()), e.to_string()))?;
+    let tags = event.tags();
+    Ok(NewEvent {
+        id: EventId::new(),
+        event_type: EventType::new(name)?,
+        content_type: ContentType::Json,
+        data: data.into(),
+        metadata: Metadata::EMPTY,
+        tags: if tags.is_empty() { Tags::NONE } else { Tags::new(tags)? },
+    })
+}
+
+/// The domain's event that was recorded.
+///
+/// # Errors
+/// [`Error::InvalidInput`] saying which event, where it is, and why it is not an `E`.
+pub fn decode<E: Event>(record: &RecordedEvent) -> Result<E> {
+    let wrong = |why: String| {
+        let RecordedEvent { event_type, position, revision, stream, .. } = record;
+        let what =
+            format!("the event `{event_type}` at position {position} (revision {revision} of `{stream}`)");
+        Error::invalid(what, format!("it is not a `{}`: {why}", type_name::<E>()))
+    };
+    if record.content_type != ContentType::Json {
+        return Err(wrong(format!("its data is {}, not JSON", record.content_type.as_str())));
+    }
+    decode_parts(&record.event_type, &record.data).map_err(|e| wrong(e.to_string()))
+}
+
+fn decode_parts<E: Event>(event_type: &str, data: &[u8]) -> serde_json::Result<E> {
+    E::deserialize(Tagged { event_type, data })
+}
+
+/// The event types that `E` knows, in the order of its variants.
+///
+/// # Errors
+/// [`Error::InvalidInput`] if `E` is not an enum.
+pub fn types<E: Event>() -> Result<&'static [&'static str]> {
+    let mut found = None;
+    // The probe refuses to give a value, so this can only fail; what it was asked for is what we want to know.
+    let _ = E::deserialize(Probe { variants: &mut found });
+    found.ok_or_else(|| Error::invalid(format!("the type `{}`", type_name::<E>()), NOT_AN_ENUM))
+}
+
+type Json<'a, 'w> = &'a mut serde_json::Serializer<&'w mut Vec<u8>>;
+
+/// Takes an enum's variant: its content goes to `json`, its name is the result.
+struct Variant<'a, 'w> {
+    json: Json<'a, 'w>,
+}
+
+/// The content of a variant on its way to JSON, with the variant's name.
+struct Content<S> {
+    name: &'static str,
+    json: S,
+}
+
+macro_rules! refuse {
+    ($($method:ident($($arg:ty),*) -> $ok:ty;)*) => {$(
+        fn $method(self, $(_: $arg),*) -> Result<$ok, Self::Error> {
+            Err(ser::Error::custom(NOT_AN_ENUM))
+        }
+    )*};
+}
+
+impl<'a, 'w> ser::Serializer for Variant<'a, 'w> {
+    type Ok = &'static str;
+    type Error = serde_json::Error;
+    type SerializeSeq = Impossible<Self::Ok, Self::Error>;
+    type SerializeTuple = Impossible<Self::Ok, Self::Error>;
+    type SerializeTupleStruct = Impossible<Self::Ok, Self::Error>;
+    type SerializeMap = Impossible<Self::Ok, Self::Error>;
+    type SerializeStruct = Impossible<Self::Ok, Self::Error>;
+    type SerializeTupleVariant = Content<<Json<'a, 'w> as ser::Serializer>::SerializeTuple>;
+    type SerializeStructVariant = Content<<Json<'a, 'w> as ser::Serializer>::SerializeStruct>;
+
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        name: &'static str,
+    ) -> Result<Self::Ok, Self::Error> {
+        SerializeStruct::end(ser::Serializer::serialize_struct(self.json, name, 0)?)?;
+        Ok(name)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        name: &'static str,
+        content: &T,
+    ) -> Result<Self::Ok, Self::Error> {
+        content.serialize(self.json)?;
+        Ok(name)
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        name: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeTupleVariant, Self::Error> {
+        Ok(Content { name, json: self.json.serialize_tuple(len)? })
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        name: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeStructVariant, Self::Error> {
+        Ok(Content { name, json: self.json.serialize_struct(name, len)? })
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<Self::Ok, Self::Error> {
+        Err(ser::Error::custom(NOT_AN_ENUM))
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: &T,
+    ) -> Result<Self::Ok, Self::Error> {
+        Err(ser::Error::custom(NOT_AN_ENUM))
+    }
+
+    refuse! {
+        serialize_bool(bool) -> Self::Ok;
+        serialize_i8(i8) -> Self::Ok;
+        serialize_i16(i16) -> Self::Ok;
+        serialize_i32(i32) -> Self::Ok;
+        serialize_i64(i64) -> Self::Ok;
+        serialize_u8(u8) -> Self::Ok;
+        serialize_u16(u16) -> Self::Ok;
+        serialize_u32(u32) -> Self::Ok;
+        serialize_u64(u64) -> Self::Ok;
+        serialize_f32(f32) -> Self::Ok;
+        serialize_f64(f64) -> Self::Ok;
+        serialize_char(char) -> Self::Ok;
+        serialize_str(&str) -> Self::Ok;
+        serialize_bytes(&[u8]) -> Self::Ok;
+        serialize_none() -> Self::Ok;
+        serialize_unit() -> Self::Ok;
+        serialize_unit_struct(&'static str) -> Self::Ok;
+        serialize_seq(Option<usize>) -> Self::SerializeSeq;
+        serialize_tuple(usize) -> Self::SerializeTuple;
+        serialize_tuple_struct(&'static str, usize) -> Self::SerializeTupleStruct;
+        serialize_map(Option<usize>) -> Self::SerializeMap;
+        serialize_struct(&'static str, usize) -> Self::SerializeStruct;
+    }
+}
+
+impl<S: SerializeTuple> ser::SerializeTupleVariant for Content<S> {
+    type Ok = &'static str;
+    type Error = S::Error;
+
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Self::Error> {
+        self.json.serialize_element(value)
+    }
+
+    fn end(self) -> Result<Self::Ok, Self::Error> {
+        self.json.end()?;
+        Ok(self.name)
+    }
+}
+
+impl<S: SerializeStruct> ser::SerializeStructVariant for Content<S> {
+    type Ok = &'static str;
+    type Error = S::Error;
+
+    fn serialize_field<T: Serialize + ?Sized>(
+        &mut self,
+        key: &'static str,
+        value: &T,
+    ) -> Result<(), Self::Error> {
+        self.json.serialize_field(key, value)
+    }
+
+    fn skip_field(&mut self, key: &'static str) -> Result<(), Self::Error> {
+        self.json.skip_field(key)
+    }
+
+    fn end(self) -> Result<Self::Ok, Self::Error> {
+        self.json.end()?;
+        Ok(self.name)
+    }
+}
+
+/// Gives an enum: the variant named by the event type, with the data as its content.
+struct Tagged<'a> {
+    event_type: &'a str,
+    data: &'a [u8],
+}
+
+type JsonReader<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
+
+impl<'a> Tagged<'a> {
+    /// Reads the data as one JSON value with nothing after it.
+    fn content<T>(
+        self,
+        read: impl FnOnce(&mut JsonReader<'a>) -> serde_json::Result<T>,
+    ) -> serde_json::Result<T> {
+        let mut json = serde_json::Deserializer::from_slice(self.data);
+        let value = read(&mut json)?;
+        json.end()?;
+        Ok(value)
+    }
+}
+
+impl<'de, 'a: 'de> de::Deserializer<'de> for Tagged<'a> {
+    type Error = serde_json::Error;
+
+    fn deserialize_enum<V: de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_enum(self)
+    }
+
+    fn deserialize_any<V: de::Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(de::Error::custom(NOT_AN_ENUM))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+impl<'de, 'a: 'de> de::EnumAccess<'de> for Tagged<'a> {
+    type Error = serde_json::Error;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Self::Error> {
+        let name: StrDeserializer<'_, Self::Error> = self.event_type.into_deserializer();
+        Ok((seed.deserialize(name)?, self))
+    }
+}
+
+impl<'de, 'a: 'de> de::VariantAccess<'de> for Tagged<'a> {
+    type Error = serde_json::Error;
+
+    /// Whatever the content is: a variant that lost its fields still reads what was written when it had them.
+    fn unit_variant(self) -> Result<(), Self::Error> {
+        self.content(|json| de::Deserialize::deserialize(json).map(|IgnoredAny| ()))
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Self::Error> {
+        self.content(|json| seed.deserialize(json))
+    }
+
+    fn tuple_variant<V: de::Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Self::Error> {
+        self.content(|json| json.deserialize_tuple(len, visitor))
+    }
+
+    fn struct_variant<V: de::Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.content(|json| json.deserialize_struct("", fields, visitor))
+    }
+}
+
+/// Gives nothing, and remembers which variants it was asked for.
+struct Probe<'a> {
+    variants: &'a mut Option<&'static [&'static str]>,
+}
+
+#[derive(Debug)]
+struct Probed;
+
+impl fmt::Display for Probed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("only asked for its variants")
+    }
+}
+
+impl std::error::Error for Probed {}
+
+impl de::Error for Probed {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+impl<'de> de::Deserializer<'de> for Probe<'_> {
+    type Error = Probed;
+
+    fn deserialize_enum<V: de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        variants: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Probed> {
+        *self.variants = Some(variants);
+        Err(Probed)
+    }
+
+    fn deserialize_any<V: de::Visitor<'de>>(self, _: V) -> Result<V::Value, Probed> {
+        Err(Probed)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}

@@ -1,0 +1,342 @@
+//! Decisions: what they need to know, what they write, and the guards that follow.
+
+use std::future::Future;
+
+use crate::{
+    aggregate::{Aggregate, Event, Id, Recorded},
+    append::{ExpectedRevision, Guard, Write},
+    codec,
+    error::{Error, Result},
+    name::StreamName,
+    position::{Position, Revision, Token},
+    query::Query,
+    read::{AsOf, Read, Source},
+    store::{EventStore, EventStoreExt},
+    stream::StreamState,
+    time::Timestamp,
+};
+
+/// A decision over any number of things, recorded as one: all or nothing.
+///
+/// It names the models that it needs to know. They are loaded, the decision is taken, and what it writes is appended provided
+/// that none of the models has changed meanwhile; if one has, all of that happens again. Also models that are only read are
+/// guarded.
+///
+/// ```
+/// # use factum::prelude::*;
+/// # #[derive(Serialize, Deserialize)] enum AccountEvent { MoneyDeposited { cents: i64 }, MoneyWithdrawn { cents: i64 } }
+/// # impl Event for AccountEvent { const CATEGORY: &'static str = "account"; }
+/// # #[derive(Default)] struct Account { cents: i64 }
+/// # impl Aggregate for Account { type Event = AccountEvent; fn apply(&mut self, _: &AccountEvent) {} }
+/// # #[derive(Debug)] struct InsufficientFunds;
+/// # impl std::fmt::Display for InsufficientFunds { fn fmt(&self, _: &mut std::fmt::Formatter) -> std::fmt::Result { Ok(()) } }
+/// # impl std::error::Error for InsufficientFunds {}
+/// struct Transfer { from: Id<Account>, to: Id<Account>, cents: i64 }
+///
+/// impl Decide for Transfer {
+///     type Models = (Entity<Account>, Entity<Account>);
+///     type Error = InsufficientFunds;
+///
+///     fn models(&self) -> Self::Models {
+///         (Entity::of(&self.from), Entity::of(&self.to))
+///     }
+///
+///     fn decide(&self, (from, _): &Self::Models) -> Result<Writes, InsufficientFunds> {
+///         refuse_if(from.state.cents < self.cents, InsufficientFunds)?;
+///         Ok(Writes::to(&self.from, [AccountEvent::MoneyWithdrawn { cents: self.cents }])
+///             .and(&self.to, [AccountEvent::MoneyDeposited { cents: self.cents }]))
+///     }
+/// }
+/// ```
+pub trait Decide: Send + Sync {
+    /// What it needs to know: one [`Model`], or a tuple or vector of them.
+    type Models: Models;
+    /// Why it can be refused.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// The models, empty.
+    fn models(&self) -> Self::Models;
+
+    /// What happens, given the models as they are. Pure: it may be asked again, when somebody else was quicker.
+    ///
+    /// # Errors
+    /// The refusal. Nothing is recorded then.
+    fn decide(&self, models: &Self::Models) -> Result<Writes, Self::Error>;
+}
+
+/// A small state that a decision needs, made from the events that its query selects.
+///
+/// For the instance of an aggregate there is [`Entity`].
+pub trait Model: Send + Sync + 'static {
+    /// What it is made from. Every event that the query selects must be one.
+    type Event: Event;
+
+    /// The events that it is made from, and whose coming in between must stop the decision.
+    ///
+    /// # Errors
+    /// Those of [`Query`]'s constructors.
+    fn query(&self) -> Result<Query>;
+
+    /// What an event does to it.
+    fn apply(&mut self, event: &Recorded<Self::Event>);
+
+    /// Where its events are read from: whatever the query selects.
+    ///
+    /// # Errors
+    /// Those of [`Model::query`].
+    fn source(&self) -> Result<Source> {
+        Ok(Source::Query(self.query()?))
+    }
+
+    /// What must hold when the decision is recorded: nothing that the query selects has come since.
+    ///
+    /// # Errors
+    /// Those of [`Model::query`].
+    fn guard(&self, seen: &Seen) -> Result<Guard> {
+        Ok(Guard::Query { query: self.query()?, after: seen.token })
+    }
+}
+
+/// How far a model's events have been read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seen {
+    /// Everything up to here.
+    pub token: Token,
+    /// The state of the stream, if a stream was read.
+    pub stream: Option<StreamState>,
+}
+
+/// An instance of an aggregate, as of a revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entity<A> {
+    /// Which one.
+    pub id: Id<A>,
+    /// What its events have made of it.
+    pub state: A,
+    /// The revision of the last of these events; `None` if there is none.
+    pub revision: Option<Revision>,
+}
+
+impl<A: Aggregate> Entity<A> {
+    /// The instance, before its events are loaded.
+    pub fn of(id: &Id<A>) -> Self {
+        Self { id: id.clone(), state: A::default(), revision: None }
+    }
+
+    /// Whether anything ever happened to it.
+    pub fn exists(&self) -> bool {
+        self.revision.is_some()
+    }
+}
+
+impl<A: Aggregate> Model for Entity<A> {
+    type Event = A::Event;
+
+    fn query(&self) -> Result<Query> {
+        Ok(Query::stream(self.id.stream()?))
+    }
+
+    fn apply(&mut self, event: &Recorded<A::Event>) {
+        self.state.apply(&event.event);
+        self.revision = Some(event.record.revision);
+    }
+
+    fn source(&self) -> Result<Source> {
+        Ok(Source::Stream(self.id.stream()?))
+    }
+
+    /// The stream has not moved. Where all of its events are hidden, the stream itself says how far it had come.
+    fn guard(&self, seen: &Seen) -> Result<Guard> {
+        let last = self.revision.or(seen.stream.and_then(|stream| stream.last_revision));
+        let expected = last.map_or(ExpectedRevision::NoStream, ExpectedRevision::Exact);
+        Ok(Guard::Stream { stream: self.id.stream()?, expected })
+    }
+}
+
+/// One or several [`Model`]s, loaded and guarded together.
+pub trait Models: Send + Sync + Sized {
+    /// Loads each, and adds to `loaded` how far that has seen and the guard that follows.
+    ///
+    /// # Errors
+    /// Those of [`EventStore::read`], and those of decoding an event.
+    fn load(
+        &mut self,
+        store: &dyn EventStore,
+        loaded: &mut Loaded,
+    ) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// What the loading of models has shown.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// What must hold for a decision on the models to be recorded.
+    pub guards: Vec<Guard>,
+    /// How far each model has seen.
+    pub seen: Vec<Token>,
+}
+
+impl Loaded {
+    /// The furthest place that was seen.
+    pub(crate) fn token(&self) -> Option<Token> {
+        self.seen.iter().copied().max_by_key(|token| token.position)
+    }
+
+    /// Whether all models show the log at one and the same moment.
+    pub(crate) fn is_one_moment(&self) -> bool {
+        self.seen.windows(2).all(|pair| pair[0] == pair[1])
+    }
+}
+
+impl<M: Model> Models for M {
+    async fn load(&mut self, store: &dyn EventStore, loaded: &mut Loaded) -> Result<()> {
+        let seen = fold(store, self, None).await?;
+        loaded.guards.push(self.guard(&seen)?);
+        loaded.seen.push(seen.token);
+        Ok(())
+    }
+}
+
+impl<M: Models> Models for Vec<M> {
+    async fn load(&mut self, store: &dyn EventStore, loaded: &mut Loaded) -> Result<()> {
+        for model in self {
+            model.load(store, loaded).await?;
+        }
+        Ok(())
+    }
+}
+
+macro_rules! tuple_of_models {
+    ($($model:ident $at:tt),*) => {
+        impl<$($model: Models),*> Models for ($($model,)*) {
+            async fn load(&mut self, store: &dyn EventStore, loaded: &mut Loaded) -> Result<()> {
+                $(self.$at.load(store, loaded).await?;)*
+                Ok(())
+            }
+        }
+    };
+}
+tuple_of_models!(A 0);
+tuple_of_models!(A 0, B 1);
+tuple_of_models!(A 0, B 1, C 2);
+tuple_of_models!(A 0, B 1, C 2, D 3);
+tuple_of_models!(A 0, B 1, C 2, D 3, E 4);
+tuple_of_models!(A 0, B 1, C 2, D 3, E 4, F 5);
+
+/// An earlier moment of one thing. Beyond its end, it is as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// After its event with this revision.
+    Revision(Revision),
+    /// When the log had come to this position.
+    Position(Position),
+    /// After all that was recorded at this moment or before.
+    Time(Timestamp),
+}
+
+impl From<Revision> for At {
+    fn from(revision: Revision) -> Self {
+        Self::Revision(revision)
+    }
+}
+
+impl From<Position> for At {
+    fn from(position: Position) -> Self {
+        Self::Position(position)
+    }
+}
+
+impl From<Timestamp> for At {
+    fn from(time: Timestamp) -> Self {
+        Self::Time(time)
+    }
+}
+
+/// Applies a model's events, page by page, up to `at` or to the end.
+pub(crate) async fn fold<M: Model>(store: &dyn EventStore, model: &mut M, at: Option<At>) -> Result<Seen> {
+    let read = Read { source: model.source()?, ..Read::all() };
+    let (read, last) = match at {
+        None => (read, None),
+        Some(At::Revision(last)) => (read, Some(last)),
+        Some(At::Position(position)) => (read.as_of(AsOf::Position(position)), None),
+        Some(At::Time(time)) => (read.as_of(AsOf::Time(time)), None),
+    };
+    let mut seen = None;
+    let end = store.read_pages(read, |page| {
+        // The stream's state as of the first page, which is the moment that all pages show.
+        let stream = seen.map_or(page.stream, |seen: Seen| seen.stream);
+        seen = Some(Seen { token: page.token, stream });
+        for record in page.events {
+            if last.is_some_and(|last| record.revision > last) {
+                return Err(End::Enough);
+            }
+            model.apply(&Recorded::decode(record)?);
+        }
+        Ok(())
+    });
+    match end.await {
+        Err(End::Failed(error)) => Err(error),
+        Ok(()) | Err(End::Enough) => seen.ok_or_else(|| Error::invalid("the read", "it gave no page")),
+    }
+}
+
+enum End {
+    Enough,
+    Failed(Error),
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What a decision records: events of any number of streams, in order, as one.
+///
+/// An event that cannot be written (a bad id, a bad tag) is an error when the decision is recorded.
+#[derive(Debug)]
+pub struct Writes(pub(crate) Result<Vec<Write>>);
+
+impl Writes {
+    /// Nothing.
+    pub fn none() -> Self {
+        Self(Ok(Vec::new()))
+    }
+
+    /// These events of one aggregate.
+    pub fn to<A: Aggregate>(id: &Id<A>, events: impl IntoIterator<Item = A::Event>) -> Self {
+        Self::none().and(id, events)
+    }
+
+    /// These events of a stream that belongs to no aggregate.
+    pub fn to_stream<E: Event>(stream: impl Into<String>, events: impl IntoIterator<Item = E>) -> Self {
+        Self::none().and_stream(stream, events)
+    }
+
+    /// The same, and these events of another aggregate.
+    #[must_use]
+    pub fn and<A: Aggregate>(self, id: &Id<A>, events: impl IntoIterator<Item = A::Event>) -> Self {
+        self.write(id.stream(), events)
+    }
+
+    /// The same, and these events of a stream that belongs to no aggregate.
+    #[must_use]
+    pub fn and_stream<E: Event>(
+        self,
+        stream: impl Into<String>,
+        events: impl IntoIterator<Item = E>,
+    ) -> Self {
+        self.write(StreamName::new(stream.into()), events)
+    }
+
+    fn write<E: Event>(self, stream: Result<StreamName>, events: impl IntoIterator<Item = E>) -> Self {
+        let add = |mut writes: Vec<Write>| {
+            let events: Vec<_> =
+                events.into_iter().map(|event| codec::encode(&event)).collect::<Result<_>>()?;
+            if !events.is_empty() {
+                writes.push(Write { stream: stream?, events });
+            }
+            Ok(writes)
+        };
+        Self(self.0.and_then(add))
+    }
+}

@@ -1,0 +1,12 @@
+//! What a file of the domain needs: `use factum::prelude::*;`.
+
+pub use serde::{Deserialize, Serialize};
+
+pub use crate::{
+    aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
+    decision::{At, Decide, Entity, Model, Writes},
+    handle::{Done, Factum, Failure},
+    position::{Position, Revision},
+    query::Query,
+    time::Timestamp,
+};
