@@ -1,4 +1,7 @@
 //! Soon.
+mod account;
+mod books;
+mod exit;
 mod money;
 mod source;
 fn main() {}
