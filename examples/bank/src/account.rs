@@ -147,6 +147,13 @@ impl Aggregate for Account {
 }
 
 impl Account {
+    /// What these events make of an account.
+    pub(crate) fn fold<'a>(events: impl IntoIterator<Item = &'a AccountEvent>) -> Self {
+        let mut account = Self::default();
+        events.into_iter().for_each(|event| account.apply(event));
+        account
+    }
+
     fn must_exist(&self) -> Result<(), Refusal> {
         refuse_if(self.opened_on.is_none(), Refusal::NoSuchAccount)
     }

@@ -117,7 +117,7 @@ impl Books {
         self.facts.insert(id, Fact { account: name, date, change, content });
     }
 
-    /// How many accounts are open.
+    /// How many accounts there are.
     pub(crate) fn accounts(&self) -> usize {
         self.accounts.len()
     }

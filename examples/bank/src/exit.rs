@@ -62,6 +62,12 @@ impl Exit {
         Self { sentence: format!("{before}: {}", self.sentence), ..self }
     }
 
+    /// The same, with how far things got or what to do put after it.
+    #[must_use]
+    pub(crate) fn but(self, after: impl fmt::Display) -> Self {
+        Self { sentence: format!("{}; {after}", self.sentence), ..self }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.kind as u8)
     }

@@ -40,6 +40,9 @@ pub(crate) trait FromRow: Sized {
 
     /// Reads a row, or says why it cannot be read.
     fn from_row(fields: &Fields<'_>) -> Result<Self, String>;
+
+    /// The account that the row is about.
+    fn account(&self) -> &str;
 }
 
 /// An account, as the bank's file describes it.
@@ -86,6 +89,10 @@ impl FromRow for AccountRow {
             statement_frequency: fields.text(2)?.to_owned(),
             opened_on: fields.day(3)?,
         })
+    }
+
+    fn account(&self) -> &str {
+        &self.account
     }
 }
 
@@ -134,6 +141,10 @@ impl FromRow for TransactionRow {
             counterparty_bank: fields.text(8)?.to_owned(),
             counterparty_account: fields.text(9)?.to_owned(),
         })
+    }
+
+    fn account(&self) -> &str {
+        &self.account
     }
 }
 
@@ -233,6 +244,11 @@ impl<T: FromRow> Source<T> {
         })?;
         let width = lines.line.fields();
         Ok(Self { path: path.to_owned(), lines, places, width, bytes, rows: PhantomData })
+    }
+
+    /// The file as the user named it.
+    pub(crate) fn shown(&self) -> String {
+        self.path.display().to_string()
     }
 
     /// What the file is called, without its directories.

@@ -1,0 +1,89 @@
+//! A ledger in a directory: the log is its truth, the read model is kept beside it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use factum::{Clock, Error, EventStore, Factum, Projected, SystemClock, Token};
+use factum_log::{LogStore, Options};
+use factum_sqlite::Sqlite;
+use jiff::civil::Date;
+
+use crate::{
+    balances::Balances,
+    exit::{Exit, Kind},
+};
+
+/// How long a read model may take to catch up. It is made from the start of the log where it is missing.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// An open ledger; this process alone has it.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) factum: Factum,
+    log: LogStore,
+    read_model: std::path::PathBuf,
+}
+
+impl Ledger {
+    /// Opens the ledger in a directory, or begins one there.
+    pub(crate) fn open_or_begin(directory: &Path) -> Result<Self, Exit> {
+        Self::open_with(directory, true)
+    }
+
+    /// Opens the ledger in a directory.
+    pub(crate) fn open(directory: &Path) -> Result<Self, Exit> {
+        Self::open_with(directory, false)
+    }
+
+    fn open_with(directory: &Path, begin: bool) -> Result<Self, Exit> {
+        let shown = directory.display();
+        let log = Options::new(directory.join("log")).create(begin).open().map_err(|error| match error {
+            Error::NotFound { .. } => {
+                Exit::new(Kind::NotFound, format!("there is no ledger in {shown}; `bank open` and `bank import` begin one"))
+            }
+            Error::Fenced { .. } => {
+                Exit::new(Kind::Busy, format!("another process has the ledger in {shown} open; try again when it is done"))
+            }
+            other => Exit::from(other),
+        })?;
+        Ok(Self { factum: Factum::new(log.clone()), log, read_model: directory.join("read.db") })
+    }
+
+    /// The read model, as far as it is; it catches up from now on.
+    pub(crate) async fn balances(&self) -> Result<Projected<Balances>, Exit> {
+        let reads = Sqlite::open(&self.read_model)?;
+        Ok(self.factum.project(Balances, reads).await?)
+    }
+
+    /// The read model, up to date.
+    pub(crate) async fn balances_now(&self) -> Result<Projected<Balances>, Exit> {
+        let balances = self.balances().await?;
+        Self::catch_up(&balances, self.head().await?).await?;
+        Ok(balances)
+    }
+
+    /// Waits until the read model has come as far as `token`.
+    pub(crate) async fn catch_up(balances: &Projected<Balances>, token: Token) -> Result<(), Exit> {
+        Ok(balances.wait_for_within(token, PATIENCE).await?)
+    }
+
+    /// The end of the log.
+    pub(crate) async fn head(&self) -> Result<Token, Exit> {
+        Ok(self.factum.store().head().await?.token)
+    }
+
+    /// Closes the log, so that what is wrong with that is heard of.
+    pub(crate) async fn close(self) -> Result<(), Exit> {
+        Ok(self.log.close().await?)
+    }
+}
+
+/// The day that a clock shows, in UTC.
+pub(crate) fn today(clock: &dyn Clock) -> Date {
+    let now = jiff::Timestamp::from_microsecond(clock.now().0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    now.to_zoned(jiff::tz::TimeZone::UTC).date()
+}
+
+/// The machine's clock.
+pub(crate) fn machine_clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
