@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Result},
     event::{EventId, Metadata, RecordedEvent},
     position::Token,
+    projection::{Projected, Projection, ReadStore},
     read::Read,
     store::{EventStore, EventStoreExt},
 };
@@ -31,7 +32,6 @@ pub struct Factum {
 
 /// A command that was done.
 #[derive(Clone, Debug, PartialEq)]
-#[must_use]
 pub struct Done {
     /// How far a reader must have come to see it.
     pub token: Token,
@@ -140,7 +140,7 @@ impl Factum {
             match self.attempt(&decision, &metadata).await {
                 Ok((token, events)) => return Ok(Done { token, events, correlation_id, attempts }),
                 Err(Failure::Store(error)) if error.is_conflict() && attempts < ATTEMPTS => {
-                    back_off(attempts).await
+                    back_off(attempts).await;
                 }
                 Err(failure) => return Err(failure),
             }
@@ -191,7 +191,7 @@ impl Factum {
             sent += 1;
             match self.store.append(append.clone()).await {
                 Err(Error::Unavailable { .. } | Error::Timeout { .. }) if sent < RESENDS => {
-                    back_off(sent + 3).await
+                    back_off(sent + 3).await;
                 }
                 answer => return answer,
             }
@@ -225,6 +225,15 @@ impl Factum {
     pub async fn history<A: Aggregate>(&self, id: &Id<A>) -> Result<Vec<Recorded<A::Event>>> {
         let records = self.store.read_to_end(Read::stream(id.stream()?)).await?;
         records.into_iter().map(Recorded::decode).collect()
+    }
+
+    /// Keeps a read model from now on: catches up from its checkpoint, then follows.
+    ///
+    /// # Errors
+    /// Those of the read store, [`Error::InvalidInput`] for a bad name, [`Error::LogRewound`] if the read model was made from
+    /// another log.
+    pub async fn project<P: Projection>(&self, projection: P, reads: impl ReadStore) -> Result<Projected<P>> {
+        Projected::start(self.store.clone(), projection, Arc::new(reads)).await
     }
 
     fn metadata(&self, correlation_id: &str) -> Result<Metadata> {

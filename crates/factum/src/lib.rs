@@ -14,6 +14,7 @@ pub mod memory;
 pub mod name;
 pub mod position;
 pub mod prelude;
+pub mod projection;
 pub mod query;
 pub mod read;
 pub mod store;
@@ -36,6 +37,7 @@ pub use self::{
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
+    projection::{MemoryReads, Projected, Projection, ReadStore},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     store::{EventStore, EventStoreExt, Head, subscribe},

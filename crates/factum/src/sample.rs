@@ -69,19 +69,6 @@ impl Command<Account> for Withdraw {
     }
 }
 
-pub(crate) struct Deposit {
-    pub(crate) cents: i64,
-}
-
-impl Command<Account> for Deposit {
-    type Error = Refusal;
-
-    fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Refusal> {
-        refuse_if(!account.open, Refusal::NotOpen)?;
-        Ok(vec![Deposited { cents: self.cents }])
-    }
-}
-
 pub(crate) struct Transfer {
     pub(crate) from: Id<Account>,
     pub(crate) to: Id<Account>,

@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn a_failing_test_tells_the_whole_story() {
         let text = message(|| {
-            given([Opened { cents: 1 }]).when(Withdraw { cents: 2 }).then([Withdrawn { cents: 2 }])
+            given([Opened { cents: 1 }]).when(Withdraw { cents: 2 }).then([Withdrawn { cents: 2 }]);
         });
         for part in [
             "account-under-test: Opened {\"cents\":1}",

@@ -168,7 +168,11 @@ fn account_id(text: &str) -> Result<String, String> {
 
 fn tolerance(text: &str) -> Result<Money, String> {
     let tolerance: Money = text.parse().map_err(|error: crate::money::NotMoney| error.to_string())?;
-    if tolerance.is_negative() { Err("it is negative; 0.00 accepts no difference".to_owned()) } else { Ok(tolerance) }
+    if tolerance.is_negative() {
+        Err("it is negative; 0.00 accepts no difference".to_owned())
+    } else {
+        Ok(tolerance)
+    }
 }
 
 impl Cli {
@@ -190,11 +194,21 @@ impl Cli {
                 };
                 report::balance(&data.data, &account, when, format, out).await
             }
-            Verb::History { account, data, format } => report::history(&data.data, &account, format, out).await,
-            Verb::Open { account, amount, work } => work.teller(&clock, true)?.open(&account, amount, out).await,
-            Verb::Deposit { account, amount, work } => work.teller(&clock, false)?.deposit(&account, amount, out).await,
-            Verb::Withdraw { account, amount, work } => work.teller(&clock, false)?.withdraw(&account, amount, out).await,
-            Verb::Transfer { from, to, amount, work } => work.teller(&clock, false)?.transfer(&from, &to, amount, out).await,
+            Verb::History { account, data, format } => {
+                report::history(&data.data, &account, format, out).await
+            }
+            Verb::Open { account, amount, work } => {
+                work.teller(&clock, true)?.open(&account, amount, out).await
+            }
+            Verb::Deposit { account, amount, work } => {
+                work.teller(&clock, false)?.deposit(&account, amount, out).await
+            }
+            Verb::Withdraw { account, amount, work } => {
+                work.teller(&clock, false)?.withdraw(&account, amount, out).await
+            }
+            Verb::Transfer { from, to, amount, work } => {
+                work.teller(&clock, false)?.transfer(&from, &to, amount, out).await
+            }
             Verb::Verify(data) => report::verify(&data.data, out).await,
             Verb::Rebuild(data) => report::rebuild(&data.data, out).await,
             Verb::Status(data) => report::status(&data.data, out).await,

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use factum::{
-    Aggregate, Clock, Command, EventStoreExt, Factum, Failure, Limits, ManualClock, MemoryStore, Read, Recorded, Revision,
-    Timestamp,
+    Aggregate, Command, EventStoreExt, Factum, Failure, Limits, ManualClock, MemoryStore, Read, Recorded,
+    Revision, Timestamp,
 };
 use factum_sqlite::Sqlite;
 
@@ -38,29 +38,44 @@ pub(crate) async fn demo(out: &mut String) -> Result<(), Exit> {
 
     bank.heading("Tuesday: open with 500, deposit 100, withdraw 50; then what the rules refuse");
     let tuesday = bank.next_day();
-    bank.asks("ben", "es-acc-002", "open with 500.00", Open { date: tuesday, deposit: Some(money("500")?) }).await?;
-    bank.asks("ben", "es-acc-002", "deposit 100.00", Deposit { date: tuesday, amount: money("100")? }).await?;
-    bank.asks("ben", "es-acc-002", "withdraw 50.00", Withdraw { date: tuesday, amount: money("50")? }).await?;
+    bank.asks("ben", "es-acc-002", "open with 500.00", Open { date: tuesday, deposit: Some(money("500")?) })
+        .await?;
+    bank.asks("ben", "es-acc-002", "deposit 100.00", Deposit { date: tuesday, amount: money("100")? })
+        .await?;
+    bank.asks("ben", "es-acc-002", "withdraw 50.00", Withdraw { date: tuesday, amount: money("50")? })
+        .await?;
     let before = bank.factum.store().head().await?.token;
-    bank.asks("ben", "es-acc-002", "withdraw 1000.00", Withdraw { date: tuesday, amount: money("1000")? }).await?;
+    bank.asks("ben", "es-acc-002", "withdraw 1000.00", Withdraw { date: tuesday, amount: money("1000")? })
+        .await?;
     bank.asks("ben", "es-acc-002", "open again", Open { date: tuesday, deposit: None }).await?;
     bank.asks("ben", "es-acc-002", "deposit 0.00", Deposit { date: tuesday, amount: Money::ZERO }).await?;
-    bank.asks("ben", "es-acc-002", "withdraw -5.00", Withdraw { date: tuesday, amount: money("-5")? }).await?;
+    bank.asks("ben", "es-acc-002", "withdraw -5.00", Withdraw { date: tuesday, amount: money("-5")? })
+        .await?;
     bank.asks("ben", "es-acc-003", "deposit 1.00", Deposit { date: tuesday, amount: money("1")? }).await?;
     let recorded = bank.factum.store().read_to_end(Read::all().beyond(before)).await?.len();
     bank.line(&format!("five refusals, {recorded} events recorded by them"));
 
     bank.heading("Wednesday: a transfer is one decision over two accounts, and one append");
     let wednesday = bank.next_day();
-    let transfer =
-        Transfer { date: wednesday, from: "es-acc-002".into(), to: "es-acc-001".into(), amount: money("200")? };
+    let transfer = Transfer {
+        date: wednesday,
+        from: "es-acc-002".into(),
+        to: "es-acc-001".into(),
+        amount: money("200")?,
+    };
     let done = bank.factum.acting_as("ben").correlated("rent-january").decide(transfer).await;
     let done = done.map_err(|failure| Exit::new(Kind::Other, failure.to_string()))?;
-    bank.line(&format!("ben transfers 200.00 from es-acc-002 to es-acc-001: {} events, nothing between them", done.events.len()));
+    bank.line(&format!(
+        "ben transfers 200.00 from es-acc-002 to es-acc-001: {} events, nothing between them",
+        done.events.len()
+    ));
     let sent = bank.last_of("es-acc-002").await?;
     let thanks = bank.factum.acting_as("loyalty").caused_by(&sent.record);
     let deposit = Deposit { date: wednesday, amount: money("1")? };
-    let done = thanks.execute(&Account::id("es-acc-002"), deposit).await.map_err(|failure| Exit::new(Kind::Other, failure.to_string()))?;
+    let done = thanks
+        .execute(&Account::id("es-acc-002"), deposit)
+        .await
+        .map_err(|failure| Exit::new(Kind::Other, failure.to_string()))?;
     bank.line("the loyalty programme thanks es-acc-002 for it with 1.00");
 
     bank.heading("The events: the truth, in the order in which it happened");
@@ -69,8 +84,12 @@ pub(crate) async fn demo(out: &mut String) -> Result<(), Exit> {
     bank.heading("The read model, in SQLite: it has seen the last command, for we waited for that");
     balances.wait_for(&done).await?;
     let rows = balances.all().await?;
-    let rows: Vec<_> = rows.into_iter().map(|(account, row)| vec![account, row.balance.to_string(), row.entries.to_string()]).collect();
-    let columns = [Column("account_id", Align::Left), Column("balance", Align::Right), Column("entries", Align::Right)];
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|(account, row)| vec![account, row.balance.to_string(), row.entries.to_string()])
+        .collect();
+    let columns =
+        [Column("account_id", Align::Left), Column("balance", Align::Right), Column("entries", Align::Right)];
     print(bank.out, Format::Table, &columns, &rows);
 
     bank.heading("Time travel: es-acc-002 as it was");
@@ -142,7 +161,13 @@ impl Demo<'_> {
     async fn events(&mut self) -> Result<(), Exit> {
         let row = |Recorded { record, .. }: Recorded<AccountEvent>| {
             let data = String::from_utf8_lossy(&record.data).into_owned();
-            vec![record.position.to_string(), record.stream.to_string(), record.revision.to_string(), record.event_type.to_string(), data]
+            vec![
+                record.position.to_string(),
+                record.stream.to_string(),
+                record.revision.to_string(),
+                record.event_type.to_string(),
+                data,
+            ]
         };
         let rows: Vec<_> = self.all().await?.into_iter().map(row).collect();
         let columns = [
@@ -174,9 +199,14 @@ impl Demo<'_> {
 
     async fn causes(&mut self) -> Result<(), Exit> {
         let all = self.all().await?;
-        let place = |id: &str| all.iter().find(|recorded| recorded.record.id.to_string() == id).map(|r| r.record.position.to_string());
+        let place = |id: &str| {
+            all.iter()
+                .find(|recorded| recorded.record.id.to_string() == id)
+                .map(|r| r.record.position.to_string())
+        };
         let row = |Recorded { event, record }: &Recorded<AccountEvent>| {
-            let caused_by = record.metadata.causation_id().and_then(|id| place(&id)).map(|at| format!("position {at}"));
+            let caused_by =
+                record.metadata.causation_id().and_then(|id| place(&id)).map(|at| format!("position {at}"));
             let flow = record.metadata.correlation_id().unwrap_or_default();
             vec![
                 record.position.to_string(),

@@ -12,7 +12,8 @@ use std::{
 };
 
 use factum::{
-    Aggregate, Append, Error, Event, EventId, EventStore, EventStoreExt, Metadata, Query, Read, Recorded, Token, Write, codec,
+    Aggregate, Append, Error, Event, EventId, EventStore, EventStoreExt, Metadata, Query, Read, Recorded,
+    Token, Write, codec,
 };
 use serde_json::json;
 
@@ -126,7 +127,11 @@ struct Migration<'a> {
 
 impl<'a> Migration<'a> {
     /// Reads from the log what is recorded already.
-    async fn begin(ledger: &'a Ledger, request: &'a Request, interrupted: Arc<AtomicBool>) -> Result<Self, Exit> {
+    async fn begin(
+        ledger: &'a Ledger,
+        request: &'a Request,
+        interrupted: Arc<AtomicBool>,
+    ) -> Result<Self, Exit> {
         let store = &**ledger.factum.store();
         let (mut books, mut seen) = (Books::new(request.tolerance), None);
         let read = Read::query(Query::category(AccountEvent::CATEGORY)).limit(4096);
@@ -145,7 +150,10 @@ impl<'a> Migration<'a> {
             None => store.head().await?.token,
         };
         if books.accounts() > 0 {
-            say(format!("the ledger holds {} accounts; what it has of these files is not imported again", count(books.accounts() as u64)));
+            say(format!(
+                "the ledger holds {} accounts; what it has of these files is not imported again",
+                count(books.accounts() as u64)
+            ));
         }
         Ok(Self {
             store,
@@ -201,7 +209,10 @@ impl<'a> Migration<'a> {
             }
             progress.at(source.bytes_read(), tally.rows());
             if self.interrupted.load(Ordering::Relaxed) {
-                let asked = Exit::new(Kind::Interrupted, format!("interrupted after line {} of {}", row.line, source.shown()));
+                let asked = Exit::new(
+                    Kind::Interrupted,
+                    format!("interrupted after line {} of {}", row.line, source.shown()),
+                );
                 return Err(self.stop::<T>(&tally, asked).await);
             }
         }
@@ -209,9 +220,13 @@ impl<'a> Migration<'a> {
         progress.finish();
         Ok(tally)
     }
-}
 
-    fn add(&mut self, account: &str, events: Vec<(EventId, AccountEvent)>, metadata: &Metadata) -> Result<(), Exit> {
+    fn add(
+        &mut self,
+        account: &str,
+        events: Vec<(EventId, AccountEvent)>,
+        metadata: &Metadata,
+    ) -> Result<(), Exit> {
         let stream = Account::id(account).stream()?;
         for (_, event) in &events {
             match event {
@@ -223,9 +238,9 @@ impl<'a> Migration<'a> {
                 _ => {}
             }
         }
-        let encoded = events.iter().map(|(id, event)| {
-            Ok(codec::encode(event)?.with_id(*id).with_metadata(metadata.clone()))
-        });
+        let encoded = events
+            .iter()
+            .map(|(id, event)| Ok(codec::encode(event)?.with_id(*id).with_metadata(metadata.clone())));
         let encoded = encoded.collect::<Result<Vec<_>, Error>>()?;
         self.batch.writes.push(Write { stream, events: encoded });
         self.rows_in_batch += 1;
@@ -241,7 +256,8 @@ impl<'a> Migration<'a> {
         let nobody_else = Query::category(AccountEvent::CATEGORY);
         let append = std::mem::take(&mut self.batch).expect_none(nobody_else, self.seen);
         let appended = self.store.append(append).await.map_err(|error| {
-            let again = "everything before is imported; run the same command again to go on, nothing will be doubled";
+            let again =
+                "everything before is imported; run the same command again to go on, nothing will be doubled";
             Exit::from(error).but(again)
         })?;
         self.seen = appended.token;
@@ -258,7 +274,9 @@ impl<'a> Migration<'a> {
             Kind::Interrupted => "run the same command again to go on",
             _ => "correct it and run the same command again, or leave bad rows out with --on-error skip",
         };
-        trouble.but(format!("the {done} rows of the {what} file before it are in the ledger, and nothing after it is; {then}"))
+        trouble.but(format!(
+            "the {done} rows of the {what} file before it are in the ledger, and nothing after it is; {then}"
+        ))
     }
 
     fn summary(&self, opened: &Tally, booked: &Tally) -> String {
@@ -273,11 +291,15 @@ impl<'a> Migration<'a> {
         let (roundings, sum) = self.roundings;
         if roundings > 0 {
             let roundings = count(roundings);
-            lines.push(format!("{roundings} rounding differences of the bank recorded as facts of their own, {sum} in all"));
+            lines.push(format!(
+                "{roundings} rounding differences of the bank recorded as facts of their own, {sum} in all"
+            ));
         }
         if self.brought_forward > 0 {
             let brought = count(self.brought_forward);
-            lines.push(format!("{brought} balances brought forward, of accounts whose records begin in mid-life"));
+            lines.push(format!(
+                "{brought} balances brought forward, of accounts whose records begin in mid-life"
+            ));
         }
         lines.push(format!("the log is at position {}, and the read model with it", self.seen.position));
         lines.join("\n") + "\n"

@@ -1,8 +1,11 @@
 //! A ledger in a directory: the log is its truth, the read model is kept beside it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use factum::{Clock, Error, EventStore, Factum, Projected, SystemClock, Token};
+use factum::{Clock, Error, Factum, Projected, Token};
 use factum_log::{LogStore, Options};
 use factum_sqlite::Sqlite;
 use jiff::civil::Date;
@@ -20,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Ledger {
     pub(crate) factum: Factum,
     log: LogStore,
-    read_model: std::path::PathBuf,
+    read_model: PathBuf,
 }
 
 impl Ledger {
@@ -37,12 +40,14 @@ impl Ledger {
     fn open_with(directory: &Path, begin: bool) -> Result<Self, Exit> {
         let shown = directory.display();
         let log = Options::new(directory.join("log")).create(begin).open().map_err(|error| match error {
-            Error::NotFound { .. } => {
-                Exit::new(Kind::NotFound, format!("there is no ledger in {shown}; `bank open` and `bank import` begin one"))
-            }
-            Error::Fenced { .. } => {
-                Exit::new(Kind::Busy, format!("another process has the ledger in {shown} open; try again when it is done"))
-            }
+            Error::NotFound { .. } => Exit::new(
+                Kind::NotFound,
+                format!("there is no ledger in {shown}; `bank open` and `bank import` begin one"),
+            ),
+            Error::Fenced { .. } => Exit::new(
+                Kind::Busy,
+                format!("another process has the ledger in {shown} open; try again when it is done"),
+            ),
             other => Exit::from(other),
         })?;
         Ok(Self { factum: Factum::new(log.clone()), log, read_model: directory.join("read.db") })
@@ -81,9 +86,4 @@ impl Ledger {
 pub(crate) fn today(clock: &dyn Clock) -> Date {
     let now = jiff::Timestamp::from_microsecond(clock.now().0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     now.to_zoned(jiff::tz::TimeZone::UTC).date()
-}
-
-/// The machine's clock.
-pub(crate) fn machine_clock() -> Arc<dyn Clock> {
-    Arc::new(SystemClock)
 }

@@ -45,7 +45,8 @@ fn main() -> ExitCode {
 /// Does what was asked. What there is to print is printed also when it ends badly: `verify` lists what differs.
 fn run(cli: Cli) -> Result<(), Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Exit::new(Kind::Other, format!("cannot start a runtime: {error}")))?;
+    let runtime =
+        runtime.map_err(|error| Exit::new(Kind::Other, format!("cannot start a runtime: {error}")))?;
     let mut out = String::new();
     let done = runtime.block_on(cli.run(&mut out));
     let mut stdout = io::stdout().lock();

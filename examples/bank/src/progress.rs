@@ -24,7 +24,9 @@ impl Progress {
         let (name, bytes) = (source.name(), source.bytes());
         let bar = ProgressBar::new(bytes);
         // The template is fixed; should it ever be wrong, the bar looks plainer.
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {percent:>3} %  {msg}  {eta} left") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix} {wide_bar} {percent:>3} %  {msg}  {eta} left")
+        {
             bar.set_style(style);
         }
         bar.set_prefix(name.clone());

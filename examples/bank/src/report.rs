@@ -29,7 +29,8 @@ pub(crate) async fn balances(directory: &Path, format: Format, out: &mut String)
     let mut rows = ledger.balances_now().await?.all().await?;
     ledger.close().await?;
     rows.sort_by(|(a, _), (b, _)| by_id(a, b));
-    let rows: Vec<_> = rows.into_iter().map(|(account, row)| vec![account, row.balance.to_string()]).collect();
+    let rows: Vec<_> =
+        rows.into_iter().map(|(account, row)| vec![account, row.balance.to_string()]).collect();
     print(out, format, &[Column("account_id", Align::Left), Column("balance", Align::Right)], &rows);
     Ok(())
 }
@@ -47,13 +48,15 @@ pub(crate) async fn balance(
     let state = Account::fold(seen.iter().map(|recorded| &recorded.event));
     // `seen_at` gives at least the opening.
     let last = seen.iter().max_by_key(|recorded| (recorded.event.date(), recorded.record.revision));
-    let recorded = last.map(|last| vec![
-        account.to_owned(),
-        state.balance.to_string(),
-        last.event.date().to_string(),
-        last.record.revision.to_string(),
-        last.record.recorded_at.to_string(),
-    ]);
+    let recorded = last.map(|last| {
+        vec![
+            account.to_owned(),
+            state.balance.to_string(),
+            last.event.date().to_string(),
+            last.record.revision.to_string(),
+            last.record.recorded_at.to_string(),
+        ]
+    });
     let columns = [
         Column("account_id", Align::Left),
         Column("balance", Align::Right),
@@ -66,14 +69,23 @@ pub(crate) async fn balance(
 }
 
 /// All that happened to one account.
-pub(crate) async fn history(directory: &Path, account: &str, format: Format, out: &mut String) -> Result<(), Exit> {
+pub(crate) async fn history(
+    directory: &Path,
+    account: &str,
+    format: Format,
+    out: &mut String,
+) -> Result<(), Exit> {
     let history = history_of(directory, account).await?;
     let mut state = Account::default();
     let rows: Vec<_> = history
         .iter()
         .map(|Recorded { event, record }| {
             state.apply(event);
-            let change = if matches!(event, AccountEvent::AccountOpened { .. }) { String::new() } else { event.change().to_string() };
+            let change = if matches!(event, AccountEvent::AccountOpened { .. }) {
+                String::new()
+            } else {
+                event.change().to_string()
+            };
             vec![
                 record.revision.to_string(),
                 event.date().to_string(),
@@ -129,7 +141,8 @@ fn seen_at<'a>(
             Ok(history.iter().filter(|recorded| recorded.record.revision <= at).collect())
         }
         When::Day(day) => {
-            let known = |event: &AccountEvent| match event {
+            let known = |event: &AccountEvent| {
+                match event {
                 AccountEvent::AccountOpened { date, .. } => {
                     (*date > day).then(|| format!("account {account} was opened on {date}, after {day}"))
                 }
@@ -137,6 +150,7 @@ fn seen_at<'a>(
                     format!("the records of account {account} begin on {date} with a balance brought forward; what it held on {day} is not recorded")
                 }),
                 _ => None,
+            }
             };
             match history.iter().find_map(|recorded| known(&recorded.event)) {
                 Some(sentence) => none(sentence),
@@ -150,7 +164,9 @@ fn seen_at<'a>(
 pub(crate) fn told(event: &AccountEvent) -> String {
     let moved = |what: &str, side: &str, movement: &Movement| {
         let mut text = movement.booking.as_ref().map_or(what, |booking| &booking.operation).to_owned();
-        if let Some(purpose) = movement.booking.as_ref().map(|booking| &booking.purpose).filter(|text| !text.is_empty()) {
+        if let Some(purpose) =
+            movement.booking.as_ref().map(|booking| &booking.purpose).filter(|text| !text.is_empty())
+        {
             let _ = write!(text, ", {purpose}");
         }
         if let Some(other) = &movement.counterparty {
@@ -177,10 +193,22 @@ pub(crate) fn told(event: &AccountEvent) -> String {
 pub(crate) async fn verify(directory: &Path, out: &mut String) -> Result<(), Exit> {
     let ledger = Ledger::open(directory)?;
     let balances = ledger.balances_now().await?;
-    let mut differences: Vec<_> = balances.verify().await?.into_iter().map(|difference| {
-        let text = |json: Option<String>| json.unwrap_or_else(|| "nothing".to_owned());
-        (difference.key, format!("the read model has {}, the log makes it {}", text(difference.kept), text(difference.by_the_log)))
-    }).collect();
+    let mut differences: Vec<_> = balances
+        .verify()
+        .await?
+        .into_iter()
+        .map(|difference| {
+            let text = |json: Option<String>| json.unwrap_or_else(|| "nothing".to_owned());
+            (
+                difference.key,
+                format!(
+                    "the read model has {}, the log makes it {}",
+                    text(difference.kept),
+                    text(difference.by_the_log)
+                ),
+            )
+        })
+        .collect();
     let audit = Audit::of(&ledger).await?;
     let rows: HashMap<_, _> = balances.all().await?.into_iter().collect();
     for (account, page) in &audit.accounts {
@@ -188,7 +216,8 @@ pub(crate) async fn verify(directory: &Path, out: &mut String) -> Result<(), Exi
         let known = differences.iter().any(|(key, _)| key == account);
         if kept != Some(folded) && !known {
             let kept = kept.map_or("nothing".to_owned(), |kept| kept.to_string());
-            differences.push((account.clone(), format!("the read model has {kept}, the account holds {folded}")));
+            differences
+                .push((account.clone(), format!("the read model has {kept}, the account holds {folded}")));
         }
     }
     let status = balances.status().await?;
@@ -200,16 +229,30 @@ pub(crate) async fn verify(directory: &Path, out: &mut String) -> Result<(), Exi
     *out += &audit.wrong.concat();
     if !differences.is_empty() {
         let count = count(differences.len() as u64);
-        return Err(Exit::new(Kind::Differs, format!("the read model differs from the log in {count} accounts; the log is the truth, and `bank rebuild` makes the read model again")));
+        return Err(Exit::new(
+            Kind::Differs,
+            format!(
+                "the read model differs from the log in {count} accounts; the log is the truth, and `bank rebuild` makes the read model again"
+            ),
+        ));
     }
     if !audit.wrong.is_empty() {
         let count = count(audit.wrong.len() as u64);
-        return Err(Exit::new(Kind::Differs, format!("the log does not reach {count} of the balances that the bank recorded")));
+        return Err(Exit::new(
+            Kind::Differs,
+            format!("the log does not reach {count} of the balances that the bank recorded"),
+        ));
     }
     let accounts = count(audit.accounts.len() as u64);
-    *out += &format!("the read model equals the fold of the log: {accounts} accounts, up to position {}\n", status.position);
+    *out += &format!(
+        "the read model equals the fold of the log: {accounts} accounts, up to position {}\n",
+        status.position
+    );
     if audit.reached > 0 {
-        *out += &format!("the log reaches each of the {} balances that the bank recorded\n", count(audit.reached));
+        *out += &format!(
+            "the log reaches each of the {} balances that the bank recorded\n",
+            count(audit.reached)
+        );
     }
     Ok(())
 }
@@ -284,7 +327,8 @@ pub(crate) async fn rebuild(directory: &Path, out: &mut String) -> Result<(), Ex
     let (accounts, status) = (balances.all().await?.len(), balances.status().await?);
     ledger.close().await?;
     let accounts = count(accounts as u64);
-    *out += &format!("the read model is made again: {accounts} accounts, up to position {}\n", status.position);
+    *out +=
+        &format!("the read model is made again: {accounts} accounts, up to position {}\n", status.position);
     Ok(())
 }
 

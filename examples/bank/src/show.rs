@@ -70,7 +70,11 @@ pub(crate) fn print(out: &mut String, format: Format, columns: &[Column], rows: 
 }
 
 fn quoted(cell: &str) -> String {
-    if cell.contains([',', '"', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
+    if cell.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        cell.to_owned()
+    }
 }
 
 fn table(out: &mut String, columns: &[Column], rows: &[Vec<String>]) {

@@ -28,7 +28,12 @@ impl Teller {
         Ok(Self { ledger, factum, today: today(clock) })
     }
 
-    pub(crate) async fn open(self, account: &str, deposit: Option<Money>, out: &mut String) -> Result<(), Exit> {
+    pub(crate) async fn open(
+        self,
+        account: &str,
+        deposit: Option<Money>,
+        out: &mut String,
+    ) -> Result<(), Exit> {
         let date = self.today;
         self.execute(account, Open { date, deposit }, out).await
     }
@@ -43,7 +48,13 @@ impl Teller {
         self.execute(account, Withdraw { date, amount }, out).await
     }
 
-    pub(crate) async fn transfer(self, from: &str, to: &str, amount: Money, out: &mut String) -> Result<(), Exit> {
+    pub(crate) async fn transfer(
+        self,
+        from: &str,
+        to: &str,
+        amount: Money,
+        out: &mut String,
+    ) -> Result<(), Exit> {
         let transfer = Transfer { date: self.today, from: from.to_owned(), to: to.to_owned(), amount };
         let done = self.factum.decide(transfer).await;
         self.tell(&[from, to], done.map_err(transfer_exit)?, out).await
@@ -66,7 +77,8 @@ impl Teller {
         for account in accounts {
             let account = self.factum.load(&Account::id(*account)).await?;
             let revision = account.revision.map_or(0, |revision| revision.0);
-            *out += &format!("account {} holds {} (revision {revision})\n", account.id, account.state.balance);
+            *out +=
+                &format!("account {} holds {} (revision {revision})\n", account.id, account.state.balance);
         }
         *out += &format!("recorded under the correlation id {}\n", done.correlation_id);
         self.ledger.close().await
