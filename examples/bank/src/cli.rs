@@ -163,7 +163,11 @@ struct Import {
 
 /// An id that a stream can be named after.
 fn account_id(text: &str) -> Result<String, String> {
-    Account::id(text).stream().map(|_| text.to_owned()).map_err(|error| error.to_string())
+    match text.chars().find(|c| c.is_control()) {
+        _ if text.is_empty() => Err("it is empty; give the account a name".to_owned()),
+        Some(bad) => Err(format!("it holds the control character U+{:04X}; leave it out", u32::from(bad))),
+        None => Account::id(text).stream().map(|_| text.to_owned()).map_err(|error| error.to_string()),
+    }
 }
 
 fn tolerance(text: &str) -> Result<Money, String> {

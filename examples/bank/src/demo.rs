@@ -1,19 +1,20 @@
 //! The demonstration: a small bank in memory, from the first deposit to the question who did it.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use factum::{
-    Aggregate, Command, EventStoreExt, Factum, Failure, Limits, ManualClock, MemoryStore, Read, Recorded,
-    Revision, Timestamp,
+    Aggregate, Command, Done, EventStoreExt, Factum, Failure, Limits, ManualClock, MemoryStore, Read,
+    Recorded, Revision, Timestamp,
 };
 use factum_sqlite::Sqlite;
+use jiff::civil::Date;
 
 use crate::{
     account::{Account, AccountEvent, Deposit, Open, Refusal, Transfer, Withdraw},
     balances::Balances,
     exit::{Exit, Kind},
     ledger::today,
-    money::Money,
+    money::{Money, NotMoney},
     report::told,
     show::{Align, Column, Format, print},
 };
@@ -30,66 +31,18 @@ pub(crate) async fn demo(out: &mut String) -> Result<(), Exit> {
     let balances = factum.project(Balances, Sqlite::memory()?).await?;
     let mut bank = Demo { factum, clock, out };
 
-    bank.heading("Monday: open with 100, deposit 50, withdraw 30");
-    let date = bank.today();
-    bank.asks("ada", "es-acc-001", "open with 100.00", Open { date, deposit: Some(money("100")?) }).await?;
-    bank.asks("ada", "es-acc-001", "deposit 50.00", Deposit { date, amount: money("50")? }).await?;
-    bank.asks("ada", "es-acc-001", "withdraw 30.00", Withdraw { date, amount: money("30")? }).await?;
-
-    bank.heading("Tuesday: open with 500, deposit 100, withdraw 50; then what the rules refuse");
-    let tuesday = bank.next_day();
-    bank.asks("ben", "es-acc-002", "open with 500.00", Open { date: tuesday, deposit: Some(money("500")?) })
-        .await?;
-    bank.asks("ben", "es-acc-002", "deposit 100.00", Deposit { date: tuesday, amount: money("100")? })
-        .await?;
-    bank.asks("ben", "es-acc-002", "withdraw 50.00", Withdraw { date: tuesday, amount: money("50")? })
-        .await?;
-    let before = bank.factum.store().head().await?.token;
-    bank.asks("ben", "es-acc-002", "withdraw 1000.00", Withdraw { date: tuesday, amount: money("1000")? })
-        .await?;
-    bank.asks("ben", "es-acc-002", "open again", Open { date: tuesday, deposit: None }).await?;
-    bank.asks("ben", "es-acc-002", "deposit 0.00", Deposit { date: tuesday, amount: Money::ZERO }).await?;
-    bank.asks("ben", "es-acc-002", "withdraw -5.00", Withdraw { date: tuesday, amount: money("-5")? })
-        .await?;
-    bank.asks("ben", "es-acc-003", "deposit 1.00", Deposit { date: tuesday, amount: money("1")? }).await?;
-    let recorded = bank.factum.store().read_to_end(Read::all().beyond(before)).await?.len();
-    bank.line(&format!("five refusals, {recorded} events recorded by them"));
-
-    bank.heading("Wednesday: a transfer is one decision over two accounts, and one append");
-    let wednesday = bank.next_day();
-    let transfer = Transfer {
-        date: wednesday,
-        from: "es-acc-002".into(),
-        to: "es-acc-001".into(),
-        amount: money("200")?,
-    };
-    let done = bank.factum.acting_as("ben").correlated("rent-january").decide(transfer).await;
-    let done = done.map_err(|failure| Exit::new(Kind::Other, failure.to_string()))?;
-    bank.line(&format!(
-        "ben transfers 200.00 from es-acc-002 to es-acc-001: {} events, nothing between them",
-        done.events.len()
-    ));
-    let sent = bank.last_of("es-acc-002").await?;
-    let thanks = bank.factum.acting_as("loyalty").caused_by(&sent.record);
-    let deposit = Deposit { date: wednesday, amount: money("1")? };
-    let done = thanks
-        .execute(&Account::id("es-acc-002"), deposit)
-        .await
-        .map_err(|failure| Exit::new(Kind::Other, failure.to_string()))?;
-    bank.line("the loyalty programme thanks es-acc-002 for it with 1.00");
+    bank.commands().await?;
+    let tuesday = bank.refusals().await?;
+    let done = bank.transfer().await?;
 
     bank.heading("The events: the truth, in the order in which it happened");
     bank.events().await?;
 
     bank.heading("The read model, in SQLite: it has seen the last command, for we waited for that");
     balances.wait_for(&done).await?;
-    let rows = balances.all().await?;
-    let rows: Vec<_> = rows
-        .into_iter()
-        .map(|(account, row)| vec![account, row.balance.to_string(), row.entries.to_string()])
-        .collect();
-    let columns =
-        [Column("account_id", Align::Left), Column("balance", Align::Right), Column("entries", Align::Right)];
+    let rows = balances.all().await?.into_iter();
+    let rows: Vec<_> = rows.map(|(account, row)| vec![account, row.balance.to_string()]).collect();
+    let columns = [Column("account_id", Align::Left), Column("balance", Align::Right)];
     print(bank.out, Format::Table, &columns, &rows);
 
     bank.heading("Time travel: es-acc-002 as it was");
@@ -98,8 +51,8 @@ pub(crate) async fn demo(out: &mut String) -> Result<(), Exit> {
     bank.heading("Who caused what");
     bank.causes().await?;
 
+    bank.heading("The read model compared with a fold of the log");
     let differences = balances.verify().await?.len();
-    bank.heading("And the read model compared with a fold of the log");
     bank.line(&format!("{differences} differences"));
     bank.line("\nThe same on a disk: bank open es-acc-001 100 --data DIR, and bank --help");
     Ok(())
@@ -124,11 +77,11 @@ impl Demo<'_> {
         *self.out += &format!("{text}\n");
     }
 
-    fn today(&self) -> jiff::civil::Date {
+    fn today(&self) -> Date {
         today(&*self.clock)
     }
 
-    fn next_day(&self) -> jiff::civil::Date {
+    fn next_day(&self) -> Date {
         self.clock.advance(DAY);
         self.today()
     }
@@ -148,9 +101,53 @@ impl Demo<'_> {
         Ok(())
     }
 
-    async fn last_of(&self, account: &str) -> Result<Recorded<AccountEvent>, Exit> {
-        let last = self.factum.history(&Account::id(account)).await?.pop();
-        last.ok_or_else(|| Exit::new(Kind::NotFound, format!("there is no account {account}")))
+    async fn commands(&mut self) -> Result<(), Exit> {
+        self.heading("Monday: open with 100, deposit 50, withdraw 30");
+        let date = self.today();
+        let open = Open { date, deposit: Some(money("100")?) };
+        self.asks("ada", "es-acc-001", "open with 100.00", open).await?;
+        self.asks("ada", "es-acc-001", "deposit 50.00", Deposit { date, amount: money("50")? }).await?;
+        self.asks("ada", "es-acc-001", "withdraw 30.00", Withdraw { date, amount: money("30")? }).await
+    }
+
+    /// The second scenario, and what the rules refuse after it. Gives the day.
+    async fn refusals(&mut self) -> Result<Date, Exit> {
+        self.heading("Tuesday: open with 500, deposit 100, withdraw 50; then what the rules refuse");
+        let date = self.next_day();
+        let open = Open { date, deposit: Some(money("500")?) };
+        self.asks("ben", "es-acc-002", "open with 500.00", open).await?;
+        self.asks("ben", "es-acc-002", "deposit 100.00", Deposit { date, amount: money("100")? }).await?;
+        self.asks("ben", "es-acc-002", "withdraw 50.00", Withdraw { date, amount: money("50")? }).await?;
+        let before = self.factum.store().head().await?.token;
+        self.asks("ben", "es-acc-002", "withdraw 1000.00", Withdraw { date, amount: money("1000")? }).await?;
+        self.asks("ben", "es-acc-002", "open again", Open { date, deposit: None }).await?;
+        self.asks("ben", "es-acc-002", "deposit 0.00", Deposit { date, amount: Money::ZERO }).await?;
+        self.asks("ben", "es-acc-002", "withdraw -5.00", Withdraw { date, amount: money("-5")? }).await?;
+        self.asks("ben", "es-acc-003", "deposit 1.00", Deposit { date, amount: money("1")? }).await?;
+        let recorded = self.factum.store().read_to_end(Read::all().beyond(before)).await?.len();
+        self.line(&format!("events recorded by the five refusals: {recorded}"));
+        Ok(date)
+    }
+
+    /// A decision over two accounts, and what another party does because of it.
+    async fn transfer(&mut self) -> Result<Done, Exit> {
+        self.heading("Wednesday: a transfer is one decision over two accounts, and one append");
+        let (date, amount) = (self.next_day(), money("200")?);
+        let transfer = Transfer { date, from: "es-acc-002".into(), to: "es-acc-001".into(), amount };
+        let ben = self.factum.acting_as("ben").correlated("rent-january");
+        let done = ben.decide(transfer).await.map_err(unexpected)?;
+        let events = done.events.len();
+        self.line(&format!(
+            "ben transfers 200.00 from es-acc-002 to es-acc-001: {events} events, nothing between them"
+        ));
+
+        let sent = self.factum.history(&Account::id("es-acc-002")).await?.pop();
+        let sent = sent.ok_or_else(|| unexpected("a transfer left no event"))?;
+        let loyalty = self.factum.acting_as("loyalty").caused_by(&sent.record);
+        let thanks = Deposit { date, amount: money("1")? };
+        let done = loyalty.execute(&Account::id("es-acc-002"), thanks).await.map_err(unexpected)?;
+        self.line("the loyalty programme thanks es-acc-002 for it with 1.00");
+        Ok(done)
     }
 
     async fn all(&self) -> Result<Vec<Recorded<AccountEvent>>, Exit> {
@@ -181,7 +178,7 @@ impl Demo<'_> {
         Ok(())
     }
 
-    async fn earlier(&mut self, tuesday: jiff::civil::Date) -> Result<(), Exit> {
+    async fn earlier(&mut self, tuesday: Date) -> Result<(), Exit> {
         let id = Account::id("es-acc-002");
         let history = self.factum.history(&id).await?;
         let by_day = history.iter().map(|recorded| &recorded.event).filter(|event| event.date() <= tuesday);
@@ -190,10 +187,19 @@ impl Demo<'_> {
         let noon: Timestamp = "2026-01-06T12:00:00Z".parse()?;
         let by_time = self.factum.load_at(&id, noon).await?.state.balance;
         let now = self.factum.load(&id).await?.state.balance;
-        self.line(&format!("at the end of {tuesday}, by the entries' own dates   {by_day}"));
-        self.line(&format!("after revision 1                                     {by_revision}"));
-        self.line(&format!("as recorded by {noon}           {by_time}"));
-        self.line(&format!("now                                                  {now}"));
+        let rows = [
+            (format!("at the end of {tuesday}, by the entries' own dates"), by_day),
+            (format!("as recorded by {noon}"), by_time),
+            ("after revision 1".to_owned(), by_revision),
+            ("now".to_owned(), now),
+        ];
+        let rows = rows.map(|(when, balance)| vec![when, balance.to_string()]);
+        print(
+            self.out,
+            Format::Table,
+            &[Column("when", Align::Left), Column("balance", Align::Right)],
+            &rows,
+        );
         Ok(())
     }
 
@@ -232,5 +238,9 @@ impl Demo<'_> {
 }
 
 fn money(text: &str) -> Result<Money, Exit> {
-    text.parse().map_err(|error: crate::money::NotMoney| Exit::new(Kind::Other, error.to_string()))
+    text.parse().map_err(|error: NotMoney| unexpected(error))
+}
+
+fn unexpected(error: impl fmt::Display) -> Exit {
+    Exit::new(Kind::Other, format!("the demonstration went wrong: {error}"))
 }

@@ -192,7 +192,7 @@ impl<'a> Migration<'a> {
                 Ok((Entry::New(events), content)) => {
                     tally.new += 1;
                     let metadata = metadata(&flow, &source.name(), row.line)?;
-                    self.add(content.account(), events, &metadata)?;
+                    self.add(content.account(), &events, &metadata)?;
                 }
                 Err(reason) => {
                     let place = format!("{}, line {}", source.shown(), row.line);
@@ -224,11 +224,11 @@ impl<'a> Migration<'a> {
     fn add(
         &mut self,
         account: &str,
-        events: Vec<(EventId, AccountEvent)>,
+        events: &[(EventId, AccountEvent)],
         metadata: &Metadata,
     ) -> Result<(), Exit> {
         let stream = Account::id(account).stream()?;
-        for (_, event) in &events {
+        for (_, event) in events {
             match event {
                 AccountEvent::BalanceRounded { amount, .. } => {
                     self.roundings.0 += 1;

@@ -13,10 +13,13 @@ use jiff::civil::Date;
 use crate::{
     balances::Balances,
     exit::{Exit, Kind},
+    show::{count, say},
 };
 
-/// How long a read model may take to catch up. It is made from the start of the log where it is missing.
-const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// After how long without news the user is told how far the read model is, and after how many times without progress it is
+/// given up.
+const NEWS_AFTER: Duration = Duration::from_secs(3);
+const GIVEN_UP_AFTER: u32 = 10;
 
 /// An open ledger; this process alone has it.
 #[derive(Debug)]
@@ -66,9 +69,24 @@ impl Ledger {
         Ok(balances)
     }
 
-    /// Waits until the read model has come as far as `token`.
+    /// Waits until the read model has come as far as `token`, however far that is, as long as it moves.
     pub(crate) async fn catch_up(balances: &Projected<Balances>, token: Token) -> Result<(), Exit> {
-        Ok(balances.wait_for_within(token, PATIENCE).await?)
+        let (mut last, mut without_progress) = (None, 0);
+        loop {
+            match balances.wait_for_within(token, NEWS_AFTER).await {
+                Ok(()) => return Ok(()),
+                Err(error @ Error::Timeout { .. }) if without_progress == GIVEN_UP_AFTER => {
+                    return Err(error.into());
+                }
+                Err(Error::Timeout { .. }) => {
+                    let status = balances.status().await?;
+                    without_progress = if last == Some(status.position) { without_progress + 1 } else { 0 };
+                    last = Some(status.position);
+                    say(format!("the read model catches up: {} events behind", count(status.lag_events)));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// The end of the log.

@@ -4,7 +4,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     show::{count, say},
-    source::Source,
+    source::{FromRow, Source},
 };
 
 /// Parts of the whole after which a line is printed where there is no terminal.
@@ -20,7 +20,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn of<T: crate::source::FromRow>(source: &Source<T>) -> Self {
+    pub(crate) fn of<T: FromRow>(source: &Source<T>) -> Self {
         let (name, bytes) = (source.name(), source.bytes());
         let bar = ProgressBar::new(bytes);
         // The template is fixed; should it ever be wrong, the bar looks plainer.
@@ -35,15 +35,16 @@ impl Progress {
 
     /// So many bytes are read, and so many rows.
     pub(crate) fn at(&mut self, bytes: u64, rows: u64) {
-        if self.bar.is_hidden() {
-            let part = if self.bytes == 0 { 0 } else { (bytes * PARTS / self.bytes).min(PARTS) };
-            if part > self.told {
-                self.told = part;
-                say(format!("{}: {} %, {} rows", self.name, part * 100 / PARTS, count(rows)));
-            }
-        } else if rows.is_multiple_of(100) {
+        if !self.bar.is_hidden() {
             self.bar.set_position(bytes);
             self.bar.set_message(format!("{} rows", count(rows)));
+            return;
+        }
+        // A pipe has no length, and so no parts.
+        let part = (bytes * PARTS).checked_div(self.bytes).unwrap_or_default();
+        if part > self.told {
+            self.told = part;
+            say(format!("{}: {} %, {} rows", self.name, part * 100 / PARTS, count(rows)));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt::Write as _, path::Path};
 
-use factum::{Aggregate, Error, Event, EventStoreExt, Query, Read, Recorded, Revision, Timestamp};
+use factum::{Aggregate, Error, Event, EventStoreExt, Query, Read, Recorded, Revision, projection::State};
 use jiff::civil::Date;
 
 use crate::{
@@ -164,8 +164,11 @@ fn seen_at<'a>(
 pub(crate) fn told(event: &AccountEvent) -> String {
     let moved = |what: &str, side: &str, movement: &Movement| {
         let mut text = movement.booking.as_ref().map_or(what, |booking| &booking.operation).to_owned();
-        if let Some(purpose) =
-            movement.booking.as_ref().map(|booking| &booking.purpose).filter(|text| !text.is_empty())
+        if let Some(purpose) = movement
+            .booking
+            .as_ref()
+            .map(|booking| &booking.purpose)
+            .filter(|purpose| !purpose.is_empty() && **purpose != text)
         {
             let _ = write!(text, ", {purpose}");
         }
@@ -338,15 +341,13 @@ pub(crate) async fn status(directory: &Path, out: &mut String) -> Result<(), Exi
     let head = ledger.factum.store().head().await?;
     let status = ledger.balances().await?.status().await?;
     ledger.close().await?;
-    let since = |at: Option<Timestamp>| at.map_or(String::new(), |at| format!(", last recorded {at}"));
-    *out += &format!("log         position {}{}\n", head.token.position, since(head.recorded_at));
-    *out += &format!(
-        "read model  position {}, {} events behind, {} (`{}`, version {})\n",
-        status.position,
-        count(status.lag_events),
-        status.state,
-        status.name,
-        status.version
-    );
+    let recorded = head.recorded_at.map_or(String::new(), |at| format!(", last recorded {at}"));
+    let state = match &status.state {
+        State::Stopped(reason) => format!(", stopped: {reason}"),
+        _ => String::new(),
+    };
+    let behind = count(status.lag_events);
+    *out += &format!("log         position {}{recorded}\n", head.token.position);
+    *out += &format!("read model  position {}, {behind} events behind{state}\n", status.position);
     Ok(())
 }
