@@ -286,3 +286,143 @@ impl Decide for Transfer {
             .and(&to.id, [AccountEvent::TransferReceived(with(&self.from))]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use factum::testkit::{given, given_writes};
+
+    use super::*;
+
+    fn money(text: &str) -> Money {
+        text.parse().unwrap()
+    }
+
+    fn day() -> Date {
+        "2026-01-05".parse().unwrap()
+    }
+
+    fn opened() -> AccountEvent {
+        AccountEvent::AccountOpened { date: day(), particulars: None }
+    }
+
+    fn deposited(amount: &str) -> AccountEvent {
+        AccountEvent::MoneyDeposited(moved(day(), money(amount)))
+    }
+
+    fn withdrawn(amount: &str) -> AccountEvent {
+        AccountEvent::MoneyWithdrawn(moved(day(), money(amount)))
+    }
+
+    fn withdraw(amount: &str) -> Withdraw {
+        Withdraw { date: day(), amount: money(amount) }
+    }
+
+    fn deposit(amount: &str) -> Deposit {
+        Deposit { date: day(), amount: money(amount) }
+    }
+
+    #[test]
+    fn an_account_is_opened_once_with_money_or_without() {
+        let open = |deposit: Option<&str>| Open { date: day(), deposit: deposit.map(money) };
+        given([]).when(open(None)).then([opened()]);
+        given([]).when(open(Some("100"))).then([opened(), deposited("100")]);
+        given([opened()]).when(open(Some("100"))).then_refused(Refusal::AlreadyOpen);
+        for amount in ["0", "-100"] {
+            given([]).when(open(Some(amount))).then_refused(Refusal::AmountNotPositive(money(amount)));
+        }
+    }
+
+    #[test]
+    fn money_comes_and_goes_within_the_balance() {
+        given([opened()]).when(deposit("50")).then([deposited("50")]);
+        given([opened(), deposited("100")]).when(withdraw("100")).then([withdrawn("100")]);
+        let insufficient = Refusal::InsufficientFunds { balance: money("550"), amount: money("550.01") };
+        given([opened(), deposited("600"), withdrawn("50")])
+            .when(withdraw("550.01"))
+            .then_refused(insufficient);
+        for amount in ["0", "-0.01"] {
+            let refusal = Refusal::AmountNotPositive(money(amount));
+            given([opened(), deposited("100")]).when(withdraw(amount)).then_refused(refusal);
+            given([opened()]).when(deposit(amount)).then_refused(refusal);
+        }
+    }
+
+    #[test]
+    fn an_account_that_was_never_opened_does_nothing() {
+        given([]).when(deposit("1")).then_refused(Refusal::NoSuchAccount);
+        given([]).when(withdraw("1")).then_refused(Refusal::NoSuchAccount);
+    }
+
+    #[test]
+    fn imported_facts_may_overdraw_and_new_commands_then_obey_the_rules() {
+        let past = [opened(), deposited("10"), withdrawn("60")];
+        assert_eq!(Account::fold(&past).balance, money("-50"));
+        let insufficient = Refusal::InsufficientFunds { balance: money("-50"), amount: money("1") };
+        given(past.clone()).when(withdraw("1")).then_refused(insufficient);
+        given(past).when(deposit("1")).then([deposited("1")]);
+    }
+
+    fn transfer(from: &str, to: &str, amount: &str) -> Transfer {
+        Transfer { date: day(), from: from.into(), to: to.into(), amount: money(amount) }
+    }
+
+    fn two_accounts() -> Writes {
+        Writes::to(&Account::id("a"), [opened(), deposited("100")]).and(&Account::id("b"), [opened()])
+    }
+
+    #[test]
+    fn a_transfer_changes_both_accounts() {
+        let side = |account: &str| Movement {
+            counterparty: Some(Counterparty { account: account.into(), bank: None }),
+            ..moved(day(), money("100"))
+        };
+        given_writes(two_accounts()).when(transfer("a", "b", "100")).then(
+            Writes::to(&Account::id("a"), [AccountEvent::TransferSent(side("b"))])
+                .and(&Account::id("b"), [AccountEvent::TransferReceived(side("a"))]),
+        );
+    }
+
+    #[test]
+    fn a_transfer_is_refused_whole() {
+        let about = |account: &str, refusal| TransferRefusal::Account { account: account.into(), refusal };
+        let insufficient = Refusal::InsufficientFunds { balance: money("100"), amount: money("100.01") };
+        let cases = [
+            (transfer("a", "b", "100.01"), about("a", insufficient)),
+            (transfer("a", "c", "1"), about("c", Refusal::NoSuchAccount)),
+            (transfer("c", "b", "1"), about("c", Refusal::NoSuchAccount)),
+            (transfer("a", "a", "1"), TransferRefusal::SameAccount("a".into())),
+            (transfer("a", "b", "0"), TransferRefusal::Amount(Refusal::AmountNotPositive(Money::ZERO))),
+        ];
+        for (transfer, refusal) in cases {
+            given_writes(two_accounts()).when(transfer).then_refused(refusal);
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_pinned() {
+        let booking = Booking {
+            transaction: "7".into(),
+            operation: "transfer out".into(),
+            purpose: String::new(),
+            balance_after: money("-1.5"),
+        };
+        let counterparty = Some(Counterparty { account: "20747721".into(), bank: Some("AB".into()) });
+        let sent = Movement { counterparty, booking: Some(booking), ..moved(day(), money("3")) };
+        let encoded = factum::codec::encode(&AccountEvent::TransferSent(sent)).unwrap();
+        let data = r#"{"date":"2026-01-05","amount":"3.00","counterparty":{"account":"20747721","bank":"AB"},"booking":{"transaction":"7","operation":"transfer out","balance_after":"-1.50"}}"#;
+        assert_eq!((&*encoded.event_type, &*encoded.data), ("TransferSent", data.as_bytes()));
+        assert!(encoded.tags.contains("transaction:7"));
+        assert_eq!(
+            factum::codec::types::<AccountEvent>().unwrap(),
+            [
+                "AccountOpened",
+                "BalanceBroughtForward",
+                "MoneyDeposited",
+                "MoneyWithdrawn",
+                "TransferSent",
+                "TransferReceived",
+                "BalanceRounded"
+            ]
+        );
+    }
+}
