@@ -174,7 +174,7 @@ impl Lane {
                     ["--all-features", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"];
                 cargo(shell, &[&["test", "--workspace"], &options[..]].concat()).await
             }
-            Self::Doctests => cargo(shell, &["test", "--workspace", "--doc"]).await,
+            Self::Doctests => cargo(shell, &["test", "--workspace", "--doc", "--all-features"]).await,
             Self::Docs => docs(shell).await,
             Self::Readme => readme::run(shell).await,
             Self::Sim => simulate(shell, settings.cycles, settings.seed).await.map(Pass::Done),

@@ -140,11 +140,12 @@ fn periods_in(data: &Path) -> Result<Vec<Period>, Stop> {
 fn last_balances(transactions: &Path) -> Result<Balances, Stop> {
     let text = fs::read_to_string(transactions)
         .map_err(Stop::at(format!("cannot read {}", transactions.display())))?;
-    columns(&text, "account_id", "balance_after")
+    let told = transactions.display().to_string();
+    columns(&text, "account_id", "balance_after").map_err(Stop::at(told))
 }
 
 fn reported_balances(csv: &str) -> Result<Balances, Stop> {
-    let balances = columns(csv, "account_id", "balance")?;
+    let balances = columns(csv, "account_id", "balance").map_err(Stop::at("`bank balances`"))?;
     let lines = csv.lines().filter(|line| !line.is_empty()).count();
     if balances.len() + 1 == lines {
         Ok(balances)
@@ -154,21 +155,19 @@ fn reported_balances(csv: &str) -> Result<Balances, Stop> {
 }
 
 /// Money by key; where a key comes again, the last one counts.
-fn columns(csv: &str, key: &str, money: &str) -> Result<Balances, Stop> {
+fn columns(csv: &str, key: &str, money: &str) -> Result<Balances, String> {
     let mut reader = csv::Reader::from_reader(csv.as_bytes());
-    let headers = reader.headers().map_err(Stop::at("the CSV's first line"))?.clone();
+    let headers = reader.headers().map_err(|error| error.to_string())?.clone();
     let column = |name: &str| {
         let found = headers.iter().position(|header| header == name);
-        found.ok_or_else(|| Stop::Failed(format!("the CSV has no column `{name}`, but {headers:?}")))
+        found.ok_or_else(|| format!("there is no column `{name}` in the CSV's first line"))
     };
     let (key, money) = (column(key)?, column(money)?);
     let mut balances = Balances::new();
     for record in reader.records() {
-        let record = record.map_err(Stop::at("the CSV"))?;
-        let amount = hundredths(&record[money]);
-        let amount = amount.ok_or_else(|| {
-            Stop::Failed(format!("`{}` is not an amount with two decimals", &record[money]))
-        })?;
+        let record = record.map_err(|error| error.to_string())?;
+        let amount = hundredths(&record[money])
+            .ok_or_else(|| format!("`{}` is not an amount with two decimals", &record[money]))?;
         balances.insert(record[key].to_owned(), amount);
     }
     Ok(balances)

@@ -374,6 +374,11 @@ impl Reading<'_> {
             }
             self.take(event, |stream| durable.index.state(stream).unwrap_or_default(), hiding);
         }
+        if !self.is_full() {
+            // The frame is done with: the next step must not begin in it again.
+            let end = segment.header.base + frame.offset + frame.header.bytes();
+            self.after = self.after.max(Position((end - 1).min(self.before.0 - 1)));
+        }
         Ok(())
     }
 

@@ -391,7 +391,7 @@ impl Found {
             write.map_err(|error| explain(&error, "write", &segment.path, Outcome::No))?;
             at += some as u64;
         }
-        Ok(end - first)
+        Ok(end.saturating_sub(first))
     }
 
     /// The error for acknowledged bytes between `self.end` and `until` that cannot be read.

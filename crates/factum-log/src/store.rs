@@ -108,6 +108,22 @@ impl Options {
         }
         let directory = Directory::create(&self.directory)
             .map_err(|error| explain(&error, "make", &shown, Outcome::No))?;
+        self.open_on(Arc::new(directory))
+    }
+
+    /// Opens the store of another disk than the machine's. The directory of these options is not looked at.
+    ///
+    /// # Errors
+    /// As for [`Options::open`].
+    pub fn open_on(self, disk: Arc<dyn Disk>) -> Result<LogStore> {
+        let Limits { event_bytes, append_bytes, append_events } = self.limits;
+        if event_bytes > MOST_EVENT_BYTES
+            || append_bytes > MOST_APPEND_BYTES
+            || append_events > MOST_APPEND_EVENTS
+        {
+            let why = "an event may have 16 MiB, an append 16 MiB and 10,000 events at most";
+            return Err(Error::invalid("the limits", why));
+        }
         let settings = Settings {
             limits: self.limits,
             clock: self.clock,
@@ -116,7 +132,7 @@ impl Options {
             segment_bytes: self.segment_bytes,
             bugs: Bugs::default(),
         };
-        LogStore::on(Arc::new(directory), settings)
+        LogStore::start(Log::open(disk, settings)?)
     }
 }
 
@@ -141,12 +157,8 @@ impl LogStore {
         Options::new(directory).open()
     }
 
-    /// Opens the store of any disk.
-    ///
-    /// # Errors
-    /// As for [`Options::open`].
-    pub(crate) fn on(disk: Arc<dyn Disk>, settings: Settings) -> Result<Self> {
-        let log = Arc::new(Log::open(disk, settings)?);
+    fn start(log: Log) -> Result<Self> {
+        let log = Arc::new(log);
         let committing = log.clone();
         let thread = thread::Builder::new().name("factum-log".into()).spawn(move || commit_on(&committing));
         let why = |error| format!("its thread cannot be started ({error})");

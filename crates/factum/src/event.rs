@@ -202,6 +202,11 @@ impl NewEvent {
         let data = serde_json::to_vec(data).map_err(|e| {
             Error::invalid(format!("the data of `{event_type}`"), format!("it cannot be JSON ({e})"))
         })?;
+        Self::json_encoded(event_type, data)
+    }
+
+    /// An event whose data a serializer has just written as JSON.
+    pub(crate) fn json_encoded(event_type: &str, data: Vec<u8>) -> Result<Self> {
         Ok(Self { content_type: ContentType::Json, ..Self::bytes(event_type, data)? })
     }
 

@@ -3,27 +3,38 @@
 //! This crate holds the words, the contract and the pure logic; it knows no disk, no network and no SQL.
 
 pub mod admission;
+pub mod aggregate;
 pub mod append;
+pub mod codec;
+pub mod decide;
 pub mod error;
 pub mod event;
+pub mod handle;
 pub mod memory;
 pub mod name;
 pub mod position;
+pub mod prelude;
+pub mod projection;
 pub mod query;
 pub mod read;
 pub mod store;
 pub mod stream;
 pub mod subscription;
 pub mod tags;
+pub mod testkit;
 pub mod time;
 
 pub use self::{
+    aggregate::{Aggregate, Command, Entity, Event, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
+    decide::{Decide, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
+    handle::{At, Done, Factum, Failure},
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
+    projection::{MemoryReads, Projected, Projection, ReadStore},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     store::{EventStore, EventStoreExt, Head, subscribe},

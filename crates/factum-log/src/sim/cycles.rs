@@ -170,6 +170,7 @@ impl<'a> Life<'a> {
             drop(log);
             self.crash();
         }
+        self.disk.room(u64::MAX);
         match self.rng.u8(0..4) {
             0 => self.end_with_rot(),
             1 => self.end_with_lies(),
