@@ -14,7 +14,11 @@ pub(super) fn check(timeline: &Timeline<'_>, found: &mut Findings) {
         let Some(author) = author else { continue };
         // Guards count before the first event only, also where an append was torn.
         if last.replace(author.invoked) != Some(author.invoked) {
-            check_at_its_place(timeline, author, timeline.moment(run), found);
+            let moment = timeline.moment(run);
+            let innocent = |suspect: &Operation| timeline.guards_hold(suspect, moment);
+            if !timeline.suspects(run).any(innocent) {
+                report_guards(timeline, author, moment, found);
+            }
         }
     }
     for operation in &timeline.history.operations {
@@ -29,8 +33,8 @@ pub(super) fn check(timeline: &Timeline<'_>, found: &mut Findings) {
     }
 }
 
-/// Guards of an append that wrote hold at its place in the log.
-fn check_at_its_place(timeline: &Timeline<'_>, author: &Operation, moment: usize, found: &mut Findings) {
+/// Names the guards of an append that do not hold at its place in the log.
+fn report_guards(timeline: &Timeline<'_>, author: &Operation, moment: usize, found: &mut Findings) {
     let Some((_, guards)) = author.append() else { return };
     for guard in guards {
         let Some((actual, rival)) = timeline.failure(guard, moment) else { continue };
@@ -112,6 +116,12 @@ fn check_refusal(
 }
 
 impl Timeline<'_> {
+    fn guards_hold(&self, operation: &Operation, moment: usize) -> bool {
+        operation
+            .append()
+            .is_none_or(|(_, guards)| guards.iter().all(|guard| self.failure(guard, moment).is_none()))
+    }
+
     /// What a guard meets at a moment, if it does not hold there; and the event that is in its way.
     fn failure(&self, guard: &Guard, moment: usize) -> Option<(Actual, Option<usize>)> {
         match guard {

@@ -220,6 +220,8 @@ impl Shown<'_> {
         timeline.log.hidden_by[at] < self.may_hide
             || (self.by_time && entry.recorded_at.is_none())
             || timeline.log.expires(&entry.stream)
+            // Events that nobody knows of may have pushed it out of the stream's max_count earlier.
+            || timeline.log.unaccounted(&entry.stream)
     }
 }
 
