@@ -149,9 +149,9 @@ impl<'a> Timeline<'a> {
                     self.check_run(operation, &places, found);
                 }
             }
+            let complete = is_run(&places) || (operation.is_unknown() && self.excused(operation));
             for (sent, at) in sent.iter().zip(&places) {
                 let Some(at) = *at else { continue };
-                let complete = is_run(&places);
                 note(&mut claims[at], operation, self.same(at, sent), complete, found);
             }
         }
@@ -244,9 +244,6 @@ impl<'a> Timeline<'a> {
         let Entry { position, id, stream, .. } = &self.log.entries[at];
         let event = format!("event {id} of `{stream}` at position {position}");
         let (kind, operation, why) = if let Some(torn) = claim.torn {
-            if self.excused(torn) {
-                return;
-            }
             (
                 Kind::Torn,
                 Some(torn),
@@ -463,7 +460,7 @@ fn check_log(log: &mut Log, head: Position, written: &[(StreamName, Revision)], 
         );
     }
     for (entry, by) in log.entries.iter().zip(&log.hidden_by) {
-        if entry.recorded_at.is_some() && *by != NEVER {
+        if entry.recorded_at.is_some() && *by != NEVER && !log.unaccounted(&entry.stream) {
             let Entry { position, stream, revision, .. } = entry;
             let by = log.entries[*by].position;
             let text = format!(

@@ -134,7 +134,9 @@ impl Timeline<'_> {
             Guard::Query { query, after } => {
                 let matching = self.log.matching(query, self.log.moment_of(after.position), moment);
                 let visible = |at: &usize| {
-                    self.log.hidden_by[*at] >= moment && !self.log.expires(&self.log.entries[*at].stream)
+                    let stream = &self.log.entries[*at].stream;
+                    let vague = self.log.expires(stream) || self.log.unaccounted(stream);
+                    self.log.hidden_by[*at] >= moment && !vague
                 };
                 let at = matching.into_iter().rev().find(visible)?;
                 Some((Actual::Match(self.log.entries[at].position), Some(at)))
@@ -166,9 +168,9 @@ impl Timeline<'_> {
         if self.log.entries[at].position != position {
             return self.log.any_unaccounted();
         }
-        self.run(at) < last
-            && self.log.hidden_by[at] >= self.moment(first)
-            && self.log.matching(query, at, at + 1) == [at]
+        let shown = self.log.hidden_by[at] >= self.moment(first)
+            || self.log.unaccounted(&self.log.entries[at].stream);
+        self.run(at) < last && shown && self.log.matching(query, at, at + 1) == [at]
     }
 
     /// Whether the token of a guard was in the log for sure after the first `runs`.

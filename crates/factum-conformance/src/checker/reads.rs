@@ -207,7 +207,7 @@ impl Shown<'_> {
             found.add(Kind::Altered, &[self.operation], text);
         }
         let hidden_by = timeline.log.hidden_by[at];
-        if hidden_by < self.hidden_before {
+        if hidden_by < self.hidden_before && !timeline.log.unaccounted(&entry.stream) {
             let by = timeline.log.entries[hidden_by].position;
             let text =
                 format!("#{name} was shown position {}, though position {by} had hidden it", entry.position);
