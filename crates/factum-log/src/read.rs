@@ -397,7 +397,7 @@ impl Reading<'_> {
             self.take(event, |stream| durable.index.state(stream).unwrap_or_default(), hiding);
         }
         if !self.is_full() {
-            self.before = Position((begin.0 + 1).max(self.after.0 + 1)).min(self.before);
+            self.before = begin.max(Position(self.after.0 + 1));
         }
         Ok(looked)
     }
