@@ -157,7 +157,7 @@ struct Import {
     #[arg(long, value_enum, default_value_t = OnError::Stop)]
     on_error: OnError,
     /// How far the bank's balance may be from the sum: a smaller difference is recorded as a rounding, a larger one is a bad row
-    #[arg(long, value_name = "AMOUNT", default_value = "0.10", value_parser = tolerance)]
+    #[arg(long, value_name = "AMOUNT", default_value = "0.10", value_parser = tolerance, allow_negative_numbers = true)]
     tolerance: Money,
 }
 

@@ -19,7 +19,7 @@ use crate::{
 /// After how long without news the user is told how far the read model is, and after how many times without progress it is
 /// given up.
 const NEWS_AFTER: Duration = Duration::from_secs(3);
-const GIVEN_UP_AFTER: u32 = 10;
+const GIVEN_UP_AFTER: u32 = 5;
 
 /// An open ledger; this process alone has it.
 #[derive(Debug)]
@@ -43,14 +43,19 @@ impl Ledger {
     fn open_with(directory: &Path, begin: bool) -> Result<Self, Exit> {
         let shown = directory.display();
         let log = Options::new(directory.join("log")).create(begin).open().map_err(|error| match error {
-            Error::NotFound { .. } => Exit::new(
-                Kind::NotFound,
-                format!("there is no ledger in {shown}; `bank open` and `bank import` begin one"),
-            ),
-            Error::Fenced { .. } => Exit::new(
-                Kind::Busy,
-                format!("another process has the ledger in {shown} open; try again when it is done"),
-            ),
+            Error::NotFound { .. } if !begin => {
+                let sentence =
+                    format!("there is no ledger in {shown}; `bank open` and `bank import` begin one");
+                Exit::new(Kind::NotFound, sentence)
+            }
+            Error::NotFound { .. } => {
+                Exit::new(Kind::Storage, format!("no ledger can be begun in {shown}: {error}"))
+            }
+            Error::Fenced { .. } => {
+                let sentence =
+                    format!("another process has the ledger in {shown} open; try again when it is done");
+                Exit::new(Kind::Busy, sentence)
+            }
             other => Exit::from(other),
         })?;
         Ok(Self { factum: Factum::new(log.clone()), log, read_model: directory.join("read.db") })
@@ -76,7 +81,9 @@ impl Ledger {
             match balances.wait_for_within(token, NEWS_AFTER).await {
                 Ok(()) => return Ok(()),
                 Err(error @ Error::Timeout { .. }) if without_progress == GIVEN_UP_AFTER => {
-                    return Err(error.into());
+                    let advice =
+                        "see that the disk of read.db has room and can be written; the log is complete";
+                    return Err(Exit::from(error).but(advice));
                 }
                 Err(Error::Timeout { .. }) => {
                     let status = balances.status().await?;
