@@ -4,6 +4,7 @@
 //! and run again, each row is recorded once.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -54,7 +55,8 @@ pub(crate) async fn import(request: &Request, directory: &Path, out: &mut String
     // Both are looked at before anything is made: a wrong name must not leave an empty ledger behind.
     let accounts = Source::<AccountRow>::open(&request.accounts)?;
     let transactions = Source::<TransactionRow>::open(&request.transactions)?;
-    let interrupted = interruption();
+    let interrupted = interruption()
+        .map_err(|error| Exit::new(Kind::Other, format!("cannot listen for Ctrl-C: {error}")))?;
     let ledger = Ledger::open_or_begin(directory)?;
     let balances = ledger.balances().await?;
     let mut migration = Migration::begin(&ledger, request, interrupted).await?;
@@ -69,32 +71,55 @@ pub(crate) async fn import(request: &Request, directory: &Path, out: &mut String
 
 /// Becomes true when the user presses Ctrl-C, or the system asks the process to end. The second time ends it at once, which
 /// harms nothing either.
-fn interruption() -> Arc<AtomicBool> {
+fn interruption() -> io::Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
+    let mut requests = Requests::new()?;
     tokio::spawn(async move {
-        while asked_to_end().await.is_ok() {
+        while requests.next().await {
             if flag.swap(true, Ordering::Relaxed) {
                 std::process::exit(Kind::Interrupted as i32);
             }
         }
     });
-    interrupted
+    Ok(interrupted)
+}
+
+/// Requests to end, heard from the moment this is made.
+#[cfg(unix)]
+struct Requests {
+    pressed: tokio::signal::unix::Signal,
+    terminated: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
-async fn asked_to_end() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminated = signal(SignalKind::terminate())?;
-    tokio::select! {
-        pressed = tokio::signal::ctrl_c() => pressed,
-        _ = terminated.recv() => Ok(()),
+impl Requests {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { pressed: signal(SignalKind::interrupt())?, terminated: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            pressed = self.pressed.recv() => pressed.is_some(),
+            terminated = self.terminated.recv() => terminated.is_some(),
+        }
     }
 }
 
+/// Requests to end.
 #[cfg(not(unix))]
-async fn asked_to_end() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
+struct Requests;
+
+#[cfg(not(unix))]
+impl Requests {
+    fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> bool {
+        tokio::signal::ctrl_c().await.is_ok()
+    }
 }
 
 /// What became of the rows of one file.

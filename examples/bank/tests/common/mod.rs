@@ -202,7 +202,7 @@ pub(crate) fn made_up(accounts: usize, rows: usize) -> (String, String) {
     (account_rows, transaction_rows)
 }
 
-/// Writes as much as the child takes; it may end before.
-pub(crate) fn feed(child: &mut Child, bytes: &[u8]) {
-    let _ = child.stdin.as_mut().unwrap().write_all(bytes);
+/// Gives a child something to read; an error once it is gone.
+pub(crate) fn feed(child: &mut Child, bytes: &[u8]) -> std::io::Result<()> {
+    child.stdin.as_mut().unwrap().write_all(bytes)
 }
