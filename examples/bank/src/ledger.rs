@@ -64,7 +64,13 @@ impl Ledger {
     /// The read model, as far as it is; it catches up from now on.
     pub(crate) async fn balances(&self) -> Result<Projected<Balances>, Exit> {
         let reads = Sqlite::open(&self.read_model)?;
-        Ok(self.factum.project(Balances, reads).await?)
+        self.factum.project(Balances, reads).await.map_err(|error| match error {
+            Error::LogRewound(_) => {
+                let shown = self.read_model.display();
+                Exit::from(error).but(format!("delete {shown}, and it is made again from this log"))
+            }
+            other => Exit::from(other),
+        })
     }
 
     /// The read model, up to date.
