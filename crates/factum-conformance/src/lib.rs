@@ -3,6 +3,11 @@
 //! - [`suite!`] makes one test per promise for a store; its author implements [`Harness`] and writes one line.
 //! - [`Recorder`] notes what clients asked of a store and what they were told, also across kills; [`check`] says whether that
 //!   can be true of the log as it is in the end.
+//! - [`workload`] is many clients that do everything at random; [`bugs`] are stores that break one promise each, to show that
+//!   the checker sees.
+//!
+//! A kill -9 loop: the child runs [`workload::run`] on [`Recorder::to_file`] with a new seed each time; the parent kills it,
+//! and in the end opens the store itself and calls [`verify`] with [`History::load`] and [`FinalLog::read`].
 //!
 //! ```no_run
 //! # use std::sync::Arc;
