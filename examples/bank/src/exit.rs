@@ -64,8 +64,8 @@ impl Exit {
 
     /// The same, with how far things got or what to do put after it.
     #[must_use]
-    pub(crate) fn but(self, after: impl fmt::Display) -> Self {
-        Self { sentence: format!("{}; {after}", self.sentence), ..self }
+    pub(crate) fn but(&self, after: impl fmt::Display) -> Self {
+        Self { sentence: format!("{}; {after}", self.sentence), kind: self.kind }
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
