@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use factum::{Clock, Error, Factum, Projected, Token};
+use factum::{Clock, Error, Factum, Projected, Token, projection::State};
 use factum_log::{LogStore, Options};
 use factum_sqlite::Sqlite;
 use jiff::civil::Date;
@@ -97,7 +97,12 @@ impl Ledger {
                     last = Some(status.position);
                     say(format!("the read model catches up: {} events behind", count(status.lag_events)));
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    return Err(match balances.status().await?.state {
+                        State::Stopped(reason) => Exit::from(reason).because("the read model has stopped"),
+                        _ => error.into(),
+                    });
+                }
             }
         }
     }

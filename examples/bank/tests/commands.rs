@@ -13,6 +13,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use factum::{Append, EventStore, NewEvent, StreamName};
+
 use common::{Answer, Bank, decimal, last_balances, made_up};
 
 /// A ledger with two accounts.
@@ -254,6 +256,21 @@ fn a_log_that_is_damaged_is_not_believed() {
     for arguments in [&["balances"][..], &["deposit", "1", "1"], &["verify"]] {
         bank.run(arguments).fails(8, "is damaged at byte");
     }
+}
+
+#[test]
+fn an_event_that_this_program_did_not_write_is_told_with_its_place() {
+    let bank = small();
+    let log = factum_log::LogStore::open(bank.data().join("log")).unwrap();
+    let event = NewEvent::json("AccountFrozen", &serde_json::json!({})).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(log.append(Append::to(StreamName::new("account-x").unwrap(), [event]))).unwrap();
+    drop(log);
+    for arguments in [&["balances"][..], &["history", "x"], &["verify"]] {
+        bank.run(arguments).fails(8, "AccountFrozen");
+    }
+    bank.import_rows("", "", &[]).fails(8, "AccountFrozen");
+    bank.run(&["deposit", "es-acc-001", "1"]).succeeds();
 }
 
 #[test]
