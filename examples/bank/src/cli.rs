@@ -53,6 +53,7 @@ enum Verb {
         /// As it was after the event with this revision, counted from 0
         #[arg(long, value_name = "N")]
         at_revision: Option<u64>,
+        /// How to print it
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
@@ -63,6 +64,7 @@ enum Verb {
         account: String,
         #[command(flatten)]
         data: Data,
+        /// How to print it
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
@@ -82,6 +84,7 @@ enum Verb {
         /// The account
         #[arg(value_parser = account_id)]
         account: String,
+        /// How much, like 12.50
         #[arg(allow_negative_numbers = true)]
         amount: Money,
         #[command(flatten)]
@@ -92,6 +95,7 @@ enum Verb {
         /// The account
         #[arg(value_parser = account_id)]
         account: String,
+        /// How much, like 12.50
         #[arg(allow_negative_numbers = true)]
         amount: Money,
         #[command(flatten)]
@@ -105,6 +109,7 @@ enum Verb {
         /// The account that is paid
         #[arg(value_parser = account_id)]
         to: String,
+        /// How much, like 12.50
         #[arg(allow_negative_numbers = true)]
         amount: Money,
         #[command(flatten)]
@@ -154,7 +159,7 @@ struct Import {
     #[command(flatten)]
     data: Data,
     /// What to do about a bad row. With `skip`, rows that are left out are listed, and the exit code is 0 all the same
-    #[arg(long, value_enum, default_value_t = OnError::Stop)]
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnError::Stop)]
     on_error: OnError,
     /// How far the bank's balance may be from the sum: a smaller difference is recorded as a rounding, a larger one is a bad row
     #[arg(long, value_name = "AMOUNT", default_value = "0.10", value_parser = tolerance, allow_negative_numbers = true)]

@@ -294,15 +294,16 @@ impl<'a> Migration<'a> {
         if let Err(worse) = self.flush().await {
             return worse;
         }
-        let (what, done) = (T::WHAT, count(tally.new + tally.recorded));
+        let done = count(tally.new + tally.recorded);
         trouble.but(match trouble.kind() {
             Kind::Interrupted => {
                 format!(
-                    "{done} rows of the {what} file are in the ledger; run the same command again to go on"
+                    "{done} rows of the {} file are in the ledger; run the same command again to go on",
+                    T::WHAT
                 )
             }
             _ => format!(
-                "the {done} rows of the {what} file before it are in the ledger, and nothing after it is; \
+                "the {done} rows before it are in the ledger, and the import stopped there; \
                  correct it and run the same command again, or leave bad rows out with --on-error skip"
             ),
         })

@@ -160,8 +160,10 @@ fn a_bad_row_stops_the_import_or_is_left_out() {
         let rows = format!("{}{bad}\n{}", three(), row(5, "1993-01-05", "credit", "7.00", "127.00"));
         let bank = Bank::new();
         let answer = bank.import_rows(&(ONE.to_owned() + TWO), &rows, &[]).fails(4, reason);
-        let [place, so_far] =
-            ["transactions.csv, line 5: ", "the 3 rows of the transactions file before it are in the ledger"];
+        let [place, so_far] = [
+            "transactions.csv, line 5: ",
+            "the 3 rows before it are in the ledger, and the import stopped there",
+        ];
         assert!(answer.err.contains(place) && answer.err.contains(so_far), "{answer:?}");
         assert_eq!(held(&bank, "1"), Some(12_000), "{bad}");
 
