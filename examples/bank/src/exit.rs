@@ -17,7 +17,7 @@ Exit codes:
     5  a conflict with what is recorded already; nothing was recorded
     6  the ledger is in use by another process
     7  the disk is full, read-only or not available
-    8  stored data is damaged
+    8  stored data is damaged, or not what this program wrote
     9  verify found differences
    10  there is no such ledger or account
   130  interrupted; an import then says how to go on";
@@ -64,8 +64,8 @@ impl Exit {
 
     /// The same, with how far things got or what to do put after it.
     #[must_use]
-    pub(crate) fn but(self, after: impl fmt::Display) -> Self {
-        Self { sentence: format!("{}; {after}", self.sentence), ..self }
+    pub(crate) fn but(&self, after: impl fmt::Display) -> Self {
+        Self { sentence: format!("{}; {after}", self.sentence), kind: self.kind }
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -83,7 +83,7 @@ impl From<Error> for Exit {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Conflict(_) | Error::IdConflict { .. } => Kind::Conflict,
-            Error::InvalidInput { .. } | Error::LimitExceeded { .. } => Kind::Usage,
+            Error::LimitExceeded { .. } => Kind::Usage,
             Error::NotFound { .. } => Kind::NotFound,
             Error::Tombstoned { .. } => Kind::Refused,
             Error::Fenced { .. } => Kind::Busy,
@@ -91,7 +91,8 @@ impl From<Error> for Exit {
             | Error::Poisoned { .. }
             | Error::Unavailable { .. }
             | Error::Timeout { .. } => Kind::Storage,
-            Error::Corrupt(_) | Error::LogRewound(_) => Kind::Corrupt,
+            // What the user typed has been looked at by then; what makes no sense now was read from the disk.
+            Error::Corrupt(_) | Error::LogRewound(_) | Error::InvalidInput { .. } => Kind::Corrupt,
             _ => Kind::Other,
         };
         Self::new(kind, error.to_string())

@@ -236,7 +236,7 @@ impl<'a> Migration<'a> {
             if self.interrupted.load(Ordering::Relaxed) {
                 let asked = Exit::new(
                     Kind::Interrupted,
-                    format!("interrupted after line {} of {}", row.line, source.shown()),
+                    format!("interrupted at line {} of {}", row.line, source.shown()),
                 );
                 return Err(self.stop::<T>(&tally, asked).await);
             }
@@ -295,13 +295,17 @@ impl<'a> Migration<'a> {
             return worse;
         }
         let (what, done) = (T::WHAT, count(tally.new + tally.recorded));
-        let then = match trouble.kind() {
-            Kind::Interrupted => "run the same command again to go on",
-            _ => "correct it and run the same command again, or leave bad rows out with --on-error skip",
-        };
-        trouble.but(format!(
-            "the {done} rows of the {what} file before it are in the ledger, and nothing after it is; {then}"
-        ))
+        trouble.but(match trouble.kind() {
+            Kind::Interrupted => {
+                format!(
+                    "{done} rows of the {what} file are in the ledger; run the same command again to go on"
+                )
+            }
+            _ => format!(
+                "the {done} rows of the {what} file before it are in the ledger, and nothing after it is; \
+                 correct it and run the same command again, or leave bad rows out with --on-error skip"
+            ),
+        })
     }
 
     fn summary(&self, opened: &Tally, booked: &Tally) -> String {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use factum::{Clock, Error, Factum, Projected, Token};
+use factum::{Clock, Error, Factum, Projected, Token, projection::State};
 use factum_log::{LogStore, Options};
 use factum_sqlite::Sqlite;
 use jiff::civil::Date;
@@ -64,7 +64,13 @@ impl Ledger {
     /// The read model, as far as it is; it catches up from now on.
     pub(crate) async fn balances(&self) -> Result<Projected<Balances>, Exit> {
         let reads = Sqlite::open(&self.read_model)?;
-        Ok(self.factum.project(Balances, reads).await?)
+        self.factum.project(Balances, reads).await.map_err(|error| match error {
+            Error::LogRewound(_) => {
+                let shown = self.read_model.display();
+                Exit::from(error).but(format!("delete {shown}, and it is made again from this log"))
+            }
+            other => Exit::from(other),
+        })
     }
 
     /// The read model, up to date.
@@ -91,7 +97,12 @@ impl Ledger {
                     last = Some(status.position);
                     say(format!("the read model catches up: {} events behind", count(status.lag_events)));
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    return Err(match balances.status().await?.state {
+                        State::Stopped(reason) => Exit::from(reason).because("the read model has stopped"),
+                        _ => error.into(),
+                    });
+                }
             }
         }
     }

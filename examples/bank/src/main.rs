@@ -15,6 +15,8 @@ mod report;
 mod show;
 mod source;
 mod teller;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::{self, Write},

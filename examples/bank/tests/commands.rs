@@ -13,6 +13,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use factum::{Append, EventStore, NewEvent, StreamName};
+
 use common::{Answer, Bank, decimal, last_balances, made_up};
 
 /// A ledger with two accounts.
@@ -257,6 +259,21 @@ fn a_log_that_is_damaged_is_not_believed() {
 }
 
 #[test]
+fn an_event_that_this_program_did_not_write_is_told_with_its_place() {
+    let bank = small();
+    let log = factum_log::LogStore::open(bank.data().join("log")).unwrap();
+    let event = NewEvent::json("AccountFrozen", &serde_json::json!({})).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(log.append(Append::to(StreamName::new("account-x").unwrap(), [event]))).unwrap();
+    drop(log);
+    for arguments in [&["balances"][..], &["history", "x"], &["verify"]] {
+        bank.run(arguments).fails(8, "AccountFrozen");
+    }
+    bank.import_rows("", "", &[]).fails(8, "AccountFrozen");
+    bank.run(&["deposit", "es-acc-001", "1"]).succeeds();
+}
+
+#[test]
 fn a_read_model_that_is_gone_or_of_no_use_comes_back_from_the_log() {
     let bank = small();
     let before = bank.balances();
@@ -381,4 +398,5 @@ fn a_read_model_of_another_ledger_is_not_believed() {
         let _ = fs::copy(other.data().join(&name), bank.data().join(&name));
     }
     bank.run(&["balances"]).fails(8, "is from log");
+    bank.run(&["status"]).fails(8, "and it is made again from this log");
 }

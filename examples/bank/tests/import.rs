@@ -273,7 +273,7 @@ fn an_interrupted_import_says_how_to_go_on() {
     }
     let answer = Answer::from(child.wait_with_output().unwrap());
     assert_eq!(answer.code, 130, "{answer:?}");
-    assert!(answer.err.contains("bank: interrupted after line "), "{answer:?}");
+    assert!(answer.err.contains("bank: interrupted at line "), "{answer:?}");
     assert!(answer.err.contains("run the same command again to go on"), "{answer:?}");
     bank.run(&["verify"]).succeeds();
     bank.import(&accounts, &bank.file("transactions.csv", &transactions), &[]).succeeds();

@@ -1,6 +1,8 @@
 //! A real year of a real bank: every balance, after kills, in time travel, in two halves. Read in place; `FACTUM_DATA` names
 //! another place. Where there is none, this says so.
 
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests say what they skip, and may fail")]
+
 mod common;
 
 use std::{

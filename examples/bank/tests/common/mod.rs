@@ -1,7 +1,11 @@
 //! The program as its users run it, and small ledgers made up for it.
 
 #![allow(dead_code, reason = "each file of tests uses its part")]
-#![allow(clippy::disallowed_methods, reason = "tests write the files that the program reads")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests write the files that the program reads, and may fail"
+)]
 
 use std::{
     collections::BTreeMap,
