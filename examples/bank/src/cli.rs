@@ -8,7 +8,7 @@ use jiff::civil::Date;
 
 use crate::{
     account::Account,
-    demo,
+    audit, demo,
     exit::{EXIT_CODES, Exit},
     import::{self, OnError},
     money::Money,
@@ -137,7 +137,7 @@ struct Work {
     #[command(flatten)]
     data: Data,
     /// Who asks for it; the event's metadata keeps the name
-    #[arg(long, value_name = "NAME", default_value = "teller")]
+    #[arg(long, value_name = "NAME", default_value = "teller", value_parser = name)]
     by: String,
 }
 
@@ -166,13 +166,24 @@ struct Import {
     tolerance: Money,
 }
 
-/// An id that a stream can be named after.
-fn account_id(text: &str) -> Result<String, String> {
+/// Bytes in the name of whoever asks, at most.
+const NAME_BYTES: usize = 256;
+
+fn name(text: &str) -> Result<String, String> {
     match text.chars().find(|c| c.is_control()) {
-        _ if text.is_empty() => Err("it is empty; give the account a name".to_owned()),
+        _ if text.is_empty() => Err("it is empty; give it at least one character".to_owned()),
+        _ if text.len() > NAME_BYTES => {
+            Err(format!("it has {} bytes; {NAME_BYTES} are the most", text.len()))
+        }
         Some(bad) => Err(format!("it holds the control character U+{:04X}; leave it out", u32::from(bad))),
-        None => Account::id(text).stream().map(|_| text.to_owned()).map_err(|error| error.to_string()),
+        None => Ok(text.to_owned()),
     }
+}
+
+/// A name that a stream can be named after.
+fn account_id(text: &str) -> Result<String, String> {
+    let account = name(text)?;
+    Account::id(text).stream().map(|_| account).map_err(|error| error.to_string())
 }
 
 fn tolerance(text: &str) -> Result<Money, String> {
@@ -218,7 +229,7 @@ impl Cli {
             Verb::Transfer { from, to, amount, work } => {
                 work.teller(&clock, false)?.transfer(&from, &to, amount, out).await
             }
-            Verb::Verify(data) => report::verify(&data.data, out).await,
+            Verb::Verify(data) => audit::verify(&data.data, out).await,
             Verb::Rebuild(data) => report::rebuild(&data.data, out).await,
             Verb::Status(data) => report::status(&data.data, out).await,
         }

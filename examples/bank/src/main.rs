@@ -2,6 +2,7 @@
 //! model is kept beside the log, and every balance can be asked as of any day or revision, with who caused it.
 
 mod account;
+mod audit;
 mod balances;
 mod books;
 mod cli;

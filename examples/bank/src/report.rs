@@ -1,15 +1,14 @@
 //! What can be asked of a ledger.
 
-use std::{collections::HashMap, fmt::Write as _, path::Path};
+use std::{fmt::Write as _, path::Path};
 
-use factum::{Aggregate, Error, Event, EventStoreExt, Query, Read, Recorded, Revision, projection::State};
+use factum::{Aggregate, Recorded, Revision, projection::State};
 use jiff::civil::Date;
 
 use crate::{
     account::{Account, AccountEvent, Movement},
     exit::{Exit, Kind},
     ledger::Ledger,
-    money::Money,
     show::{Align, Column, Format, by_id, count, print},
 };
 
@@ -188,137 +187,6 @@ pub(crate) fn told(event: &AccountEvent) -> String {
         AccountEvent::TransferSent(movement) => moved("transfer", "to", movement),
         AccountEvent::TransferReceived(movement) => moved("transfer", "from", movement),
         AccountEvent::BalanceRounded { .. } => "rounded by the bank".to_owned(),
-    }
-}
-
-/// Compares the read model with two folds of the log: that of the projection, and that of the accounts themselves; and the log
-/// with the balances that the bank recorded.
-pub(crate) async fn verify(directory: &Path, out: &mut String) -> Result<(), Exit> {
-    let ledger = Ledger::open(directory)?;
-    let balances = ledger.balances_now().await?;
-    let mut differences: Vec<_> = balances
-        .verify()
-        .await?
-        .into_iter()
-        .map(|difference| {
-            let text = |json: Option<String>| json.unwrap_or_else(|| "nothing".to_owned());
-            (
-                difference.key,
-                format!(
-                    "the read model has {}, the log makes it {}",
-                    text(difference.kept),
-                    text(difference.by_the_log)
-                ),
-            )
-        })
-        .collect();
-    let audit = Audit::of(&ledger).await?;
-    let rows: HashMap<_, _> = balances.all().await?.into_iter().collect();
-    for (account, page) in &audit.accounts {
-        let (kept, folded) = (rows.get(account).map(|row| row.balance), page.state.balance);
-        let known = differences.iter().any(|(key, _)| key == account);
-        if kept != Some(folded) && !known {
-            let kept = kept.map_or("nothing".to_owned(), |kept| kept.to_string());
-            differences
-                .push((account.clone(), format!("the read model has {kept}, the account holds {folded}")));
-        }
-    }
-    let status = balances.status().await?;
-    ledger.close().await?;
-    differences.sort_by(|(a, _), (b, _)| by_id(a, b));
-    for (account, difference) in &differences {
-        *out += &format!("account {account}: {difference}\n");
-    }
-    *out += &audit.wrong.concat();
-    if !differences.is_empty() {
-        let count = count(differences.len() as u64);
-        return Err(Exit::new(
-            Kind::Differs,
-            format!(
-                "the read model differs from the log in {count} accounts; the log is the truth, and `bank rebuild` makes the read model again"
-            ),
-        ));
-    }
-    if !audit.wrong.is_empty() {
-        let count = count(audit.wrong.len() as u64);
-        return Err(Exit::new(
-            Kind::Differs,
-            format!("the log does not reach {count} of the balances that the bank recorded"),
-        ));
-    }
-    let accounts = count(audit.accounts.len() as u64);
-    *out += &format!(
-        "the read model equals the fold of the log: {accounts} accounts, up to position {}\n",
-        status.position
-    );
-    if audit.reached > 0 {
-        *out += &format!(
-            "the log reaches each of the {} balances that the bank recorded\n",
-            count(audit.reached)
-        );
-    }
-    Ok(())
-}
-
-/// The whole log, read once, account by account.
-#[derive(Debug, Default)]
-struct Audit {
-    accounts: HashMap<String, Page>,
-    /// Recorded balances that the log reaches, and lines about those that it does not.
-    reached: u64,
-    wrong: Vec<String>,
-}
-
-/// One account in an audit.
-#[derive(Debug, Default)]
-struct Page {
-    state: Account,
-    /// The last transaction and the balance that the bank recorded after it, until the next entry.
-    pending: Option<(String, Money)>,
-}
-
-impl Audit {
-    async fn of(ledger: &Ledger) -> Result<Self, Exit> {
-        let mut audit = Self::default();
-        let read = Read::query(Query::category(AccountEvent::CATEGORY)).limit(4096);
-        let pages = ledger.factum.store().read_pages(read, |page| {
-            for record in page.events {
-                let Recorded { event, record } = Recorded::<AccountEvent>::decode(record)?;
-                audit.note(record.stream.id(), &event);
-            }
-            Ok::<_, Error>(())
-        });
-        pages.await?;
-        let accounts: Vec<_> = audit.accounts.keys().cloned().collect();
-        accounts.iter().for_each(|account| audit.settle(account));
-        Ok(audit)
-    }
-
-    fn note(&mut self, account: &str, event: &AccountEvent) {
-        let rounds = |page: &Page| {
-            let AccountEvent::BalanceRounded { transaction, .. } = event else { return false };
-            page.pending.as_ref().is_some_and(|(pending, _)| pending == transaction)
-        };
-        if !self.accounts.get(account).is_some_and(rounds) {
-            self.settle(account);
-        }
-        let page = self.accounts.entry(account.to_owned()).or_default();
-        page.state.apply(event);
-        if let Some(booking) = event.movement().and_then(|movement| movement.booking.as_ref()) {
-            page.pending = Some((booking.transaction.clone(), booking.balance_after));
-        }
-    }
-
-    /// Everything about an account's last transaction has been read.
-    fn settle(&mut self, account: &str) {
-        let Some(page) = self.accounts.get_mut(account) else { return };
-        let Some((transaction, recorded)) = page.pending.take() else { return };
-        let held = page.state.balance;
-        if held == recorded {
-            self.reached += 1;
-        } else {
-            self.wrong.push(format!("account {account}: it held {held} after transaction {transaction}, and the bank recorded {recorded}\n"));
-        }
     }
 }
 
