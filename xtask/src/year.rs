@@ -19,7 +19,7 @@ use crate::{
 /// Balances by account, in hundredths.
 type Balances = BTreeMap<String, i64>;
 
-/// Kills of the second import, spread over the time that the first one took.
+/// Kills of the second import: each a little later, as it has come further, and none after half the time of the first one.
 const KILLS: u32 = 3;
 
 /// Imports every period in `data`, once undisturbed and once killed on the way, and compares all balances.
@@ -84,9 +84,9 @@ impl Period {
         whole: Duration,
     ) -> Result<u32, Stop> {
         let mut kills = 0;
-        for _ in 0..KILLS {
+        for n in 1..=KILLS {
             let import = self.import(shell, directory);
-            if !shell.run_and_kill(import, whole / (KILLS + 1)).await? {
+            if !shell.run_and_kill(import, whole * n / (2 * KILLS)).await? {
                 break;
             }
             kills += 1;

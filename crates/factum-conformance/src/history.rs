@@ -15,7 +15,7 @@ use serde_json::Value;
 /// A short stand-in for an event's stream, id, type, tags, data and metadata: different content, different number.
 ///
 /// JSON counts as a value: white space and the order of keys do not matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(u64);
 

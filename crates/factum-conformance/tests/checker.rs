@@ -1,12 +1,15 @@
 //! The history checker: silent about a store that keeps its promises, loud about each that breaks one.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test; and a history is no data file")]
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use factum::{
-    Append, Appended, EventStore, Head, Limits, MemoryStore, Page, Position, Read, Result, StreamName,
-    StreamState,
+    Append, Appended, Error, EventStore, Head, Limits, MemoryStore, Outcome, Page, Position, Read, Result,
+    StreamName, StreamState,
 };
 use factum_conformance::{
     FinalLog, History, Kind, Recorder, Violation,
@@ -15,6 +18,7 @@ use factum_conformance::{
     history::{Call, Operation},
     verify, workload,
 };
+use fastrand::Rng;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
@@ -112,7 +116,7 @@ fn an_event_that_only_a_subscriber_misses_is_caught() {
 fn a_history_in_a_file_survives_kills() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("history.jsonl");
-    let store: Arc<dyn EventStore> = Arc::new(Pausing(MemoryStore::new()));
+    let store: Arc<dyn EventStore> = Arc::new(Pausing::default());
     let log = runtime().block_on(async {
         for seed in 0..3 {
             let options = workload::Options { seed, operations: 60, ..Default::default() };
@@ -144,37 +148,71 @@ fn a_history_in_a_file_survives_kills() {
     );
 }
 
+/// A store behind a line on which requests and answers are lost, which breaks no promise.
+#[test]
+fn lost_requests_and_answers_are_no_violation() {
+    let mut whole = workload::Summary::default();
+    for seed in 0..SEEDS {
+        for lives in [false, true] {
+            let options = workload::Options { seed, lives, ..Default::default() };
+            let store = Pausing { lost: Some(Mutex::new(Rng::with_seed(seed))), ..Pausing::default() };
+            let (summary, violations) = runtime().block_on(tried(Arc::new(store), &options));
+            let text: Vec<String> = violations.iter().take(10).map(Violation::to_string).collect();
+            assert!(violations.is_empty(), "seed {seed}, lives {lives}: {}", text.join("\n"));
+            whole += summary;
+        }
+    }
+    println!("{whole}");
+    assert!(whole.unknown > 500, "{whole}");
+}
+
 /// Lets others go on before and after each append, so that a kill finds some that happened and some that did not.
-#[derive(Debug)]
-struct Pausing(MemoryStore);
+#[derive(Debug, Default)]
+struct Pausing {
+    store: MemoryStore,
+    /// Loses some requests and answers.
+    lost: Option<Mutex<Rng>>,
+}
+
+impl Pausing {
+    async fn pause(&self) -> Result<()> {
+        tokio::task::yield_now().await;
+        match &self.lost {
+            Some(rng) if rng.lock().unwrap().u32(0..8) == 0 => {
+                Err(Error::Unavailable { why: "the line is cut".into(), outcome: Outcome::Unknown })
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 #[async_trait]
 impl EventStore for Pausing {
     async fn append(&self, append: Append) -> Result<Appended> {
-        tokio::task::yield_now().await;
-        let appended = self.0.append(append).await;
-        tokio::task::yield_now().await;
+        self.pause().await?;
+        let appended = self.store.append(append).await;
+        self.pause().await?;
         appended
     }
 
     async fn read(&self, read: Read) -> Result<Page> {
-        self.0.read(read).await
+        self.store.read(read).await
     }
 
     async fn head(&self) -> Result<Head> {
-        self.0.head().await
+        self.store.head().await
     }
 
     async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
-        self.0.stream_state(stream).await
+        self.store.stream_state(stream).await
     }
 
     async fn changed(&self, position: Position) {
-        self.0.changed(position).await;
+        self.store.changed(position).await;
     }
 
     fn limits(&self) -> Limits {
-        self.0.limits()
+        self.store.limits()
     }
 }
 

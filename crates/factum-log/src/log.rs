@@ -193,9 +193,11 @@ impl Log {
         self.settings.limits
     }
 
-    /// The present moment.
+    /// The present moment for readers: never earlier than what they see, or a clock that is turned back would show again what
+    /// was too old.
     pub fn now(&self) -> Timestamp {
-        self.settings.clock.now()
+        let seen = self.durable().index.last().map_or(Timestamp(i64::MIN), |(_, at)| at);
+        self.settings.clock.now().max(seen)
     }
 
     /// What readers see.
@@ -243,7 +245,7 @@ impl Log {
 
     /// Decides on a request for which the open batch has room.
     fn decide(&self, desk: &mut Desk, request: Request) {
-        let now = self.now();
+        let now = self.settings.clock.now().max(desk.last_recorded_at);
         let durable = self.durable();
         let ledger = Undurable { open: &desk.open, in_flight: desk.in_flight.as_deref(), durable: &durable };
         let appended = |events: Vec<factum::Placed>, replayed, head| {
@@ -258,11 +260,10 @@ impl Log {
                 Ok(appended(Vec::new(), false, ledger.head()))
             }
             Ok(Admission::New) => {
-                let at = now.max(desk.last_recorded_at);
                 let in_flight = desk.in_flight.as_deref();
                 let state = |stream: &StreamName| state_before(in_flight, &durable, stream);
-                let placed = desk.open.record(&request, at, state);
-                desk.last_recorded_at = at;
+                let placed = desk.open.record(&request, now, state);
+                desk.last_recorded_at = now;
                 placed.map(|events| appended(events, false, Position::START))
             }
         };

@@ -49,10 +49,12 @@ pub struct Sqlite(Arc<Shared>);
 
 struct Shared {
     path: String,
+    /// Readers see the last committed state, whatever is being written. In memory there is only the one connection.
+    ///
+    /// Closed first: only a connection that may write folds the write-ahead log into the file when the last one is closed.
+    reader: Option<Mutex<Connection>>,
     /// One at a time writes; SQLite would make them wait for each other anyway.
     writer: Mutex<Connection>,
-    /// Readers see the last committed state, whatever is being written. In memory there is only the one connection.
-    reader: Option<Mutex<Connection>>,
 }
 
 impl fmt::Debug for Sqlite {

@@ -24,9 +24,6 @@ pub mod tags;
 pub mod testkit;
 pub mod time;
 
-#[cfg(test)]
-mod sample;
-
 pub use self::{
     aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},

@@ -258,8 +258,8 @@ impl Log {
                 && self.shows(event, now)
         });
         let mut events: Vec<RecordedEvent> = match read.direction {
-            Direction::Forwards => wanted.take(read.limit + 1).cloned().collect(),
-            Direction::Backwards => wanted.rev().take(read.limit + 1).cloned().collect(),
+            Direction::Forwards => wanted.take(read.limit.saturating_add(1)).cloned().collect(),
+            Direction::Backwards => wanted.rev().take(read.limit.saturating_add(1)).cloned().collect(),
         };
         let more = events.len() > read.limit;
         events.truncate(read.limit);

@@ -7,4 +7,16 @@
 )]
 
 pub mod append;
+pub mod concurrency;
+pub mod errors;
 pub mod guards;
+pub mod idempotency;
+pub mod identity;
+pub mod limits;
+pub mod names;
+pub mod random;
+pub mod reading;
+pub mod restart;
+pub mod stream_life;
+pub mod subscriptions;
+pub mod time_travel;

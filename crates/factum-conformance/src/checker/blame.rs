@@ -1,8 +1,8 @@
 //! Who wrote what, and when that can have been.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use factum::{LogIdentity, Position, StreamName};
+use factum::{LogIdentity, Placed, Position, Revision, StreamName};
 use uuid::Uuid;
 
 use super::{
@@ -25,6 +25,8 @@ pub(super) struct Timeline<'a> {
     ends: Vec<usize>,
     /// The operation that wrote each run.
     pub(super) authors: Vec<Option<&'a Operation>>,
+    /// Where nobody was told, every operation that may have written the run; sorted by run.
+    rivals: Vec<(usize, &'a Operation)>,
     /// The run of each entry.
     run_of: Vec<usize>,
     /// No run took effect before this instant.
@@ -34,12 +36,12 @@ pub(super) struct Timeline<'a> {
 }
 
 /// What is known of who sent one entry.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Claims<'a> {
     /// Was told that it was new.
     author: Option<&'a Operation>,
-    /// Was told nothing, and may have written it.
-    maybe: Option<&'a Operation>,
+    /// Were told nothing, and each of them may have written it.
+    maybe: Vec<&'a Operation>,
     /// Was the first to be told that it is there.
     witness: Option<&'a Operation>,
     /// Was told that it had been there before.
@@ -52,11 +54,19 @@ struct Claims<'a> {
     torn: Option<&'a Operation>,
 }
 
+impl<'a> Claims<'a> {
+    /// Of those who may have written it, the one whose append explains the most of the log.
+    fn likeliest(&self) -> Option<&'a Operation> {
+        let events = |operation: &&Operation| operation.append().map_or(0, |(events, _)| events.len());
+        self.maybe.iter().rev().copied().max_by_key(events)
+    }
+}
+
 impl<'a> Timeline<'a> {
     pub(super) fn new(history: &'a History, log: &FinalLog, found: &mut Findings) -> Self {
-        let (head, identity) = (log.head, log.log);
+        let (head, identity, written) = (log.head, log.log, &log.written);
         let mut log = with_hidden(history, log);
-        check_log(&mut log, head, found);
+        check_log(&mut log, head, written, found);
         let by_id = index_ids(&log, found);
         let mut timeline = Self {
             history,
@@ -66,6 +76,7 @@ impl<'a> Timeline<'a> {
             by_id,
             ends: Vec::new(),
             authors: Vec::new(),
+            rivals: Vec::new(),
             run_of: Vec::new(),
             earliest: Vec::new(),
             latest: Vec::new(),
@@ -109,6 +120,14 @@ impl<'a> Timeline<'a> {
         self.run_of[at]
     }
 
+    /// Everyone who may have written a run.
+    pub(super) fn suspects(&self, run: usize) -> impl Iterator<Item = &'a Operation> {
+        let first = self.rivals.partition_point(|(of, _)| *of < run);
+        let rivals =
+            self.rivals[first..].iter().take_while(move |(of, _)| *of == run).map(|(_, rival)| *rival);
+        self.authors[run].into_iter().chain(rivals)
+    }
+
     /// The operation that wrote an entry, as a text.
     pub(super) fn author_of(&self, at: usize) -> String {
         let author = self.authors[self.run_of[at]];
@@ -130,9 +149,9 @@ impl<'a> Timeline<'a> {
                     self.check_run(operation, &places, found);
                 }
             }
+            let complete = is_run(&places) || (operation.is_unknown() && self.excused(operation));
             for (sent, at) in sent.iter().zip(&places) {
                 let Some(at) = *at else { continue };
-                let complete = is_run(&places);
                 note(&mut claims[at], operation, self.same(at, sent), complete, found);
             }
         }
@@ -143,7 +162,7 @@ impl<'a> Timeline<'a> {
     fn check_places(
         &self,
         operation: &Operation,
-        acknowledged: &[factum::Placed],
+        acknowledged: &[Placed],
         places: &[Option<usize>],
         found: &mut Findings,
     ) {
@@ -198,7 +217,7 @@ impl<'a> Timeline<'a> {
     /// Divides the log into runs of the same author, and reports entries that have none.
     fn divide(&mut self, claims: &[Claims<'a>], found: &mut Findings) {
         for (at, claim) in claims.iter().enumerate() {
-            let author = claim.author.or(claim.maybe);
+            let author = claim.author.or_else(|| claim.likeliest());
             if author.is_none() && self.is_new(at) {
                 self.report_stray(at, claim, found);
             }
@@ -225,9 +244,6 @@ impl<'a> Timeline<'a> {
         let Entry { position, id, stream, .. } = &self.log.entries[at];
         let event = format!("event {id} of `{stream}` at position {position}");
         let (kind, operation, why) = if let Some(torn) = claim.torn {
-            if self.excused(torn) {
-                return;
-            }
             (
                 Kind::Torn,
                 Some(torn),
@@ -266,7 +282,11 @@ impl<'a> Timeline<'a> {
             let before = self.log.entries[first].position <= self.history.base && self.authors[run].is_none();
             let witnesses = claims[first..self.ends[run]].iter().filter_map(|claim| claim.witness);
             let witness = witnesses.map(|witness| witness.completed).min();
-            sent.push(self.authors[run].map_or(0, |author| author.invoked));
+            let claim = &claims[first];
+            let maybe = claim.maybe.iter().filter(|_| claim.author.is_none()).copied();
+            let since = self.authors[run].into_iter().chain(maybe.clone()).map(|author| author.invoked).min();
+            sent.push(since.unwrap_or(0));
+            self.rivals.extend(maybe.map(|rival| (run, rival)));
             told.push(if before { 0 } else { witness.unwrap_or(history::NEVER) });
         }
         self.earliest.clone_from(&sent);
@@ -333,7 +353,7 @@ fn note<'a>(
             claim.altered.get_or_insert(operation);
         }
         None if operation.is_unknown() && complete => {
-            claim.maybe.get_or_insert(operation);
+            claim.maybe.push(operation);
         }
         None if operation.is_unknown() => {
             claim.torn.get_or_insert(operation);
@@ -353,21 +373,10 @@ fn is_run(places: &[Option<usize>]) -> bool {
         .is_some_and(|first| places.iter().zip(first..).all(|(at, next)| *at == Some(next)))
 }
 
-/// The log with what is hidden by now, as far as acknowledgements tell of it.
+/// The log with what is hidden by now, as far as anyone was told of it.
 fn with_hidden(history: &History, log: &FinalLog) -> Log {
     let mut entries = log.entries.clone();
-    let standing: std::collections::HashSet<Position> = entries.iter().map(|entry| entry.position).collect();
-    let mut told = HashMap::new();
-    for operation in &history.operations {
-        let (Some((sent, _)), Some((places, _))) = (operation.append(), operation.acknowledged()) else {
-            continue;
-        };
-        for (sent, place) in sent.iter().zip(places) {
-            if !standing.contains(&place.position) {
-                told.entry(place.position).or_insert_with(|| Entry::acknowledged(sent, *place));
-            }
-        }
-    }
+    let told = hidden_by_now(history, log);
     if told.is_empty() {
         return Log::new(entries);
     }
@@ -386,9 +395,40 @@ fn with_hidden(history: &History, log: &FinalLog) -> Log {
     Log::new(entries)
 }
 
+/// What acknowledgements and readers tell of events that are not in the log any more.
+fn hidden_by_now(history: &History, log: &FinalLog) -> HashMap<Position, Entry> {
+    let standing: HashSet<Position> = log.entries.iter().map(|entry| entry.position).collect();
+    let hides = log.entries.iter().any(|entry| entry.change.is_some());
+    let (mut told, mut by_content) = (HashMap::new(), HashMap::new());
+    for operation in &history.operations {
+        let Some((sent, _)) = operation.append() else { continue };
+        if hides {
+            by_content.extend(sent.iter().map(|sent| (sent.content, sent)));
+        }
+        let places = operation.acknowledged().map_or(&[][..], |(places, _)| places);
+        for (sent, place) in sent.iter().zip(places).filter(|(_, place)| !standing.contains(&place.position))
+        {
+            told.entry(place.position).or_insert_with(|| Entry::acknowledged(sent, *place));
+        }
+    }
+    if hides {
+        // An append of which nobody was told may have been seen before it was hidden.
+        for seen in history.operations.iter().flat_map(Operation::shown) {
+            let place = Placed { position: seen.position, revision: seen.revision };
+            match by_content.get(&seen.content) {
+                Some(sent) if !standing.contains(&seen.position) => {
+                    told.entry(seen.position).or_insert_with(|| Entry::acknowledged(sent, place));
+                }
+                _ => {}
+            }
+        }
+    }
+    told
+}
+
 /// Whether positions, revisions and times grow, and nothing that is hidden is shown.
-fn check_log(log: &mut Log, head: Position, found: &mut Findings) {
-    for (at, missing) in log.missing_revisions() {
+fn check_log(log: &mut Log, head: Position, written: &[(StreamName, Revision)], found: &mut Findings) {
+    for (at, missing) in log.missing_revisions(written) {
         let Entry { stream, position, revision, .. } = &log.entries[at];
         let text = format!(
             "the event at position {position} has revision {revision} of `{stream}`, where {missing} was next"
@@ -420,7 +460,7 @@ fn check_log(log: &mut Log, head: Position, found: &mut Findings) {
         );
     }
     for (entry, by) in log.entries.iter().zip(&log.hidden_by) {
-        if entry.recorded_at.is_some() && *by != NEVER {
+        if entry.recorded_at.is_some() && *by != NEVER && !log.unaccounted(&entry.stream) {
             let Entry { position, stream, revision, .. } = entry;
             let by = log.entries[*by].position;
             let text = format!(

@@ -14,7 +14,11 @@ pub(super) fn check(timeline: &Timeline<'_>, found: &mut Findings) {
         let Some(author) = author else { continue };
         // Guards count before the first event only, also where an append was torn.
         if last.replace(author.invoked) != Some(author.invoked) {
-            check_at_its_place(timeline, author, timeline.moment(run), found);
+            let moment = timeline.moment(run);
+            let innocent = |suspect: &Operation| timeline.guards_hold(suspect, moment);
+            if !timeline.suspects(run).any(innocent) {
+                report_guards(timeline, author, moment, found);
+            }
         }
     }
     for operation in &timeline.history.operations {
@@ -29,8 +33,8 @@ pub(super) fn check(timeline: &Timeline<'_>, found: &mut Findings) {
     }
 }
 
-/// Guards of an append that wrote hold at its place in the log.
-fn check_at_its_place(timeline: &Timeline<'_>, author: &Operation, moment: usize, found: &mut Findings) {
+/// Names the guards of an append that do not hold at its place in the log.
+fn report_guards(timeline: &Timeline<'_>, author: &Operation, moment: usize, found: &mut Findings) {
     let Some((_, guards)) = author.append() else { return };
     for guard in guards {
         let Some((actual, rival)) = timeline.failure(guard, moment) else { continue };
@@ -112,6 +116,12 @@ fn check_refusal(
 }
 
 impl Timeline<'_> {
+    fn guards_hold(&self, operation: &Operation, moment: usize) -> bool {
+        operation
+            .append()
+            .is_none_or(|(_, guards)| guards.iter().all(|guard| self.failure(guard, moment).is_none()))
+    }
+
     /// What a guard meets at a moment, if it does not hold there; and the event that is in its way.
     fn failure(&self, guard: &Guard, moment: usize) -> Option<(Actual, Option<usize>)> {
         match guard {
@@ -124,7 +134,9 @@ impl Timeline<'_> {
             Guard::Query { query, after } => {
                 let matching = self.log.matching(query, self.log.moment_of(after.position), moment);
                 let visible = |at: &usize| {
-                    self.log.hidden_by[*at] >= moment && !self.log.expires(&self.log.entries[*at].stream)
+                    let stream = &self.log.entries[*at].stream;
+                    let vague = self.log.expires(stream) || self.log.unaccounted(stream);
+                    self.log.hidden_by[*at] >= moment && !vague
                 };
                 let at = matching.into_iter().rev().find(visible)?;
                 Some((Actual::Match(self.log.entries[at].position), Some(at)))
@@ -156,9 +168,9 @@ impl Timeline<'_> {
         if self.log.entries[at].position != position {
             return self.log.any_unaccounted();
         }
-        self.run(at) < last
-            && self.log.hidden_by[at] >= self.moment(first)
-            && self.log.matching(query, at, at + 1) == [at]
+        let shown = self.log.hidden_by[at] >= self.moment(first)
+            || self.log.unaccounted(&self.log.entries[at].stream);
+        self.run(at) < last && shown && self.log.matching(query, at, at + 1) == [at]
     }
 
     /// Whether the token of a guard was in the log for sure after the first `runs`.

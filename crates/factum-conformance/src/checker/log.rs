@@ -22,6 +22,8 @@ pub struct FinalLog {
     /// Its end.
     pub head: Position,
     pub(crate) entries: Vec<Entry>,
+    /// How many events were ever written to each stream of which something may be hidden.
+    pub(crate) written: Vec<(StreamName, Revision)>,
 }
 
 /// One event of the final log.
@@ -52,6 +54,11 @@ impl FinalLog {
             Ok::<_, factum::Error>(())
         };
         store.read_pages(Read::all(), each).await?;
+        let described = whole.entries.iter().filter_map(|entry| Some(entry.change.as_ref()?.0.clone()));
+        for stream in described.collect::<std::collections::BTreeSet<_>>() {
+            let written = store.stream_state(&stream).await?.next_revision();
+            whole.written.push((stream, written));
+        }
         Ok(whole)
     }
 
@@ -124,6 +131,8 @@ struct Stream {
     hidden: usize,
     /// What the stream was after each entry that changed it.
     was: Vec<(usize, Actual)>,
+    /// Something was hidden, perhaps, since its last known event.
+    described_since: bool,
     /// Age hides its events, at moments that the log does not tell.
     expires: bool,
     /// Events of it are hidden of which no acknowledgement is known.
@@ -155,6 +164,11 @@ impl Log {
     fn fold(&mut self, at: usize, entry: &Entry, time: Timestamp, entries: &[Entry]) {
         let stream = self.streams.entry(entry.stream.clone()).or_default();
         // The revision is what the store says; holes in it are reported elsewhere.
+        if entry.revision > stream.state.next_revision() && stream.described_since {
+            // Events of which nobody knows were written, and then hidden.
+            stream.state.hidden_before = entry.revision;
+        }
+        stream.described_since = false;
         stream.state.last_revision = entry.revision.0.checked_sub(1).map(Revision);
         stream.state.written();
         stream.entries.push(at);
@@ -162,6 +176,7 @@ impl Log {
         if let Some((described, change)) = &entry.change {
             let stream = self.streams.entry(described.clone()).or_default();
             stream.state.described(change, time);
+            stream.described_since = true;
             stream.expires |=
                 matches!(change, LifeChange::Retention(retention) if retention.max_age_seconds.is_some());
             stream.changed(at, entries, &mut self.hidden_by);
@@ -209,7 +224,7 @@ impl Log {
     }
 
     /// The first missing revision of every stream, with the entry before which it is missing.
-    pub(crate) fn missing_revisions(&mut self) -> Vec<(usize, Revision)> {
+    pub(crate) fn missing_revisions(&mut self, written: &[(StreamName, Revision)]) -> Vec<(usize, Revision)> {
         let mut missing = Vec::new();
         for stream in self.streams.values_mut() {
             let mut next = Revision::FIRST;
@@ -223,6 +238,11 @@ impl Log {
                 next = found.next();
             }
             stream.unaccounted |= next < stream.state.hidden_before;
+        }
+        for (name, written) in written {
+            if let Some(stream) = self.streams.get_mut(name) {
+                stream.unaccounted |= *written > stream.state.next_revision();
+            }
         }
         missing.sort_unstable();
         missing

@@ -128,6 +128,14 @@ impl Operation {
         }
     }
 
+    /// The events that it was shown, if it read.
+    fn shown(&self) -> &[crate::history::Seen] {
+        match &self.answer {
+            Some(Answer::Page { events, .. } | Answer::Events(events, _)) => events,
+            _ => &[],
+        }
+    }
+
     /// Whether it can have happened although nobody said so.
     fn is_unknown(&self) -> bool {
         matches!(self.answer, None | Some(Answer::Unknown(_)))

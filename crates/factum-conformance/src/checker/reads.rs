@@ -207,7 +207,7 @@ impl Shown<'_> {
             found.add(Kind::Altered, &[self.operation], text);
         }
         let hidden_by = timeline.log.hidden_by[at];
-        if hidden_by < self.hidden_before {
+        if hidden_by < self.hidden_before && !timeline.log.unaccounted(&entry.stream) {
             let by = timeline.log.entries[hidden_by].position;
             let text =
                 format!("#{name} was shown position {}, though position {by} had hidden it", entry.position);
@@ -220,6 +220,8 @@ impl Shown<'_> {
         timeline.log.hidden_by[at] < self.may_hide
             || (self.by_time && entry.recorded_at.is_none())
             || timeline.log.expires(&entry.stream)
+            // Events that nobody knows of may have pushed it out of the stream's max_count earlier.
+            || timeline.log.unaccounted(&entry.stream)
     }
 }
 
