@@ -31,7 +31,7 @@ pub struct Arguments {
     /// The workloads that show the bars, three short rounds: less than five minutes on two cores (the default)
     #[arg(long)]
     quick: bool,
-    /// All workloads, longer, seven rounds: about an hour and a half
+    /// All workloads, longer, seven rounds: about three hours
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     /// Only workloads whose name contains this; may be given several times. Those on 10 M events must be named with their `10M`
