@@ -10,6 +10,7 @@ pub mod decision;
 pub mod error;
 pub mod event;
 pub mod handle;
+mod json;
 pub mod memory;
 pub mod name;
 pub mod position;
