@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use factum::{
-    Append, Error, EventStoreExt, ManualClock, MemoryStore, NewEvent, Read, Retention, StreamName, codec,
-    prelude::*,
+    Append, Error, EventStoreExt, ManualClock, MemoryStore, NewEvent, Outcome, Read, Retention, StreamName,
+    codec, prelude::*, stream::LifeChange,
 };
 
 use crate::support::*;
@@ -132,6 +132,31 @@ async fn a_lost_answer_is_not_a_second_withdrawal() {
         let done = factum.execute(&account, Withdraw { cents: 1 }).await.unwrap();
         assert_eq!(done.events.len(), 1, "{faults:?}");
         assert_eq!(factum.load(&account).await.unwrap().state.cents, 9, "{faults:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_no_does_not_settle_what_became_of_a_lost_answer() {
+    use Fault::{After, Before, Fenced, Never};
+    let cases = [
+        (vec![After, Never, Never, Never], Outcome::Unknown, 9),
+        (vec![Never, After, Fenced], Outcome::Unknown, 9),
+        (vec![Before, Never, Never, Never], Outcome::Unknown, 10),
+        (vec![Never; 4], Outcome::No, 10),
+        (vec![Never, Fenced], Outcome::No, 10),
+    ];
+    for (faults, outcome, left) in cases {
+        let store = Meddled::default();
+        let factum = Factum::new(store.clone());
+        let account = Account::id("1");
+        let _ = factum.execute(&account, Open { cents: 10 }).await.unwrap();
+        store.append_faults.lock().unwrap().extend(&faults);
+        let Err(Failure::Store(error)) = factum.execute(&account, Withdraw { cents: 1 }).await else {
+            panic!("{faults:?}: it must fail")
+        };
+        assert_eq!(error.outcome(), outcome, "{faults:?}: {error}");
+        assert_eq!(error.to_string().contains("the log is owned by another"), faults.contains(&Fenced));
+        assert_eq!(factum.load(&account).await.unwrap().state.cents, left, "{faults:?}");
     }
 }
 

@@ -138,6 +138,10 @@ pub enum Fault {
     Before,
     /// It happens, but the answer is lost.
     After,
+    /// It does not happen, and the store says so.
+    Never,
+    /// As `Never`, for a reason that does not pass.
+    Fenced,
 }
 
 pub fn unavailable(outcome: Outcome) -> Error {
@@ -161,8 +165,11 @@ impl EventStore for Meddled {
     async fn append(&self, append: Append) -> factum::Result<Appended> {
         tokio::task::yield_now().await;
         let fault = self.append_faults.lock().unwrap().pop_front();
-        if fault == Some(Fault::Before) {
-            return Err(unavailable(Outcome::Unknown));
+        match fault {
+            Some(Fault::Before) => return Err(unavailable(Outcome::Unknown)),
+            Some(Fault::Never) => return Err(unavailable(Outcome::No)),
+            Some(Fault::Fenced) => return Err(Error::Fenced { what: "the log".into(), by: "a test".into() }),
+            _ => {}
         }
         let appended = self.inner.append(append).await;
         if fault == Some(Fault::After) {
