@@ -367,6 +367,29 @@ async fn hidden_and_deleted_streams_can_be_written_again() {
 }
 
 #[tokio::test]
+async fn what_was_deleted_since_it_was_read_is_not_revived() {
+    let (store, factum, a, b) = two_accounts().await;
+    let delete = |id: &Id<Account>| {
+        let stream = id.stream().unwrap().metadata_stream().unwrap();
+        Append::to(stream, [LifeChange::Deleted.to_event().unwrap()])
+    };
+    store.after_read.lock().unwrap().push_back(delete(&a));
+    let failure = factum.execute(&a, Withdraw { cents: 1 }).await.unwrap_err();
+    assert_eq!(failure, Failure::Refused(Refusal::NotOpen), "it is decided anew, on what there is");
+    assert!(!factum.load(&a).await.unwrap().exists());
+    // One that is only read counts as well.
+    let _ = factum.execute(&a, Open { cents: 10 }).await.unwrap();
+    store.after_read.lock().unwrap().extend([guards_only(&a), delete(&b)]);
+    let both = TakeFromBoth { a: a.clone(), b: b.clone(), at_least: 20 };
+    assert_eq!(factum.decide(both).await.unwrap_err(), Failure::Refused(Refusal::InsufficientFunds));
+    // One that was deleted already, and that somebody else revives.
+    let opened = Append::to(b.stream().unwrap(), [codec::encode(&Opened { cents: 3 }).unwrap()]);
+    store.after_read.lock().unwrap().push_back(opened);
+    let done = factum.execute(&b, Open { cents: 7 }).await.unwrap();
+    assert_eq!((done.attempts, done.events.len(), factum.load(&b).await.unwrap().state.cents), (2, 0, 3));
+}
+
+#[tokio::test]
 async fn bad_names_and_foreign_events_are_errors_with_a_reason() {
     let factum = Factum::new(MemoryStore::new());
     for (id, reason) in
