@@ -27,9 +27,6 @@ pub mod testkit;
 pub mod time;
 mod worker;
 
-#[cfg(test)]
-mod sample;
-
 pub use self::{
     aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},

@@ -1,0 +1,7 @@
+//! The domain layer on the memory store.
+
+mod codec;
+mod commands;
+mod projections;
+mod support;
+mod testkit;
