@@ -326,6 +326,8 @@ impl Worker {
 
     /// Stops following the log. Orders are still taken: a rebuild may mend what went wrong.
     fn halt(&mut self, error: &Error) {
+        // What was handled before the event at fault is there for readers.
+        self.tell();
         (self.active, self.building) = (None, None);
         self.answer_rebuilds(&Err(error.clone()));
         self.show(|progress| {

@@ -5,3 +5,8 @@ mod commands;
 mod projections;
 mod support;
 mod testkit;
+
+/// Where the tests of projections keep their models.
+fn reads() -> factum::MemoryReads {
+    factum::MemoryReads::new()
+}

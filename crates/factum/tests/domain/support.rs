@@ -1,5 +1,5 @@
 //! A small domain (accounts, in whole cents), and stores that meddle and fail.
-#![allow(dead_code, reason = "each user of this file takes what it needs")]
+#![allow(dead_code, unreachable_pub, reason = "each user of this file takes what it needs")]
 
 use std::{
     collections::{BTreeMap, VecDeque},
