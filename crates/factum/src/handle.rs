@@ -140,7 +140,7 @@ impl Factum {
             match self.attempt(&decision, &metadata).await {
                 Ok((token, events)) => return Ok(Done { token, events, correlation_id, attempts }),
                 Err(Failure::Store(error)) if error.is_conflict() && attempts < ATTEMPTS => {
-                    back_off(attempts).await
+                    back_off(attempts).await;
                 }
                 Err(failure) => return Err(failure),
             }
@@ -191,7 +191,7 @@ impl Factum {
             sent += 1;
             match self.store.append(append.clone()).await {
                 Err(Error::Unavailable { .. } | Error::Timeout { .. }) if sent < RESENDS => {
-                    back_off(sent + 3).await
+                    back_off(sent + 3).await;
                 }
                 answer => return answer,
             }

@@ -274,7 +274,7 @@ impl ReadStore for MemoryReads {
             let epoch = model.catalog.epoch;
             match model.generation(step.generation) {
                 Some(generation) if generation.checkpoint == step.from => {
-                    generation.checkpoint = Some(step.to)
+                    generation.checkpoint = Some(step.to);
                 }
                 _ => return Err(lease.fenced(epoch)),
             }

@@ -194,7 +194,7 @@ impl Worker {
                 }
             }
             (Some(_), Some(building)) if building.version == version => {
-                self.building = Some(self.lane(building))
+                self.building = Some(self.lane(building));
             }
             (Some(_), _) => self.building = Some(self.lane(self.form.create(&self.lease).await?)),
         }
@@ -279,7 +279,7 @@ impl Worker {
                 return filled;
             }
             Delivery::LookedTo(token) if looked_far(lane, token) => {
-                lane.fill(&self.lease, Vec::new(), token).await?
+                lane.fill(&self.lease, Vec::new(), token).await?;
             }
             Delivery::LookedTo(token) => lane.seen = Some(token),
             Delivery::CaughtUp(token) => (lane.seen, lane.live) = (Some(token), true),
@@ -327,10 +327,11 @@ impl Worker {
     /// Stops following the log. Orders are still taken: a rebuild may mend what went wrong.
     fn halt(&mut self, error: &Error) {
         // What was handled before the event at fault is there for readers.
-        self.tell();
+        let token = self.active.as_ref().and_then(|lane| lane.seen);
         (self.active, self.building) = (None, None);
         self.answer_rebuilds(&Err(error.clone()));
         self.show(|progress| {
+            progress.token = later(progress.token, token);
             progress.state = State::Stopped(error.clone());
             progress.rebuilding = None;
         });

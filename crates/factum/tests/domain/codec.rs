@@ -98,7 +98,7 @@ async fn every_shape_comes_back_and_its_content_is_what_serde_json_writes() {
         let data: serde_json::Value = serde_json::from_slice(&encoded.data).unwrap();
         match serde_json::to_value(&event).unwrap() {
             serde_json::Value::String(name) => {
-                assert_eq!((&*encoded.event_type, data), (&*name, serde_json::json!({})))
+                assert_eq!((&*encoded.event_type, data), (&*name, serde_json::json!({})));
             }
             whole => assert_eq!(whole[&*encoded.event_type], data),
         }

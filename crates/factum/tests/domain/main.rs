@@ -1,4 +1,5 @@
 //! The domain layer on the memory store.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
 mod codec;
 mod commands;

@@ -395,14 +395,8 @@ async fn stopped_and_started_it_goes_on_at_its_checkpoint() {
         let projected = factum.project(projection.clone(), reads.clone()).await.unwrap();
         projected.wait_for_within(token, LONG).await.unwrap();
         projected.stop().await;
-        assert_eq!(projected.verify().await.unwrap(), []);
-        projection.handled.fetch_sub(100, Ordering::SeqCst);
     }
-    assert_eq!(
-        projection.handled.load(Ordering::SeqCst),
-        300,
-        "verify folds 100, 200, 300; the rest was handled once"
-    );
+    assert_eq!(projection.handled.load(Ordering::SeqCst), 300, "each event once");
 }
 
 #[tokio::test]
