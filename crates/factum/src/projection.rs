@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -347,7 +347,8 @@ impl<P: Projection> DocumentFiller<P> {
 
     /// Each row that the events touched, as JSON.
     fn changed(&self, events: &[Keyed<P::Event>]) -> Result<Vec<(String, Option<String>)>> {
-        let touched: HashSet<&String> = events.iter().filter_map(|(key, _)| key.as_ref()).collect();
+        // In the order of keys, which a tree of pages likes.
+        let touched: BTreeSet<&String> = events.iter().filter_map(|(key, _)| key.as_ref()).collect();
         let rows = touched.into_iter().map(|key| {
             let row = self.rows.get(key).and_then(Option::as_ref);
             Ok((key.clone(), row.map(|row| to_json(key, row)).transpose()?))

@@ -187,7 +187,10 @@ pub async fn write_some(
 pub fn seeded() -> fastrand::Rng {
     let given = std::env::var("FACTUM_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
-    println!("seed: {seed} (set FACTUM_TEST_SEED to repeat)");
+    #[allow(clippy::print_stdout, reason = "a failing test shows it")]
+    {
+        println!("seed: {seed} (set FACTUM_TEST_SEED to repeat)");
+    }
     fastrand::Rng::with_seed(seed)
 }
 
