@@ -53,7 +53,7 @@ impl SqlProjection for Room {
 
     fn apply(&self, sql: &Sql<'_>, _: &Recorded<AccountEvent>) -> factum::Result<()> {
         let pages = sql.query("PRAGMA page_count", ())?[0].get::<i64>(0)?;
-        sql.query(&format!("PRAGMA max_page_count = {}", pages + 8), ())?;
+        sql.query(&format!("PRAGMA max_page_count = {}", pages + 4), ())?;
         Ok(())
     }
 }
