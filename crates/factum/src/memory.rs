@@ -239,7 +239,10 @@ impl Log {
                 let places = self.streams.get(name).map(|stream| &stream.places[..]).unwrap_or_default();
                 Box::new(places.iter().map(|&place| &self.events[place]))
             }
-            _ => Box::new(self.events.iter()),
+            _ => {
+                let first = self.events.partition_point(|event| event.position <= after);
+                Box::new(self.events[first..].iter())
+            }
         };
         let wanted = candidates.filter(|event| {
             event.position > after
