@@ -33,6 +33,11 @@ pub use self::{
 
 /// How long to wait for another program that has the file locked.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Memory for pages, per connection; negative is SQLite's way to say KiB.
+const CACHE_KIB: i64 = -32 * 1024;
+/// Pages in the write-ahead log before they go to the database file (64 MiB). A rebuild touches pages at random: the longer
+/// the log, the fewer of them are written twice, and the fewer are the waits for the disk.
+const CHECKPOINT_PAGES: i64 = 16 * 1024;
 /// Statements that a connection keeps prepared.
 const STATEMENTS: usize = 128;
 
@@ -97,7 +102,8 @@ fn prepare(connection: &Connection, read_only: bool) -> Result<(), Fault> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.pragma_update(None, "cache_size", -16_384)?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     if read_only {
         connection.pragma_update(None, "query_only", true)?;
     }

@@ -250,7 +250,7 @@ impl ReadStore for Sqlite {
         self.change(move |tx| {
             let generation = create(tx, &lease, version)?;
             let table = table(&lease.model, generation.number);
-            let columns = "(key TEXT PRIMARY KEY, row TEXT NOT NULL) STRICT, WITHOUT ROWID";
+            let columns = "(key TEXT PRIMARY KEY, row TEXT NOT NULL) STRICT";
             tx.execute(&format!("CREATE TABLE \"{table}\" {columns}"), [])?;
             Ok(generation)
         })
@@ -279,7 +279,9 @@ impl ReadStore for Sqlite {
     async fn rows(&self, model: &str, generation: u32, keys: Vec<String>) -> Result<Vec<Option<String>>> {
         let table = table(model, generation);
         let read = move |connection: &mut Connection| {
-            keys.iter().map(|key| document(connection, &table, key)).collect()
+            // One transaction: else SQLite locks and unlocks the file for each row.
+            let tx = connection.transaction()?;
+            keys.iter().map(|key| document(&tx, &table, key)).collect()
         };
         self.writer.run(read).await
     }
