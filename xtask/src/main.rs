@@ -1,2 +1,119 @@
-//! Soon.
-fn main() {}
+//! The workshop: everything that is checked, in one command that says what failed, and what was skipped and why.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
+
+mod lanes;
+mod readme;
+mod shell;
+mod tidy;
+mod year;
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    lanes::{Lane, Settings},
+    shell::{Shell, Stop},
+};
+
+/// The workshop of factum: tests, rules and long runs.
+#[derive(Parser)]
+#[command(
+    bin_name = "cargo xtask",
+    after_help = "Begin with `cargo xtask test`. After a failure, run the lane that failed alone: `cargo xtask test clippy`."
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Runs every check there is, and sums up what failed and what was skipped and why
+    ///
+    /// Exit code: 0 if nothing failed, 1 if something did, 130 if it was interrupted.
+    Test(Test),
+    /// Checks the rules that no compiler knows: who may depend on whom, links, licences, stubs …
+    Tidy {
+        /// Print the rules instead
+        #[arg(long)]
+        rules: bool,
+    },
+    /// Crashes the engine on a simulated disk, over and over: the long lane
+    Sim(Sim),
+}
+
+#[derive(Args)]
+struct Test {
+    /// Only these lanes; all of them if none is named
+    #[arg(value_enum)]
+    lanes: Vec<Lane>,
+    /// Stop at the first lane that fails
+    #[arg(long)]
+    fail_fast: bool,
+    /// Crash cycles of the `sim` lane
+    #[arg(long, default_value_t = 50_000, value_name = "N")]
+    cycles: u64,
+    /// Seed of the `sim` lane; a new one each time, and printed, if not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where the `year` lane finds accounts-YEAR.csv and transactions-YEAR.csv
+    #[arg(long, default_value = "../shared/data/bank", value_name = "DIR")]
+    bank_data: PathBuf,
+}
+
+#[derive(Args)]
+struct Sim {
+    /// How many crash-and-recover cycles
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    cycles: u64,
+    /// A new one each time, and printed, if not given
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let verb = Cli::parse().verb;
+    match run(verb).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::Failed(why)) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+        Err(Stop::Interrupted) => {
+            eprintln!("interrupted; what was running has been stopped");
+            ExitCode::from(130)
+        }
+    }
+}
+
+async fn run(verb: Verb) -> Result<(), Stop> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    match verb {
+        Verb::Test(Test { lanes, fail_fast, cycles, seed, bank_data }) => {
+            let seed = seed.unwrap_or_else(new_seed);
+            let settings = Settings { fail_fast, cycles, seed, bank_data: root.join(bank_data) };
+            lanes::run(&mut Shell::new(root)?, &lanes, &settings).await
+        }
+        Verb::Tidy { rules: true } => {
+            tidy::print_rules();
+            Ok(())
+        }
+        Verb::Tidy { rules: false } => tidy::run(root).map(|told| println!("{told}")),
+        Verb::Sim(Sim { cycles, seed }) => {
+            let told = lanes::simulate(&mut Shell::new(root)?, cycles, seed.unwrap_or_else(new_seed)).await?;
+            println!("{told}");
+            Ok(())
+        }
+    }
+}
+
+/// Another number each time: the standard library seeds its hash maps at random.
+fn new_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

@@ -1,1 +1,32 @@
-//! Soon.
+//! The embedded event store of factum: a segmented, checksummed, group-committed log in a directory.
+//!
+//! ```no_run
+//! use factum::{Append, EventStore, NewEvent, StreamName};
+//! # async fn example() -> factum::Result<()> {
+//! let store = factum_log::LogStore::open("data")?;
+//! let deposited = NewEvent::json("Deposited", &serde_json::json!({"amount": "1.20"}))?;
+//! store.append(Append::to(StreamName::new("account-1")?, [deposited])).await?;
+//! # Ok(()) }
+//! ```
+
+#![allow(unreachable_pub, reason = "in a private module, `pub` says what other modules may use")]
+
+mod batch;
+mod bugs;
+pub mod disk;
+mod format;
+mod index;
+mod log;
+mod manifest;
+mod read;
+mod recovery;
+mod segment;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod sparse;
+mod store;
+
+pub use self::{
+    recovery::Recovery,
+    store::{LogStore, Options},
+};

@@ -32,15 +32,12 @@ pub(crate) fn explain(place: &str, fault: Fault) -> Error {
         Some(ErrorCode::DiskFull) => {
             Error::StorageFull { what: format!("the read models in {place} cannot grow") }
         }
-        Some(ErrorCode::NotADatabase) => Error::invalid(
-            format!("the file {place}"),
-            "it is not a SQLite database; give the path of one, or of a file to make",
-        ),
-        Some(ErrorCode::DatabaseCorrupt) => Error::from(Corrupt {
+        // A damaged header and a file of another kind look the same.
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::from(Corrupt {
             segment: format!("the SQLite database {place}"),
             offset: 0,
             positions: None,
-            problem: format!("{error}; move the file away, and its read models are made anew from the log"),
+            problem: format!("{error}; delete it, and the read models are made again from the log"),
         }),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
             unavailable(format!("the SQLite database {place} cannot be written ({error})"), Outcome::No)

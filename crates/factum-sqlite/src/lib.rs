@@ -44,9 +44,15 @@ const STATEMENTS: usize = 128;
 /// A SQLite database for read models. Clones share it; it is closed with the last one.
 #[derive(Clone)]
 pub struct Sqlite {
-    writer: Thread,
-    reader: Thread,
+    threads: Arc<Threads>,
     place: Arc<str>,
+}
+
+struct Threads {
+    /// Readers see what is committed, whatever is being written. In memory there is only the one connection.
+    reader: Option<Thread>,
+    /// Closed last: it folds the write-ahead log into the file.
+    writer: Thread,
 }
 
 impl fmt::Debug for Sqlite {
@@ -59,9 +65,9 @@ impl Sqlite {
     /// Opens the database in this file, which is made if it is missing. Other tables in it are left alone.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`](factum::Error::InvalidInput) if it is not a SQLite database,
     /// [`Error::Unavailable`](factum::Error::Unavailable) if it cannot be opened, written or locked,
-    /// [`Error::StorageFull`](factum::Error::StorageFull), [`Error::Corrupt`](factum::Error::Corrupt).
+    /// [`Error::Corrupt`](factum::Error::Corrupt) if it is not a whole SQLite database, and
+    /// [`Error::StorageFull`](factum::Error::StorageFull).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let place: Arc<str> = format!("`{}`", path.display()).into();
@@ -76,8 +82,9 @@ impl Sqlite {
             connect(false).and_then(|mut writer| models::set_up(&mut writer, &place).map(|()| writer));
         let writer = writer.map_err(|fault| explain(&place, fault))?;
         let reader = connect(true).map_err(|fault| explain(&place, fault))?;
-        let (writer, reader) = (Thread::start(writer, &place)?, Thread::start(reader, &place)?);
-        Ok(Self { writer, reader, place })
+        let threads =
+            Threads { reader: Some(Thread::start(reader, &place)?), writer: Thread::start(writer, &place)? };
+        Ok(Self { threads: Arc::new(threads), place })
     }
 
     /// A database in memory, gone with the last clone. For tests.
@@ -93,7 +100,15 @@ impl Sqlite {
             Ok(connection)
         };
         let writer = Thread::start(connect().map_err(|fault| explain(&place, fault))?, &place)?;
-        Ok(Self { reader: writer.clone(), writer, place })
+        Ok(Self { threads: Arc::new(Threads { reader: None, writer }), place })
+    }
+
+    fn writer(&self) -> &Thread {
+        &self.threads.writer
+    }
+
+    fn reader(&self) -> &Thread {
+        self.threads.reader.as_ref().unwrap_or(&self.threads.writer)
     }
 }
 

@@ -210,7 +210,7 @@ impl Sqlite {
             tx.commit()?;
             Ok(changed)
         };
-        self.writer.run(change).await
+        self.writer().run(change).await
     }
 
     /// Looks at one moment of the database.
@@ -222,7 +222,7 @@ impl Sqlite {
             let tx = connection.transaction()?;
             look(&tx)
         };
-        self.reader.run(look).await
+        self.reader().run(look).await
     }
 }
 
@@ -283,7 +283,7 @@ impl ReadStore for Sqlite {
             let tx = connection.transaction()?;
             keys.iter().map(|key| document(&tx, &table, key)).collect()
         };
-        self.writer.run(read).await
+        self.writer().run(read).await
     }
 
     async fn get(&self, model: &str, key: &str) -> Result<Option<String>> {

@@ -245,10 +245,10 @@ impl<P: SqlProjection> SqlProjected<P> {
         let times = |rows: &BTreeMap<String, u64>, key| rows.get(key).map(|n| format!("there {n} time(s)"));
         let compared = keys.into_iter().map(|key| Difference {
             key: key.clone(),
-            stored: times(&stored, key),
-            expected: times(&expected, key),
+            kept: times(&stored, key),
+            by_the_log: times(&expected, key),
         });
-        Ok(compared.filter(|row| row.stored != row.expected).collect())
+        Ok(compared.filter(|row| row.kept != row.by_the_log).collect())
     }
 
     /// What the tables must hold at `checkpoint`: the log, applied to an empty database in memory.
@@ -359,7 +359,7 @@ impl<P: SqlProjection> Filler for SqlFiller<P> {
             from,
             events,
         };
-        self.sqlite.writer.run(move |connection| work.done(connection, to, problem)).await
+        self.sqlite.writer().run(move |connection| work.done(connection, to, problem)).await
     }
 }
 

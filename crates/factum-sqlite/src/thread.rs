@@ -3,6 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
 };
 
 use factum::{Error, Outcome, Result};
@@ -13,11 +14,23 @@ use crate::fault::{Fault, explain};
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// Takes jobs for a connection, one after another. The thread ends with the last clone.
-#[derive(Clone)]
+/// Takes jobs for a connection, one after another. Dropping it closes the connection, after the jobs it has.
 pub(crate) struct Thread {
-    jobs: mpsc::Sender<Job>,
+    jobs: Option<mpsc::Sender<Job>>,
+    running: Option<JoinHandle<()>>,
     place: Arc<str>,
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        // Whoever lets go of the database may look at the file next. A job that holds the last handle cannot wait for itself.
+        if let Some(running) =
+            self.running.take().filter(|running| running.thread().id() != thread::current().id())
+        {
+            let _ = running.join();
+        }
+    }
 }
 
 impl Thread {
@@ -29,9 +42,10 @@ impl Thread {
                 let _ = catch_unwind(AssertUnwindSafe(|| job(&mut connection)));
             }
         };
-        let started = std::thread::Builder::new().name("factum-sqlite".into()).spawn(work);
-        started.map_err(|e| ended(place, &format!("no thread could be started: {e}"), Outcome::No))?;
-        Ok(Self { jobs, place: place.clone() })
+        let running = thread::Builder::new().name("factum-sqlite".into()).spawn(work);
+        let running =
+            running.map_err(|e| ended(place, &format!("no thread could be started: {e}"), Outcome::No))?;
+        Ok(Self { jobs: Some(jobs), running: Some(running), place: place.clone() })
     }
 
     /// Has the job done.
@@ -44,8 +58,10 @@ impl Thread {
             // Nobody is there to hear it if the caller has gone.
             let _ = reply.send(job(connection));
         };
-        let sent = self.jobs.send(Box::new(job));
-        sent.map_err(|_| ended(&self.place, "its thread has ended", Outcome::No))?;
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(job)).is_ok());
+        if !sent {
+            return Err(ended(&self.place, "its thread has ended", Outcome::No));
+        }
         match answer.await {
             Ok(answer) => answer.map_err(|fault| explain(&self.place, fault)),
             Err(_) => Err(ended(&self.place, "the work on it panicked", Outcome::Unknown)),

@@ -47,7 +47,7 @@ impl ExpectedRevision {
 }
 
 /// A condition for an append, decided at the instant at which it takes its place in the log.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Guard {
     /// A stream, written to or not, is in this state.
     Stream {
@@ -153,7 +153,7 @@ pub enum Durability {
 }
 
 /// Where one event of an append is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placed {
     /// In the whole store.
     pub position: Position,

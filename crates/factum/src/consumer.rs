@@ -21,6 +21,9 @@ use crate::{
 /// How long [`Consumer::wait_for`] waits.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Events that [`Consumer::status`] counts, at most.
+const COUNTED: usize = 1000;
+
 /// The form in which a projection is kept: what the runtime drives. Documents are built in; SQL is in `factum-sqlite`.
 #[async_trait]
 pub trait Form: Send + Sync + 'static {
@@ -112,7 +115,8 @@ pub struct Status {
     pub position: Position,
     /// How far the log reaches.
     pub head: Position,
-    /// How many events it is behind, at most: positions have holes, and not every event concerns it.
+    /// How many events it is behind: up to a thousand they are counted, beyond that it is the distance between the positions,
+    /// which have holes, and so a bound.
     pub lag_events: u64,
     /// For how long the oldest event that it has not handled has been waiting.
     pub lag: Duration,
@@ -129,7 +133,7 @@ impl fmt::Display for Status {
         let Self { position, head, lag_events, lag, rate, rebuilding, state } = self;
         write!(f, "{state}; at position {position} of {head}")?;
         if *lag_events > 0 {
-            write!(f, ", at most {lag_events} events and {:.1} s behind", lag.as_secs_f64())?;
+            write!(f, ", {lag_events} events and {:.1} s behind", lag.as_secs_f64())?;
         }
         write!(f, "; {rate:.0} events/s")?;
         match rebuilding {
@@ -158,7 +162,7 @@ impl Factum {
     /// Starts to keep a model of this form up to date, in the background. It takes the model over from any other worker.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a bad name or query, failures of the read store, and [`Error::Unavailable`] outside of a
+    /// [`Error::InvalidInput`] for a bad name or query, failures of the read store that will not pass, and [`Error::Unavailable`] outside of a
     /// tokio runtime.
     pub async fn consume(&self, form: impl Form) -> Result<Consumer> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::Unavailable {
@@ -169,8 +173,9 @@ impl Factum {
         let (name, query) = (form.name().to_owned(), form.query()?);
         let lease = form.reads().claim(&name).await?;
         let (commands, orders) = mpsc::channel(16);
-        let (worker, progress) =
+        let (mut worker, progress) =
             Worker::new(self.store().clone(), query.clone(), Box::new(form), lease, orders);
+        worker.begin().await?;
         runtime.spawn(worker.run());
         let inner = Inner { name, query, store: self.store().clone(), commands, progress };
         Ok(Consumer { inner: Arc::new(inner) })
@@ -232,19 +237,22 @@ impl Consumer {
         let progress = self.inner.progress.borrow().clone();
         let head = store.head().await?.token;
         let position = progress.position();
-        let mut lag = Duration::ZERO;
+        let (mut lag_events, mut lag) = (0, Duration::ZERO);
         if let (true, Some(token)) =
             (position < head.position, progress.token.or(Some(head.log.at(position))))
         {
-            let next = Read::query(query.clone()).beyond(token).limit(1);
-            // A token of another history has no next event here; the state says what is the matter.
-            let next = store.read(next).await.map(|page| page.events.into_iter().next());
-            lag = next.ok().flatten().map_or(lag, |event| SystemClock.now().since(event.recorded_at));
+            let next = Read::query(query.clone()).beyond(token).limit(COUNTED);
+            // A token of another history has no next events here; the state says what is the matter.
+            if let Ok(page) = store.read(next).await {
+                let all = page.next.is_none();
+                lag_events = if all { page.events.len() as u64 } else { head.position.0 - position.0 };
+                lag = page.events.first().map_or(lag, |event| SystemClock.now().since(event.recorded_at));
+            }
         }
         Ok(Status {
             position,
             head: head.position,
-            lag_events: head.position.0.saturating_sub(position.0),
+            lag_events,
             lag,
             rate: progress.rate.now(),
             rebuilding: progress.rebuilding,

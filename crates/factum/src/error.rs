@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     append::{ExpectedRevision, Guard},
     event::EventId,
@@ -160,7 +162,7 @@ pub struct Conflict {
 }
 
 /// What a store found where a guard expected something else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Actual {
     /// The stream was never written.
     NoStream,

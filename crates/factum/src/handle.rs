@@ -31,7 +31,6 @@ pub struct Factum {
 
 /// A command that was done.
 #[derive(Clone, Debug, PartialEq)]
-#[must_use]
 pub struct Done {
     /// How far a reader must have come to see it.
     pub token: Token,

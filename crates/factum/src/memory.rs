@@ -100,7 +100,7 @@ impl MemoryStore {
 impl EventStore for MemoryStore {
     async fn append(&self, append: Append) -> Result<Appended> {
         let mut log = self.log();
-        let now = self.clock.now();
+        let now = log.now(&*self.clock);
         match admit(&append, &self.limits, &*log, now)? {
             Admission::Replayed(events) => Ok(log.appended(events, true)),
             Admission::New => {
@@ -113,7 +113,8 @@ impl EventStore for MemoryStore {
 
     async fn read(&self, read: Read) -> Result<Page> {
         read.check()?;
-        self.log().page(&read, self.clock.now())
+        let log = self.log();
+        log.page(&read, log.now(&*self.clock))
     }
 
     async fn head(&self) -> Result<Head> {
@@ -163,6 +164,11 @@ impl Ledger for Log {
 }
 
 impl Log {
+    /// Time never runs backwards, whatever the clock does: what was too old to be seen stays so.
+    fn now(&self, clock: &dyn Clock) -> Timestamp {
+        clock.now().max(self.last_recorded_at)
+    }
+
     fn shows(&self, event: &RecordedEvent, now: Timestamp) -> bool {
         let stream = self.streams.get(&event.stream);
         stream.is_none_or(|stream| stream.state.shows(event.revision, event.recorded_at, now))
@@ -240,8 +246,8 @@ impl Log {
                 Box::new(places.iter().map(|&place| &self.events[place]))
             }
             _ => {
-                let first = self.events.partition_point(|event| event.position <= after);
-                Box::new(self.events[first..].iter())
+                let index = |position| self.events.partition_point(|event| event.position <= position);
+                Box::new(self.events[index(after)..index(before).max(index(after))].iter())
             }
         };
         let wanted = candidates.filter(|event| {
@@ -252,8 +258,8 @@ impl Log {
                 && self.shows(event, now)
         });
         let mut events: Vec<RecordedEvent> = match read.direction {
-            Direction::Forwards => wanted.take(read.limit + 1).cloned().collect(),
-            Direction::Backwards => wanted.rev().take(read.limit + 1).cloned().collect(),
+            Direction::Forwards => wanted.take(read.limit.saturating_add(1)).cloned().collect(),
+            Direction::Backwards => wanted.rev().take(read.limit.saturating_add(1)).cloned().collect(),
         };
         let more = events.len() > read.limit;
         events.truncate(read.limit);

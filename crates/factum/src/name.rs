@@ -46,6 +46,11 @@ macro_rules! name {
                 Ok(Self(name))
             }
 
+            /// Takes a name that a store checked when it wrote it.
+            pub fn from_store(name: ByteString) -> Self {
+                Self(name)
+            }
+
             /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0

@@ -7,7 +7,7 @@ pub use crate::{
     decision::{At, Decide, Entity, Model, Writes},
     handle::{Done, Factum, Failure},
     position::{Position, Revision},
-    projection::Projection,
+    projection::{Projected, Projection},
     query::Query,
     time::Timestamp,
 };

@@ -110,10 +110,10 @@ impl<P> Deref for Projected<P> {
 pub struct Difference {
     /// Which row.
     pub key: String,
-    /// What the read model has, as JSON.
-    pub stored: Option<String>,
-    /// What the events make, as JSON.
-    pub expected: Option<String>,
+    /// The row in the read model, as JSON.
+    pub kept: Option<String>,
+    /// The row that the events make, as JSON.
+    pub by_the_log: Option<String>,
 }
 
 impl fmt::Display for Difference {
@@ -123,8 +123,8 @@ impl fmt::Display for Difference {
             f,
             "`{}` is {}, but the log makes it {}",
             self.key,
-            or_none(&self.stored),
-            or_none(&self.expected)
+            or_none(&self.kept),
+            or_none(&self.by_the_log)
         )
     }
 }
@@ -213,8 +213,8 @@ fn differences<R: Serialize>(
     let value = |json: &Option<String>| {
         json.as_ref().map(|json| serde_json::from_str::<serde_json::Value>(json).ok())
     };
-    let differing = rows.into_iter().filter(|(_, (stored, expected))| value(stored) != value(expected));
-    Ok(differing.map(|(key, (stored, expected))| Difference { key, stored, expected }).collect())
+    let differing = rows.into_iter().filter(|(_, (kept, by_the_log))| value(kept) != value(by_the_log));
+    Ok(differing.map(|(key, (kept, by_the_log))| Difference { key, kept, by_the_log }).collect())
 }
 
 fn parse<P: Projection>(key: &str, json: &str) -> Result<P::Row> {

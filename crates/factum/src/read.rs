@@ -1,5 +1,7 @@
 //! Reads: bounded pages of a prefix of the log.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     error::{Error, Result},
     event::RecordedEvent,
@@ -14,7 +16,7 @@ use crate::{
 pub const DEFAULT_LIMIT: usize = 1000;
 
 /// What to read from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// Every event, also those of metadata streams.
     All,
@@ -25,7 +27,7 @@ pub enum Source {
 }
 
 /// In which order to read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
     /// From old to new.
     #[default]
@@ -35,7 +37,7 @@ pub enum Direction {
 }
 
 /// Where to begin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Start {
     /// At the first event; the last when reading backwards.
     #[default]
@@ -47,7 +49,7 @@ pub enum Start {
 }
 
 /// An earlier moment to look from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AsOf {
     /// Events up to this position, included.
     Position(Position),
@@ -56,7 +58,7 @@ pub enum AsOf {
 }
 
 /// A request for a page of events.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read {
     /// From what.
     pub source: Source,

@@ -133,6 +133,19 @@ impl Worker {
         (worker, receiver)
     }
 
+    /// Looks at what is stored, so that the consumer knows where it is before anyone asks.
+    ///
+    /// What may pass is waited out later; a log that was rewound is a reason to stop, which a rebuild mends.
+    pub(crate) async fn begin(&mut self) -> Result<()> {
+        match self.reopen().await {
+            Ok(()) => self.open = true,
+            Err(error) if error.is_retryable() => self.wait(error),
+            Err(error @ Error::LogRewound(_)) => self.halt(&error),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     pub(crate) async fn run(mut self) {
         loop {
             match self.turn().await {
@@ -177,6 +190,17 @@ impl Worker {
             return Err(self.lease.fenced(catalog.epoch));
         }
         let version = self.form.version();
+        let token = catalog.active.and_then(|active| active.checkpoint);
+        self.show(|progress| {
+            progress.token = later(progress.token, token);
+            progress.state = State::CatchingUp;
+        });
+        let followed =
+            [catalog.active, catalog.building].into_iter().flatten().filter(|g| g.version == version);
+        let head = self.store.head().await?.token;
+        for checkpoint in followed.filter_map(|generation| generation.checkpoint) {
+            checkpoint.position_in(head.log, head.position)?;
+        }
         match (catalog.active, catalog.building) {
             (None, _) => {
                 // Nobody has seen anything yet, so readers may watch it grow.
@@ -198,11 +222,6 @@ impl Worker {
             }
             (Some(_), _) => self.building = Some(self.lane(self.form.create(&self.lease).await?)),
         }
-        let token = catalog.active.and_then(|active| active.checkpoint);
-        self.show(|progress| {
-            progress.token = later(progress.token, token);
-            progress.state = State::CatchingUp;
-        });
         Ok(())
     }
 
@@ -329,6 +348,8 @@ impl Worker {
         // What was handled before the event at fault is there for readers.
         let token = self.active.as_ref().and_then(|lane| lane.seen);
         (self.active, self.building) = (None, None);
+        // Nothing is to be opened until a rebuild is asked for.
+        self.open = true;
         self.answer_rebuilds(&Err(error.clone()));
         self.show(|progress| {
             progress.token = later(progress.token, token);

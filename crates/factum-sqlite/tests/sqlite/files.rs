@@ -58,9 +58,7 @@ async fn tables_of_others_are_left_alone_and_not_taken() {
     let mine = rusqlite::Connection::open(&path).unwrap();
     mine.execute_batch("CREATE TABLE balances (mine); INSERT INTO balances VALUES ('keep')").unwrap();
     let factum = Factum::new(MemoryStore::new());
-    let balances = factum.project(Balances::<1>, Sqlite::open(&path).unwrap()).await.unwrap();
-    let done = factum.execute(&Account::id("1"), Open { cents: 1 }).await.unwrap();
-    let error = balances.wait_for(&done).await.unwrap_err();
+    let error = factum.project(Balances::<1>, Sqlite::open(&path).unwrap()).await.unwrap_err();
     assert!(error.to_string().contains("balances") && matches!(error, Error::InvalidInput { .. }), "{error}");
     assert_eq!(ask(&path, "SELECT mine FROM balances"), ["keep"]);
 }
@@ -72,7 +70,7 @@ fn a_bad_file_is_refused_in_one_sentence() {
     std::fs::write(path("text.db"), "Dear diary, ".repeat(500)).unwrap();
     let error = Sqlite::open(path("text.db")).unwrap_err();
     assert!(
-        matches!(error, Error::InvalidInput { .. }) && error.to_string().contains("not a SQLite database"),
+        matches!(error, Error::Corrupt(_)) && error.to_string().contains("file is not a database"),
         "{error}"
     );
     assert!(error.to_string().contains("text.db"), "{error}");
@@ -114,7 +112,7 @@ async fn a_damaged_file_is_told_from_a_failing_disk() {
     balances.wait_for(token).await.unwrap();
     balances.stop().await;
     drop(balances);
-    let _ = ask(&path, "PRAGMA wal_checkpoint(TRUNCATE)");
+    assert!(!path.with_extension("db-wal").exists(), "the last to close it leaves one whole file");
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 4;
     bytes[middle..].fill(0xA5);
@@ -122,9 +120,27 @@ async fn a_damaged_file_is_told_from_a_failing_disk() {
     let reads = Sqlite::open(&path).unwrap();
     let error = reads.snapshot("balances").await.unwrap_err();
     assert!(
-        matches!(error, Error::Corrupt(_)) && error.to_string().contains("made anew from the log"),
+        matches!(error, Error::Corrupt(_)) && error.to_string().contains("made again from the log"),
         "{error}"
     );
+}
+
+/// As two processes would: each with its own connections.
+#[tokio::test]
+async fn of_two_who_open_the_file_the_later_one_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("read.db");
+    let (store, mut random) = (MemoryStore::new(), seeded());
+    let factum = Factum::new(store.clone());
+    let first = factum.project(Balances::<1>, Sqlite::open(&path).unwrap()).await.unwrap();
+    let token = write_some(&store, &mut random, 50, 5).await;
+    first.wait_for(token).await.unwrap();
+    let second = factum.project(Balances::<1>, Sqlite::open(&path).unwrap()).await.unwrap();
+    let token = write_some(&store, &mut random, 50, 5).await;
+    second.wait_for(token).await.unwrap();
+    assert!(matches!(first.wait_for(token).await, Err(Error::Fenced { .. })));
+    assert_eq!(first.all().await.unwrap(), fold(&store).await, "it still reads what the other keeps");
+    assert_eq!(second.verify().await.unwrap(), []);
 }
 
 /// The file may not grow for a while: a full disk, as far as SQLite can tell.

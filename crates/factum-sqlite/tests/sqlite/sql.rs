@@ -108,7 +108,7 @@ async fn tables_follow_the_log_and_a_rebuild_gives_the_same() {
 async fn an_event_that_is_refused_leaves_no_trace_and_stops_it() {
     let factum = Factum::new(MemoryStore::new());
     let account = Account::id("1");
-    let _ = factum.execute(&account, Open { cents: 100 }).await.unwrap();
+    factum.execute(&account, Open { cents: 100 }).await.unwrap();
     let before = factum.execute(&account, Withdraw { cents: 1 }).await.unwrap();
     let thirteen = factum.execute(&account, Withdraw { cents: 13 }).await.unwrap();
     let flows = Sqlite::memory().unwrap().project(&factum, Flows::<1>).await.unwrap();

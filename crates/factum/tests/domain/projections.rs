@@ -49,7 +49,7 @@ async fn read_your_own_write() {
     let (_, factum) = handle();
     let balances = factum.project(Balances::<1>, reads()).await.unwrap();
     let account = Account::id("es-acc-001");
-    let _ = factum.execute(&account, Open { cents: 100 }).await.unwrap();
+    factum.execute(&account, Open { cents: 100 }).await.unwrap();
     let done = factum.execute(&account, Withdraw { cents: 30 }).await.unwrap();
     balances.wait_for(&done).await.unwrap();
     assert_eq!(balances.get("es-acc-001").await.unwrap(), Some(70));
@@ -266,6 +266,31 @@ async fn a_crash_at_every_step_of_a_rebuild_leaves_a_whole_model() {
     }
 }
 
+#[tokio::test]
+async fn a_rebuild_outlasts_failures_that_pass() {
+    let mut random = seeded();
+    for fault in [Fault::Before, Fault::After] {
+        for at in 0.. {
+            let (store, factum) = handle();
+            let reads = reads();
+            let token = write_some(&store, &mut random, 1500, 5).await;
+            let faulty = Faulty::new(reads.clone(), at, fault, false);
+            let balances = factum.project(Balances::<1>, faulty.clone()).await.unwrap();
+            balances.wait_for_within(token, LONG).await.unwrap();
+            // What fails before it has begun is told; what fails later is waited out.
+            while let Err(error) = balances.rebuild().await {
+                assert!(error.is_retryable(), "{error}");
+            }
+            assert_is_the_fold(&balances, &store).await;
+            assert_eq!(reads.catalog("balances").await.unwrap().building, None);
+            if faulty.calls() <= at {
+                assert!(at > 8, "the faults did strike: {at}");
+                break;
+            }
+        }
+    }
+}
+
 async fn until_version(reads: &impl ReadStore, version: u32) {
     while reads.catalog("balances").await.unwrap().active.unwrap().version != version {
         tokio::task::yield_now().await;
@@ -363,8 +388,8 @@ async fn a_panic_is_a_reason_and_after_the_cure_it_goes_on_there() {
     let (store, factum) = handle();
     let reads = reads();
     let account = Account::id("1");
-    let _ = factum.execute(&account, Open { cents: 100 }).await.unwrap();
-    let _ = factum.execute(&account, Withdraw { cents: 1 }).await.unwrap();
+    factum.execute(&account, Open { cents: 100 }).await.unwrap();
+    factum.execute(&account, Withdraw { cents: 1 }).await.unwrap();
     let thirteen = factum.execute(&account, Withdraw { cents: 13 }).await.unwrap();
     let last = factum.execute(&account, Withdraw { cents: 2 }).await.unwrap();
     let projection = Superstitious::default();
@@ -422,7 +447,7 @@ async fn a_damaged_row_is_found_and_mended() {
     let (store, factum) = handle();
     let reads = reads();
     let done = factum.execute(&Account::id("1"), Open { cents: 5 }).await.unwrap();
-    let _ = factum.execute(&Account::id("2"), Open { cents: 6 }).await.unwrap();
+    factum.execute(&Account::id("2"), Open { cents: 6 }).await.unwrap();
     let projected = factum.project(Balances::<1>, reads.clone()).await.unwrap();
     projected.wait_for_within(head(&store).await, LONG).await.unwrap();
     projected.stop().await;

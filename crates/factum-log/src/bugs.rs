@@ -1,0 +1,47 @@
+//! Mistakes that an engine like this could make, to be switched on by the tests that must notice them.
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Answers before the sync.
+    AckBeforeSync,
+    /// Does not sync the directory after making a segment.
+    NoNameSync,
+    /// Believes a frame whose header is right, whatever its body.
+    HeaderOnlyCrc,
+    /// Serves what it recovered without syncing it.
+    NoSyncInRecovery,
+    /// Does not write again what the page cache may only pretend to have written.
+    NoRewrite,
+    /// Begins a new segment while the end of the old one is not synced.
+    RollWithoutSync,
+    /// Tries a failed sync again, and believes the second answer.
+    RetryAfterFailedSync,
+    /// Cuts off whatever cannot be read, acknowledged or not.
+    NaiveTruncation,
+}
+
+/// The mistake that is switched on, if any. Without the feature `sim` there is no way to switch one on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bugs(#[cfg(feature = "sim")] Option<Bug>);
+
+impl Bugs {
+    /// Makes this mistake.
+    #[cfg(feature = "sim")]
+    pub fn only(bug: Bug) -> Self {
+        Self(Some(bug))
+    }
+
+    /// Whether to make this mistake.
+    #[cfg(feature = "sim")]
+    pub fn has(self, bug: Bug) -> bool {
+        self.0 == Some(bug)
+    }
+
+    /// Whether to make this mistake.
+    #[cfg(not(feature = "sim"))]
+    #[allow(clippy::unused_self, reason = "the same shape as with the feature")]
+    pub fn has(self, _: Bug) -> bool {
+        false
+    }
+}

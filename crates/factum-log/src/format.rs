@@ -1,0 +1,521 @@
+//! The bytes on the disk: segment headers, frames and records, and how they are told from damage.
+//!
+//! A segment is a header of [`SEGMENT_HEADER`] bytes, then frames, then zeros up to its capacity. A frame is what one sync
+//! made durable: a header, the records of its events one after the other, and zeros up to the next multiple of [`ALIGN`].
+//! All integers are little-endian.
+//!
+//! An event's position is the place of its record: the segment's base position plus the offset within the segment. So a
+//! position leads to its bytes without an index.
+//!
+//! Every checksum is a CRC-32C that starts from the log's id, the segment's number and the offset. Bytes that are right but
+//! not here (a stale block, a copy from another log, a misdirected write) are as wrong as bytes that are damaged.
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use crc32c::{crc32c, crc32c_append};
+use factum::{
+    ContentType, EventId, EventType, LogIdentity, Metadata, NewEvent, Position, RecordedEvent, Revision,
+    StreamName, Tags, Timestamp,
+};
+use uuid::Uuid;
+
+/// The version of this format.
+pub const FORMAT: u32 = 1;
+/// Bytes of a segment's header. A whole page, so that no later write touches the page it is in.
+pub const SEGMENT_HEADER: u64 = SEGMENT_HEADER_BYTES as u64;
+/// The same, as a length in memory.
+pub const SEGMENT_HEADER_BYTES: usize = 4096;
+/// Bytes of a frame's header.
+pub const FRAME_HEADER: usize = 64;
+/// Bytes of a record's fixed part.
+pub const RECORD_HEADER: usize = 60;
+/// Frames begin at multiples of this.
+pub const ALIGN: usize = 8;
+/// Bytes of a frame's body, at most: the largest append, with room for what it is wrapped in, beside smaller ones.
+pub const MAX_BODY: usize = 48 << 20;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"factlog1";
+const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"FRM1");
+
+/// The next place at which a frame may begin.
+pub const fn align(offset: u64) -> u64 {
+    offset.next_multiple_of(ALIGN as u64)
+}
+
+/// Why bytes are not what they should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage(pub &'static str);
+
+/// Writes and reads integers in order.
+struct Fields<'a>(&'a [u8]);
+
+macro_rules! fields {
+    ($($name:ident: $type:ty),*) => {$(
+        fn $name(&mut self) -> $type {
+            let (mine, rest) = self.0.split_first_chunk().unwrap_or_else(|| unreachable!("headers have a fixed length"));
+            self.0 = rest;
+            <$type>::from_le_bytes(*mine)
+        }
+    )*};
+}
+
+impl Fields<'_> {
+    fields!(u8: u8, u16: u16, u32: u32, u64: u64, i64: i64, u128: u128);
+}
+
+/// What a segment says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The log, and the epoch in which the segment was begun.
+    pub log: LogIdentity,
+    /// Counts from 1.
+    pub number: u32,
+    /// The position of its first byte.
+    pub base: u64,
+    /// Its length in bytes.
+    pub capacity: u64,
+    /// The number of its first frame.
+    pub first_frame: u64,
+    /// How many events are in the segments before.
+    pub events_before: u64,
+    /// The position at which the frames of the segment before end.
+    pub previous_end: u64,
+    /// When the last event before was recorded.
+    pub last_recorded_at: Timestamp,
+}
+
+impl SegmentHeader {
+    /// The header's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES);
+        bytes.extend(SEGMENT_MAGIC);
+        bytes.extend(FORMAT.to_le_bytes());
+        bytes.extend(self.log.log_id.as_bytes());
+        bytes.extend(self.log.epoch.to_le_bytes());
+        bytes.extend(self.number.to_le_bytes());
+        for number in [self.base, self.capacity, self.first_frame, self.events_before, self.previous_end] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend(self.last_recorded_at.0.to_le_bytes());
+        bytes.resize(SEGMENT_HEADER_BYTES - 4, 0);
+        bytes.extend(crc32c(&bytes).to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        if bytes.len() < SEGMENT_HEADER_BYTES {
+            return Err(Damage("the file is too short for a segment's header"));
+        }
+        let (covered, crc) = bytes[..SEGMENT_HEADER_BYTES].split_at(SEGMENT_HEADER_BYTES - 4);
+        if covered[..8] != SEGMENT_MAGIC {
+            return Err(Damage("it does not begin like a segment of factum"));
+        }
+        if crc != crc32c(covered).to_le_bytes() {
+            return Err(Damage("the segment's header fails its checksum"));
+        }
+        let mut fields = Fields(&covered[8..]);
+        if fields.u32() != FORMAT {
+            return Err(Damage(
+                "it was written by another version of factum, in a format that this one does not know",
+            ));
+        }
+        Ok(Self {
+            log: LogIdentity { log_id: Uuid::from_bytes(fields.u128().to_le_bytes()), epoch: fields.u64() },
+            number: fields.u32(),
+            base: fields.u64(),
+            capacity: fields.u64(),
+            first_frame: fields.u64(),
+            events_before: fields.u64(),
+            previous_end: fields.u64(),
+            last_recorded_at: Timestamp(fields.i64()),
+        })
+    }
+
+    /// What the checksums in this segment start from.
+    pub fn seed(&self) -> Seed {
+        Seed::of(self.log.log_id, self.number)
+    }
+}
+
+/// What a segment's checksums start from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed(u32);
+
+impl Seed {
+    /// The seed of a segment.
+    pub fn of(log_id: Uuid, number: u32) -> Self {
+        Self(crc32c_append(crc32c(log_id.as_bytes()), &number.to_le_bytes()))
+    }
+
+    fn crc(self, offset: u64, bytes: &[u8]) -> u32 {
+        crc32c_append(crc32c_append(self.0, &offset.to_le_bytes()), bytes)
+    }
+}
+
+/// What a frame says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// Of the records' own checksums, in order.
+    pub body_crc: u32,
+    /// Bytes of the records.
+    pub body_bytes: u32,
+    /// How many records; none in a mark, which only says how far the log is durable.
+    pub events: u32,
+    /// The segment it is in.
+    pub segment: u32,
+    /// Counts the frames of the log.
+    pub number: u64,
+    /// The position of its first byte.
+    pub position: u64,
+    /// Everything before this position was durable when the frame was written.
+    pub synced_upto: u64,
+    /// How many events are in the log before it.
+    pub events_before: u64,
+    /// When its last event was recorded.
+    pub recorded_at: Timestamp,
+}
+
+impl FrameHeader {
+    /// The header's bytes, for a frame at `offset`.
+    pub fn encode(&self, seed: Seed, offset: u64) -> [u8; FRAME_HEADER] {
+        let mut bytes = [0; FRAME_HEADER];
+        let mut at = 0;
+        let mut put = |field: &[u8]| {
+            bytes[at..at + field.len()].copy_from_slice(field);
+            at += field.len();
+        };
+        put(&FRAME_MAGIC.to_le_bytes());
+        put(&[0; 4]);
+        for number in [self.body_crc, self.body_bytes, self.events, self.segment] {
+            put(&number.to_le_bytes());
+        }
+        for number in [self.number, self.position, self.synced_upto, self.events_before] {
+            put(&number.to_le_bytes());
+        }
+        put(&self.recorded_at.0.to_le_bytes());
+        let crc = seed.crc(offset, &bytes[8..]);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header of a frame at `offset`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8; FRAME_HEADER], seed: Seed, offset: u64) -> Result<Self, Damage> {
+        let mut fields = Fields(bytes);
+        if fields.u32() != FRAME_MAGIC {
+            return Err(Damage("there is no frame where one should be"));
+        }
+        if fields.u32() != seed.crc(offset, &bytes[8..]) {
+            return Err(Damage("a frame's header fails its checksum"));
+        }
+        let header = Self {
+            body_crc: fields.u32(),
+            body_bytes: fields.u32(),
+            events: fields.u32(),
+            segment: fields.u32(),
+            number: fields.u64(),
+            position: fields.u64(),
+            synced_upto: fields.u64(),
+            events_before: fields.u64(),
+            recorded_at: Timestamp(fields.i64()),
+        };
+        if header.body_bytes as usize > MAX_BODY {
+            return Err(Damage("a frame claims more bytes than a frame can have"));
+        }
+        Ok(header)
+    }
+
+    /// Bytes from the start of the frame to the start of the next.
+    pub fn bytes(&self) -> u64 {
+        align(FRAME_HEADER as u64 + u64::from(self.body_bytes))
+    }
+}
+
+const JSON: u8 = 0;
+const BYTES: u8 = 1;
+const OTHER: u8 = 2;
+
+/// An event in the form in which it is stored, but for what is only known once it has its place.
+#[derive(Debug)]
+pub struct Draft {
+    /// Its id.
+    pub id: EventId,
+    kind: u8,
+    stream_bytes: u16,
+    type_bytes: u16,
+    content_type_bytes: u16,
+    tags_bytes: u16,
+    metadata_bytes: u32,
+    payload_crc: u32,
+    payload: Vec<u8>,
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "names, tags and metadata have limits that fit")]
+impl Draft {
+    /// Does what can be done before the event's turn comes.
+    pub fn new(stream: &StreamName, event: &NewEvent) -> Self {
+        let (kind, content_type) = match &event.content_type {
+            ContentType::Json => (JSON, ""),
+            ContentType::Bytes => (BYTES, ""),
+            ContentType::Other(name) => (OTHER, &**name),
+        };
+        let (tags, metadata) = (event.tags.packed(), event.metadata.as_bytes());
+        let parts = [
+            stream.as_bytes(),
+            event.event_type.as_bytes(),
+            content_type.as_bytes(),
+            tags,
+            metadata,
+            &event.data,
+        ];
+        let payload = parts.concat();
+        Self {
+            id: event.id,
+            kind,
+            stream_bytes: stream.len() as u16,
+            type_bytes: event.event_type.len() as u16,
+            content_type_bytes: content_type.len() as u16,
+            tags_bytes: tags.len() as u16,
+            metadata_bytes: metadata.len() as u32,
+            payload_crc: crc32c(&payload),
+            payload,
+        }
+    }
+
+    /// Bytes of the record.
+    pub fn bytes(&self) -> usize {
+        RECORD_HEADER + self.payload.len()
+    }
+
+    /// Writes the record for `offset`, and returns its checksum.
+    pub fn write(
+        &self,
+        out: &mut Vec<u8>,
+        seed: Seed,
+        offset: u64,
+        revision: Revision,
+        at: Timestamp,
+    ) -> u32 {
+        let start = out.len();
+        out.extend([0; 4]);
+        out.extend((self.bytes() as u32).to_le_bytes());
+        out.extend(self.payload_crc.to_le_bytes());
+        out.extend(self.metadata_bytes.to_le_bytes());
+        for length in [self.stream_bytes, self.type_bytes, self.content_type_bytes, self.tags_bytes] {
+            out.extend(length.to_le_bytes());
+        }
+        out.extend(revision.0.to_le_bytes());
+        out.extend(at.0.to_le_bytes());
+        out.extend(self.id.0.as_bytes());
+        out.extend([self.kind, 0, 0, 0]);
+        let crc = seed.crc(offset, &out[start + 4..]);
+        out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+        out.extend(&self.payload);
+        crc
+    }
+}
+
+/// A record's fixed part.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordHeader {
+    /// The checksum of this part, from which a frame's is made.
+    pub crc: u32,
+    /// Bytes of the whole record.
+    pub bytes: usize,
+    payload_crc: u32,
+    metadata_bytes: usize,
+    stream_bytes: usize,
+    type_bytes: usize,
+    content_type_bytes: usize,
+    tags_bytes: usize,
+    revision: Revision,
+    recorded_at: Timestamp,
+    id: EventId,
+    kind: u8,
+}
+
+impl RecordHeader {
+    /// Reads the fixed part of the record at `offset`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8], seed: Seed, offset: u64) -> Result<Self, Damage> {
+        let Some(bytes) = bytes.first_chunk::<RECORD_HEADER>() else {
+            return Err(Damage("an event's record is cut off"));
+        };
+        let mut fields = Fields(bytes);
+        let crc = fields.u32();
+        if crc != seed.crc(offset, &bytes[4..]) {
+            return Err(Damage("an event's header fails its checksum"));
+        }
+        let header = Self {
+            crc,
+            bytes: fields.u32() as usize,
+            payload_crc: fields.u32(),
+            metadata_bytes: fields.u32() as usize,
+            stream_bytes: usize::from(fields.u16()),
+            type_bytes: usize::from(fields.u16()),
+            content_type_bytes: usize::from(fields.u16()),
+            tags_bytes: usize::from(fields.u16()),
+            revision: Revision(fields.u64()),
+            recorded_at: Timestamp(fields.i64()),
+            id: EventId(Uuid::from_bytes(fields.u128().to_le_bytes())),
+            kind: fields.u8(),
+        };
+        let names = header.stream_bytes + header.type_bytes + header.content_type_bytes + header.tags_bytes;
+        if header.bytes > MAX_BODY || header.bytes < RECORD_HEADER + names + header.metadata_bytes {
+            return Err(Damage("an event's lengths contradict each other"));
+        }
+        Ok(header)
+    }
+
+    /// Reads the whole record, which begins at `position`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn event(&self, record: &Bytes, position: Position) -> Result<RecordedEvent, Damage> {
+        if record.len() < self.bytes {
+            return Err(Damage("an event's record is cut off"));
+        }
+        let payload = record.slice(RECORD_HEADER..self.bytes);
+        if crc32c(&payload) != self.payload_crc {
+            return Err(Damage("an event fails its checksum"));
+        }
+        let mut at = 0;
+        let mut take = |bytes: usize| {
+            at += bytes;
+            payload.slice(at - bytes..at)
+        };
+        let text = |bytes: Bytes| ByteString::try_from(bytes).map_err(|_| Damage("a name is not UTF-8"));
+        let stream = StreamName::from_store(text(take(self.stream_bytes))?);
+        let event_type = EventType::from_store(text(take(self.type_bytes))?);
+        let content_type = text(take(self.content_type_bytes))?;
+        let tags = Tags::from_packed(take(self.tags_bytes));
+        let metadata = Metadata::from_store(take(self.metadata_bytes));
+        let content_type = match self.kind {
+            JSON => ContentType::Json,
+            BYTES => ContentType::Bytes,
+            _ => ContentType::Other(content_type),
+        };
+        Ok(RecordedEvent {
+            position,
+            stream,
+            revision: self.revision,
+            recorded_at: self.recorded_at,
+            id: self.id,
+            event_type,
+            content_type,
+            data: payload.slice(at..),
+            metadata,
+            tags,
+        })
+    }
+}
+
+/// The checksum of a frame's body: of its records' checksums, which cover every byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BodyCrc(pub u32);
+
+impl BodyCrc {
+    /// Takes one more record into account.
+    pub fn add(&mut self, record_crc: u32) {
+        self.0 = crc32c_append(self.0, &record_crc.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEED: Seed = Seed(7);
+
+    fn event() -> (StreamName, NewEvent) {
+        let event = NewEvent::json("Deposited", &serde_json::json!({"amount": "1.20"})).unwrap();
+        let event = event.with_tags(Tags::new(["account:1", "branch:7"]).unwrap());
+        let event = event.with_metadata(Metadata::from_json(r#"{"actor":"ada"}"#).unwrap());
+        (StreamName::new("account-1").unwrap(), event)
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let (stream, event) = event();
+        for content_type in [ContentType::Json, ContentType::Bytes, ContentType::Other("text/csv".into())] {
+            let event = NewEvent { content_type, ..event.clone() };
+            let (mut out, draft) = (Vec::new(), Draft::new(&stream, &event));
+            draft.write(&mut out, SEED, 4160, Revision(3), Timestamp(99));
+            assert_eq!(out.len(), draft.bytes());
+            let header = RecordHeader::decode(&out, SEED, 4160).unwrap();
+            let back = header.event(&Bytes::from(out), Position(4160)).unwrap();
+            assert!(event.same_content(&back), "{back:?}");
+            assert_eq!((&back.stream, back.id, back.revision), (&stream, event.id, Revision(3)));
+            assert_eq!((back.position, back.recorded_at), (Position(4160), Timestamp(99)));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_of_a_record_is_noticed() {
+        let (stream, event) = event();
+        let mut out = Vec::new();
+        Draft::new(&stream, &event).write(&mut out, SEED, 0, Revision(0), Timestamp(0));
+        let read = |bytes: &[u8], offset| {
+            let header = RecordHeader::decode(bytes, SEED, offset)?;
+            header.event(&Bytes::copy_from_slice(bytes), Position(offset))
+        };
+        assert!(read(&out, 0).is_ok());
+        assert!(read(&out, 8).is_err(), "right bytes in the wrong place are wrong");
+        for bit in 0..out.len() * 8 {
+            let mut damaged = out.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&damaged, 0).is_err(), "bit {bit}");
+        }
+        for length in 0..out.len() {
+            assert!(read(&out[..length], 0).is_err(), "length {length}");
+        }
+    }
+
+    #[test]
+    fn headers_come_back_and_notice_every_flipped_bit() {
+        let log = LogIdentity { log_id: Uuid::from_u128(0x1234_5678), epoch: 3 };
+        let segment = SegmentHeader {
+            log,
+            number: 7,
+            base: 1 << 40,
+            capacity: 1 << 20,
+            first_frame: 55,
+            events_before: 1000,
+            previous_end: (1 << 40) - 8,
+            last_recorded_at: Timestamp(-5),
+        };
+        assert_eq!(SegmentHeader::decode(&segment.encode()), Ok(segment));
+        let frame = FrameHeader {
+            body_crc: 1,
+            body_bytes: 100,
+            events: 3,
+            segment: 7,
+            number: 56,
+            position: 4096,
+            synced_upto: 4096,
+            events_before: 12,
+            recorded_at: Timestamp(8),
+        };
+        let bytes = frame.encode(segment.seed(), 4096);
+        assert_eq!(FrameHeader::decode(&bytes, segment.seed(), 4096), Ok(frame));
+        assert_eq!(frame.bytes(), 168);
+        for bit in 0..FRAME_HEADER * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(FrameHeader::decode(&damaged, segment.seed(), 4096).is_err(), "bit {bit}");
+        }
+        for bit in 0..SEGMENT_HEADER_BYTES * 8 {
+            let mut damaged = segment.encode();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(SegmentHeader::decode(&damaged).is_err(), "bit {bit}");
+        }
+    }
+}

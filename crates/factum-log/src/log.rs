@@ -1,0 +1,671 @@
+//! The log: appends are decided in order against what is in memory, made durable together, and only then seen or answered.
+//!
+//! ```text
+//! submit ──▶ open batch ──commit──▶ in flight ──write, sync──▶ durable ──▶ readers
+//!              decided, invisible     invisible                 answered
+//! ```
+//!
+//! Nothing in here starts a thread: [`Log::submit`] may be called from many, [`Log::commit`] and its like from one.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
+};
+
+use factum::{
+    Append, Appended, Clock, Durability, Error, EventId, Limits, LogIdentity, Outcome, Position, Query,
+    RecordedEvent, Result, StreamName, StreamState, Timestamp,
+    admission::{Admission, Ledger, admit},
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    batch::{Answer, Batch, Request},
+    bugs::{Bug, Bugs},
+    disk::{Disk, LOCK, Ownership, explain},
+    format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader},
+    index::Index,
+    manifest::{self, Manifest},
+    read,
+    recovery::{Birth, Recovered, Recovery, make_segment, recover},
+    segment::Segment,
+    sparse::Sparse,
+};
+
+/// How a log is opened.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What an append may be at most.
+    pub limits: Limits,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// The id of the log, if there is none yet and one may be begun.
+    pub birth: Option<uuid::Uuid>,
+    /// Bytes of the first segment; each next one has twice as many.
+    pub first_segment_bytes: u64,
+    /// Bytes of a segment, at most (but for one made for a single large append).
+    pub segment_bytes: u64,
+    /// A mistake to make.
+    pub bugs: Bugs,
+}
+
+/// A log that is open.
+#[derive(Debug)]
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    ownership: Box<dyn Ownership>,
+    settings: Settings,
+    desk: Mutex<Desk>,
+    /// Tells the committing thread that there is something to do.
+    work: Condvar,
+    tail: Mutex<Tail>,
+    durable: RwLock<Durable>,
+    head: watch::Sender<Position>,
+    /// What opening it did.
+    pub recovery: Recovery,
+}
+
+/// Where appends are decided.
+#[derive(Debug)]
+struct Desk {
+    open: Batch,
+    in_flight: Option<Arc<Batch>>,
+    /// What is answered when the open batch is durable, and when the one in flight is.
+    open_answers: Vec<Answer>,
+    in_flight_answers: Vec<Answer>,
+    /// Appends for which there is no room in the open batch.
+    waiting: VecDeque<Request>,
+    last_recorded_at: Timestamp,
+    refusal: Option<Error>,
+    closing: bool,
+}
+
+/// What the committing thread knows of the end of the log.
+#[derive(Debug)]
+struct Tail {
+    /// Everything before this position is durable.
+    synced_upto: u64,
+    /// Whether a mark was written that no sync has carried yet.
+    mark_unsynced: bool,
+    /// Whether anything on the disk says that the last frame is durable.
+    witnessed: bool,
+}
+
+/// What readers see.
+#[derive(Debug)]
+pub struct Durable {
+    /// The log and its epoch.
+    pub log: LogIdentity,
+    /// Its segments, in order.
+    pub segments: Arc<Vec<Arc<Segment>>>,
+    /// Where frames begin, by segment.
+    pub sparse: Vec<Sparse>,
+    /// Where to find everything.
+    pub index: Index,
+    /// The position beyond the last frame.
+    pub end: u64,
+}
+
+impl Durable {
+    /// The last position; [`Position::START`] in an empty log.
+    pub fn head(&self) -> Position {
+        self.index.last().map_or(Position::START, |(position, _)| position)
+    }
+
+    /// The number of the segment that holds `position`, counted from 0.
+    pub fn segment_at(&self, position: Position) -> usize {
+        self.segments.partition_point(|segment| segment.header.base <= position.0).saturating_sub(1)
+    }
+
+    /// The position beyond the last frame of a segment, counted from 0.
+    pub fn end_of(&self, segment: usize) -> u64 {
+        self.segments.get(segment + 1).map_or(self.end, |next| next.header.previous_end)
+    }
+
+    fn event(&self, position: Position) -> Result<RecordedEvent> {
+        self.segments[self.segment_at(position)].event(position)
+    }
+}
+
+impl Log {
+    /// Opens the log of a directory, as its only owner.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if it has an owner, and those of recovery.
+    pub fn open(disk: Arc<dyn Disk>, settings: Settings) -> Result<Self> {
+        let ownership =
+            disk.lock().map_err(|error| match explain(&error, "lock", &disk.path_of(LOCK), Outcome::No) {
+                Error::Fenced { by, .. } => Error::Fenced { what: disk.path_of(""), by },
+                other => other,
+            })?;
+        let birth =
+            settings.birth.map(|log_id| Birth { log_id, segment_bytes: settings.first_segment_bytes });
+        let found = recover(&*disk, birth, settings.bugs)?;
+        let last = found.segments[found.segments.len() - 1].clone();
+        let manifest = Manifest {
+            log_id: found.log.log_id,
+            epoch: found.log.epoch,
+            last_segment: last.header.number,
+            durable_upto: found.end,
+            clean: false,
+        };
+        let path = disk.path_of(manifest::NAME);
+        manifest.replace(&*disk).map_err(|error| explain(&error, "write", &path, Outcome::No))?;
+        Ok(Self::serve(disk, ownership, settings, found, last))
+    }
+
+    fn serve(
+        disk: Arc<dyn Disk>,
+        ownership: Box<dyn Ownership>,
+        settings: Settings,
+        found: Recovered,
+        last: Arc<Segment>,
+    ) -> Self {
+        let Recovered { log, segments, index, sparse, end, next_frame, last_recorded_at, recovery } = found;
+        let desk = Desk {
+            open: Batch::new(last, end, next_frame, index.events()),
+            in_flight: None,
+            open_answers: Vec::new(),
+            in_flight_answers: Vec::new(),
+            waiting: VecDeque::new(),
+            last_recorded_at,
+            refusal: None,
+            closing: false,
+        };
+        let durable = Durable { log, segments: Arc::new(segments), sparse, index, end };
+        Self {
+            disk,
+            ownership,
+            settings,
+            desk: Mutex::new(desk),
+            work: Condvar::new(),
+            tail: Mutex::new(Tail { synced_upto: end, mark_unsynced: false, witnessed: true }),
+            head: watch::Sender::new(durable.head()),
+            durable: RwLock::new(durable),
+            recovery,
+        }
+    }
+
+    /// What an append may be at most.
+    pub fn limits(&self) -> Limits {
+        self.settings.limits
+    }
+
+    /// The present moment for readers: never earlier than what they see, or a clock that is turned back would show again what
+    /// was too old.
+    pub fn now(&self) -> Timestamp {
+        let seen = self.durable().index.last().map_or(Timestamp(i64::MIN), |(_, at)| at);
+        self.settings.clock.now().max(seen)
+    }
+
+    /// What readers see.
+    pub fn durable(&self) -> RwLockReadGuard<'_, Durable> {
+        self.durable.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows the last position that can be read.
+    pub fn watch(&self) -> watch::Receiver<Position> {
+        self.head.subscribe()
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an append. The answer comes once a commit has made durable what it rests on.
+    ///
+    /// # Errors
+    /// Those that need no look at the log.
+    pub fn submit(&self, append: Append) -> Result<oneshot::Receiver<Result<Appended>>> {
+        self.settings.limits.check(&append)?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request::new(append, reply);
+        let mut desk = self.desk();
+        if let Some(refusal) = &desk.refusal {
+            return Err(refusal.clone());
+        }
+        if !desk.waiting.is_empty() || !desk.open.has_room_for(&request) {
+            desk.waiting.push_back(request);
+        } else {
+            self.decide(&mut desk, request);
+        }
+        let work = desk.has_work() && desk.in_flight.is_none();
+        drop(desk);
+        if work {
+            self.work.notify_one();
+        }
+        Ok(answer)
+    }
+
+    /// Decides on a request for which the open batch has room.
+    fn decide(&self, desk: &mut Desk, request: Request) {
+        let now = self.settings.clock.now().max(desk.last_recorded_at);
+        let durable = self.durable();
+        let ledger = Undurable { open: &desk.open, in_flight: desk.in_flight.as_deref(), durable: &durable };
+        let appended = |events: Vec<factum::Placed>, replayed, head| {
+            // An append that only checked guards is seen by a reader who has come as far as the log.
+            let position = events.iter().map(|event| event.position).max().unwrap_or(head);
+            Appended { events, token: durable.log.at(position), replayed, durability: Durability::Synced }
+        };
+        let result = match admit(&request.append, &self.settings.limits, &ledger, now) {
+            Err(refused) => Err(refused),
+            Ok(Admission::Replayed(events)) => Ok(appended(events, true, ledger.head())),
+            Ok(Admission::New) if request.append.event_count() == 0 => {
+                Ok(appended(Vec::new(), false, ledger.head()))
+            }
+            Ok(Admission::New) => {
+                let in_flight = desk.in_flight.as_deref();
+                let state = |stream: &StreamName| state_before(in_flight, &durable, stream);
+                let placed = desk.open.record(&request, now, state);
+                desk.last_recorded_at = now;
+                placed.map(|events| appended(events, false, Position::START))
+            }
+        };
+        desk.answer_when_durable(Answer { reply: request.reply, result });
+    }
+
+    /// Writes what was decided, syncs it, shows it to readers and answers. `false` if there was nothing to do.
+    pub fn commit(&self) -> bool {
+        let mut tail = self.tail();
+        let Some((batch, answers)) = self.desk().take_open(tail.synced_upto) else {
+            return self.make_room(&mut tail);
+        };
+        let answers = if self.settings.bugs.has(Bug::AckBeforeSync) {
+            answers.into_iter().for_each(Answer::give);
+            Vec::new()
+        } else {
+            answers
+        };
+        if let Err(error) = self.write_and_sync(&batch) {
+            self.poison(&error, answers);
+            return true;
+        }
+        *tail = Tail { synced_upto: batch.end(), mark_unsynced: false, witnessed: false };
+        self.publish(&batch);
+        let more = self.desk().landed();
+        answers.into_iter().chain(more).for_each(Answer::give);
+        self.admit_waiting();
+        true
+    }
+
+    fn write_and_sync(&self, batch: &Batch) -> Result<()> {
+        let Segment { file, path, .. } = &*batch.segment;
+        let failed = |doing| move |error| explain(&error, doing, path, Outcome::Unknown);
+        file.write_at(&batch.bytes, batch.offset()).map_err(failed("write"))?;
+        match file.sync() {
+            Err(_) if self.settings.bugs.has(Bug::RetryAfterFailedSync) => file.sync(),
+            result => result,
+        }
+        .map_err(failed("sync"))
+    }
+
+    fn publish(&self, batch: &Batch) {
+        let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+        durable.index.absorb(&batch.index);
+        durable.end = batch.end();
+        if let Some(sparse) = durable.sparse.last_mut() {
+            sparse.add(batch.offset(), batch.first_recorded_at);
+        }
+        self.head.send_replace(durable.head());
+    }
+
+    /// Decides on those who waited, as far as there is room now.
+    fn admit_waiting(&self) {
+        let mut desk = self.desk();
+        while let Some(request) = desk.waiting.pop_front() {
+            if !desk.open.has_room_for(&request) {
+                desk.waiting.push_front(request);
+                return;
+            }
+            self.decide(&mut desk, request);
+        }
+    }
+
+    /// Begins a new segment if somebody waits for room that the present one does not have. `false` if nobody waits.
+    fn make_room(&self, tail: &mut Tail) -> bool {
+        self.admit_waiting();
+        let needed = {
+            let desk = self.desk();
+            match desk.waiting.front() {
+                Some(request) if desk.open.is_empty() => request.frame_bytes(),
+                _ => return desk.has_work(),
+            }
+        };
+        match self.roll(tail, needed) {
+            Ok(()) => self.admit_waiting(),
+            Err(error @ Error::Fenced { .. }) => self.poison(&error, Vec::new()),
+            Err(error) if tail.mark_unsynced => self.poison(&error, Vec::new()),
+            Err(error) => {
+                let waiting = mem::take(&mut self.desk().waiting);
+                waiting.into_iter().for_each(|request| {
+                    let _ = request.reply.send(Err(error.clone()));
+                });
+            }
+        }
+        true
+    }
+
+    /// Begins a new segment. Nothing is in the open batch, and nothing can come into it while somebody waits.
+    fn roll(&self, tail: &mut Tail, needed: u64) -> Result<()> {
+        let (old, end, next_frame, events_before, last_recorded_at) = {
+            let desk = self.desk();
+            let open = &desk.open;
+            (open.segment.clone(), open.start, open.number, open.events_before, desk.last_recorded_at)
+        };
+        if !self.settings.bugs.has(Bug::RollWithoutSync) {
+            self.sync_mark(tail)?;
+        }
+        if !self
+            .ownership
+            .still_mine()
+            .map_err(|e| explain(&e, "read", &self.disk.path_of(LOCK), Outcome::No))?
+        {
+            return Err(Error::Fenced {
+                what: self.disk.path_of(""),
+                by: "a process that opened it later".into(),
+            });
+        }
+        let usual = (old.header.capacity * 2).min(self.settings.segment_bytes);
+        let header = SegmentHeader {
+            log: self.durable().log,
+            number: old.header.number + 1,
+            base: end,
+            capacity: usual.max(SEGMENT_HEADER + needed).next_multiple_of(SEGMENT_HEADER),
+            first_frame: next_frame,
+            events_before,
+            previous_end: end,
+            last_recorded_at,
+        };
+        let segment = Arc::new(make_segment(&*self.disk, header, self.settings.bugs)?);
+        *tail = Tail { synced_upto: end, mark_unsynced: false, witnessed: true };
+        {
+            let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+            let mut segments = durable.segments.to_vec();
+            segments.push(segment.clone());
+            durable.segments = Arc::new(segments);
+            durable.sparse.push(Sparse::default());
+            durable.end = segment.first();
+        }
+        self.desk().open = Batch::new(segment.clone(), segment.first(), next_frame, events_before);
+        // The header of the new segment says all this too: the manifest may fail.
+        let _ = self.write_manifest(&segment, end, false);
+        Ok(())
+    }
+
+    fn write_manifest(&self, last: &Segment, durable_upto: u64, clean: bool) -> std::io::Result<()> {
+        let LogIdentity { log_id, epoch } = self.durable().log;
+        let last_segment = last.header.number;
+        Manifest { log_id, epoch, last_segment, durable_upto, clean }.replace(&*self.disk)
+    }
+
+    /// Writes a mark, if the last frame has no witness yet and nothing else will be one soon.
+    pub fn mark(&self) {
+        let mut tail = self.tail();
+        if tail.witnessed {
+            return;
+        }
+        let Some(mark) = self.desk().take_mark(tail.synced_upto) else { return };
+        match mark.segment.file.write_at(&mark.bytes, mark.offset()) {
+            Ok(()) => {
+                tail.mark_unsynced = true;
+                tail.witnessed = true;
+                let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+                durable.end = mark.end();
+            }
+            Err(error) => {
+                self.poison(&explain(&error, "write", &mark.segment.path, Outcome::Unknown), Vec::new());
+            }
+        }
+    }
+
+    /// Makes the last mark durable, if no other sync did.
+    pub fn settle(&self) {
+        let mut tail = self.tail();
+        if let Err(error) = self.sync_mark(&mut tail) {
+            self.poison(&error, Vec::new());
+        }
+    }
+
+    fn sync_mark(&self, tail: &mut Tail) -> Result<()> {
+        if tail.mark_unsynced {
+            let (segment, end) = {
+                let desk = self.desk();
+                (desk.open.segment.clone(), desk.open.start)
+            };
+            let synced = segment.file.sync();
+            synced.map_err(|error| explain(&error, "sync", &segment.path, Outcome::Unknown))?;
+            *tail = Tail { synced_upto: end, mark_unsynced: false, witnessed: true };
+        }
+        Ok(())
+    }
+
+    /// Takes no more appends, for good: after a failed write or sync nobody knows what is on the disk.
+    fn poison(&self, error: &Error, in_flight: Vec<Answer>) {
+        let cause = error.to_string();
+        let because = |outcome| match error {
+            Error::Fenced { .. } => error.clone(),
+            _ => Error::Poisoned { cause: cause.clone(), outcome },
+        };
+        let mut desk = self.desk();
+        desk.refusal.get_or_insert(because(Outcome::No));
+        desk.in_flight = None;
+        let never_written: Vec<_> = mem::take(&mut desk.open_answers)
+            .into_iter()
+            .chain(mem::take(&mut desk.in_flight_answers))
+            .map(|answer| answer.reply)
+            .chain(mem::take(&mut desk.waiting).into_iter().map(|request| request.reply))
+            .collect();
+        desk.open = desk.open.following();
+        drop(desk);
+        for answer in in_flight {
+            let _ = answer.reply.send(Err(because(Outcome::Unknown)));
+        }
+        for reply in never_written {
+            let _ = reply.send(Err(because(Outcome::No)));
+        }
+    }
+
+    /// Waits until there is something to commit, for so long at most. `false` when the log is closing.
+    pub fn wait_for_work(&self, at_most: Duration) -> bool {
+        let idle = |desk: &mut Desk| !desk.has_work() && !desk.closing;
+        let waited = self.work.wait_timeout_while(self.desk(), at_most, idle);
+        let (desk, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        desk.has_work() || !desk.closing
+    }
+
+    /// Takes no more appends; those that were taken are still committed.
+    pub fn begin_closing(&self) {
+        let mut desk = self.desk();
+        let why = "it was closed".to_owned();
+        desk.refusal.get_or_insert(Error::Unavailable { why, outcome: Outcome::No });
+        desk.closing = true;
+        self.work.notify_all();
+    }
+
+    /// Writes down that the log ends in good order, after the last commit.
+    ///
+    /// # Errors
+    /// Those of the disk, and the failure that poisoned the log earlier.
+    pub fn close(&self) -> Result<()> {
+        self.begin_closing();
+        while self.commit() {}
+        self.settle();
+        let (end, segment) = {
+            let desk = self.desk();
+            if let Some(refusal @ (Error::Poisoned { .. } | Error::Fenced { .. })) = &desk.refusal {
+                return Err(refusal.clone());
+            }
+            (desk.open.start, desk.open.segment.clone())
+        };
+        let written = self.write_manifest(&segment, end, true);
+        written.map_err(|error| explain(&error, "write", &self.disk.path_of(manifest::NAME), Outcome::No))
+    }
+}
+
+impl Desk {
+    fn has_work(&self) -> bool {
+        !self.open.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Gives an answer when everything that was decided before it is durable: a crash must not undo what it rests on.
+    fn answer_when_durable(&mut self, answer: Answer) {
+        if !self.open.is_empty() {
+            self.open_answers.push(answer);
+        } else if self.in_flight.is_some() {
+            self.in_flight_answers.push(answer);
+        } else {
+            answer.give();
+        }
+    }
+
+    /// Takes the open batch on its way to the disk, if anything is in it.
+    fn take_open(&mut self, synced_upto: u64) -> Option<(Arc<Batch>, Vec<Answer>)> {
+        if self.open.is_empty() {
+            return None;
+        }
+        let next = self.open.following();
+        let mut batch = mem::replace(&mut self.open, next);
+        batch.seal(synced_upto, self.last_recorded_at);
+        let batch = Arc::new(batch);
+        self.in_flight = Some(batch.clone());
+        Some((batch, mem::take(&mut self.open_answers)))
+    }
+
+    /// Takes note that the batch in flight is durable, and returns the answers that waited for it.
+    fn landed(&mut self) -> Vec<Answer> {
+        self.in_flight = None;
+        mem::take(&mut self.in_flight_answers)
+    }
+
+    /// Takes a place for a mark, if nothing is in the open batch.
+    fn take_mark(&mut self, synced_upto: u64) -> Option<Batch> {
+        let fits = self.open.start + FRAME_HEADER as u64 <= self.open.segment.end();
+        if !self.open.is_empty() || self.refusal.is_some() || !fits {
+            return None;
+        }
+        let next = self.open.following();
+        let mut mark = mem::replace(&mut self.open, next);
+        mark.seal(synced_upto, self.last_recorded_at);
+        Some(mark)
+    }
+}
+
+/// The log as it will be once everything that was decided is durable.
+struct Undurable<'a> {
+    open: &'a Batch,
+    in_flight: Option<&'a Batch>,
+    durable: &'a Durable,
+}
+
+fn state_before(in_flight: Option<&Batch>, durable: &Durable, stream: &StreamName) -> StreamState {
+    let undurable = in_flight.and_then(|batch| batch.index.state(stream));
+    undurable.or_else(|| durable.index.state(stream)).unwrap_or_default()
+}
+
+impl Undurable<'_> {
+    fn batches(&self) -> impl Iterator<Item = &Batch> {
+        [Some(self.open), self.in_flight].into_iter().flatten()
+    }
+
+    fn event(&self, position: Position) -> Result<RecordedEvent> {
+        for batch in self.batches() {
+            if let Some(event) = batch.event(position)? {
+                return Ok(event);
+            }
+        }
+        self.durable.event(position)
+    }
+
+    fn shows(&self, event: &RecordedEvent, now: Timestamp) -> Result<bool> {
+        Ok(self.stream(&event.stream)?.shows(event.revision, event.recorded_at, now))
+    }
+
+    /// The last visible event of an index that matches, after `after`.
+    fn last_match(
+        &self,
+        index: &Index,
+        query: &Query,
+        after: Position,
+        now: Timestamp,
+    ) -> Result<Option<Position>> {
+        let Some(places) = index.places(query) else { return Ok(None) };
+        let mut before = Position(u64::MAX);
+        while let Some(place) = places.previous(before).filter(|place| *place > after) {
+            let event = self.event(place)?;
+            if query.matches(&event) && self.shows(&event, now)? {
+                return Ok(Some(place));
+            }
+            before = place;
+        }
+        Ok(None)
+    }
+
+    /// The same for a query that no index helps with.
+    fn last_of_all(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>> {
+        let mut found = None;
+        let mut look = |event: &RecordedEvent| {
+            let wanted = event.position > after && query.matches(event) && self.shows(event, now)?;
+            found = if wanted { Some(event.position) } else { found };
+            Ok::<_, Error>(wanted)
+        };
+        for batch in self.batches() {
+            for event in batch.events_backwards()? {
+                if look(&event)? {
+                    return Ok(found);
+                }
+            }
+        }
+        let mut before = Position(self.durable.end);
+        while before > after {
+            let (events, next) = read::block_before(self.durable, before)?;
+            for event in events.iter().rev() {
+                if look(event)? {
+                    return Ok(found);
+                }
+            }
+            before = next;
+        }
+        Ok(None)
+    }
+}
+
+impl Ledger for Undurable<'_> {
+    fn identity(&self) -> LogIdentity {
+        self.durable.log
+    }
+
+    fn head(&self) -> Position {
+        let undurable = self.batches().find_map(|batch| batch.index.last());
+        undurable.map_or_else(|| self.durable.head(), |(position, _)| position)
+    }
+
+    fn stream(&self, stream: &StreamName) -> Result<StreamState> {
+        let open = self.open.index.state(stream);
+        Ok(open.unwrap_or_else(|| state_before(self.in_flight, self.durable, stream)))
+    }
+
+    fn find(&self, stream: &StreamName, id: EventId) -> Result<Option<RecordedEvent>> {
+        let place = self.batches().find_map(|batch| batch.index.find(stream, id));
+        let Some(place) = place.or_else(|| self.durable.index.find(stream, id)) else { return Ok(None) };
+        let event = self.event(place)?;
+        Ok((event.id == id && event.stream == *stream).then_some(event))
+    }
+
+    fn visible_match(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>> {
+        if self.durable.index.places(query).is_none() {
+            return self.last_of_all(query, after, now);
+        }
+        for batch in self.batches() {
+            if let Some(place) = self.last_match(&batch.index, query, after, now)? {
+                return Ok(Some(place));
+            }
+        }
+        self.last_match(&self.durable.index, query, after, now)
+    }
+}

@@ -1,0 +1,486 @@
+//! Opening a log: what is on the disk, what of it counts, and what must be done before anything is served.
+//!
+//! Let *durable* be the largest position of which a frame's `synced_upto` or the manifest says that everything before it was
+//! durable once. Then, for the last segment, whose whole frames end at *end*:
+//! - *end* < *durable*: acknowledged events are damaged or missing. Nothing is touched; the log does not open.
+//! - between *durable* and *end*: whole frames that may be in the page cache only. They are written again and synced.
+//! - beyond *end*: what a crash left of frames that were never acknowledged. It is copied, then cut off.
+//!
+//! Every segment before the last must have all its frames, up to where its successor says that they end.
+
+use std::{io, sync::Arc};
+
+use factum::{
+    Error, LogIdentity, Outcome, Position, RecordedEvent, Result, Timestamp, error::Corrupt,
+    stream::LifeChange,
+};
+use uuid::Uuid;
+
+use crate::{
+    bugs::{Bug, Bugs},
+    disk::{Disk, explain},
+    format::{
+        ALIGN, Damage, FRAME_HEADER, FrameHeader, MAX_BODY, SEGMENT_HEADER, SEGMENT_HEADER_BYTES,
+        SegmentHeader, align,
+    },
+    index::{Index, Indexed, keys_of, with_event},
+    manifest::{self, Manifest},
+    segment::{Frames, Segment, Stop},
+    sparse::Sparse,
+};
+
+/// Copies of cut-off bytes that are kept, at most.
+const KEPT_CUTS: usize = 8;
+/// Bytes written at once when the tail is written again.
+const REWRITE_BYTES: usize = 1 << 20;
+
+/// What opening a log did to it. Nothing of it was ever acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Whether the log had been closed in good order.
+    pub clean: bool,
+    /// Bytes of whole frames that were written again, since nothing proved them durable.
+    pub rewritten_bytes: u64,
+    /// Bytes of torn frames that were cut off.
+    pub cut_bytes: u64,
+    /// The file into which those were copied before.
+    pub cut_copy: Option<String>,
+}
+
+/// A log as it was found, made safe to serve.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The log and its present epoch.
+    pub log: LogIdentity,
+    /// Its segments, in order. At least one.
+    pub segments: Vec<Arc<Segment>>,
+    /// Where to find everything.
+    pub index: Index,
+    /// Where frames begin, by segment.
+    pub sparse: Vec<Sparse>,
+    /// Where the next frame goes.
+    pub end: u64,
+    /// The number of the next frame.
+    pub next_frame: u64,
+    /// When the last event was recorded.
+    pub last_recorded_at: Timestamp,
+    /// What was done.
+    pub recovery: Recovery,
+}
+
+/// How a log is begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Birth {
+    /// The log's id.
+    pub log_id: Uuid,
+    /// The length of its first segment in bytes.
+    pub segment_bytes: u64,
+}
+
+/// Finds a log in a directory, or begins one if there is none, and makes it safe to serve.
+///
+/// # Errors
+/// [`Error::Corrupt`] if acknowledged events are damaged or missing, and those of the disk.
+pub fn recover(disk: &dyn Disk, birth: Option<Birth>, bugs: Bugs) -> Result<Recovered> {
+    let doing = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
+    let mut names = disk.list().map_err(doing)?;
+    for leftover in names.extract_if(.., |name| name.ends_with(".new")) {
+        // Made but never named: nothing was ever written to it that counts.
+        disk.remove(&leftover).map_err(doing)?;
+    }
+    let manifest = Manifest::read(disk)
+        .map_err(|error| explain(&error, "read", &disk.path_of(manifest::NAME), Outcome::No))?;
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| Segment::number_in(name)).collect();
+    numbers.sort_unstable();
+    if numbers.is_empty() {
+        return begin(disk, birth, manifest.as_ref(), bugs);
+    }
+    let mut found = Found::open(disk, &numbers, manifest, bugs)?;
+    found.read_sealed()?;
+    let recovery = found.settle_tail(disk)?;
+    found.into_recovered(recovery)
+}
+
+/// Begins a log.
+fn begin(
+    disk: &dyn Disk,
+    birth: Option<Birth>,
+    manifest: Option<&Manifest>,
+    bugs: Bugs,
+) -> Result<Recovered> {
+    if let Some(Manifest { last_segment, .. }) = manifest {
+        return Err(missing(disk, &format!("{} should be there", Segment::name(*last_segment))));
+    }
+    let Some(Birth { log_id, segment_bytes }) = birth else {
+        return Err(Error::NotFound { what: format!("log in {}", disk.path_of("")) });
+    };
+    let header = SegmentHeader {
+        log: LogIdentity { log_id, epoch: 1 },
+        number: 1,
+        base: 0,
+        capacity: segment_bytes,
+        first_frame: 1,
+        events_before: 0,
+        previous_end: 0,
+        last_recorded_at: Timestamp(i64::MIN),
+    };
+    let segment = make_segment(disk, header, bugs)?;
+    let end = segment.first();
+    Ok(Recovered {
+        log: header.log,
+        segments: vec![Arc::new(segment)],
+        index: Index::default(),
+        sparse: vec![Sparse::default()],
+        end,
+        next_frame: 1,
+        last_recorded_at: header.last_recorded_at,
+        recovery: Recovery { clean: true, ..Recovery::default() },
+    })
+}
+
+/// Makes a segment whose header is durable before its name is, and its name before anything is written to it.
+///
+/// # Errors
+/// [`Error::StorageFull`] if there is no room, and those of the disk. Then there is no such segment.
+pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Result<Segment> {
+    let name = Segment::name(header.number);
+    let path = disk.path_of(&name);
+    let make = || {
+        let new = format!("{name}.new");
+        if disk.list()?.contains(&new) {
+            disk.remove(&new)?;
+        }
+        let file = disk.create(&new, header.capacity)?;
+        file.write_at(&header.encode(), 0)?;
+        file.sync()?;
+        disk.rename(&new, &name)?;
+        if !bugs.has(Bug::NoNameSync) {
+            disk.sync_names()?;
+        }
+        Ok(file)
+    };
+    let file = make().map_err(|error| explain(&error, "make", &path, Outcome::No))?;
+    Ok(Segment::new(header, file, path))
+}
+
+fn missing(disk: &dyn Disk, what: &str) -> Error {
+    let problem = format!("{what}, but is missing; restore the directory from a backup or a replica");
+    Corrupt { segment: disk.path_of(""), offset: 0, positions: None, problem }.into()
+}
+
+/// The segments of a log, and what was read of them so far.
+struct Found {
+    segments: Vec<Arc<Segment>>,
+    manifest: Option<Manifest>,
+    index: Index,
+    sparse: Vec<Sparse>,
+    /// What the last whole frame, or the header of the last segment, says of what is to come.
+    next_frame: u64,
+    last_recorded_at: Timestamp,
+    /// Everything before this position was durable once.
+    durable: u64,
+    end: u64,
+    bugs: Bugs,
+}
+
+impl Found {
+    fn open(disk: &dyn Disk, numbers: &[u32], manifest: Option<Manifest>, bugs: Bugs) -> Result<Self> {
+        let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(numbers.len());
+        for (expected, &number) in (1..).zip(numbers) {
+            if number != expected {
+                return Err(missing(disk, &format!("{} should be there", Segment::name(expected))));
+            }
+            segments.push(Arc::new(open_segment(disk, number)?));
+        }
+        for pair in segments.windows(2) {
+            let (before, after) = (&pair[0].header, &pair[1].header);
+            let follows = after.log.log_id == before.log.log_id
+                && after.log.epoch >= before.log.epoch
+                && after.previous_end >= pair[0].first()
+                && after.previous_end <= pair[0].end()
+                && after.base >= after.previous_end;
+            if !follows {
+                return Err(pair[1].corrupt(
+                    0,
+                    None,
+                    Damage("the segment does not follow the one before it"),
+                ));
+            }
+        }
+        let (first, last) = (segments[0].header, segments[segments.len() - 1].header);
+        if let Some(manifest) = &manifest {
+            if manifest.log_id != first.log.log_id {
+                return Err(missing(disk, &format!("the segments of log {}", manifest.log_id)));
+            }
+            if manifest.last_segment > last.number {
+                return Err(missing(
+                    disk,
+                    &format!("{} should be there", Segment::name(manifest.last_segment)),
+                ));
+            }
+        }
+        let durable = manifest.as_ref().map_or(0, |manifest| manifest.durable_upto).max(last.previous_end);
+        Ok(Self {
+            segments,
+            manifest,
+            index: Index::default(),
+            sparse: Vec::new(),
+            next_frame: first.first_frame,
+            last_recorded_at: first.last_recorded_at,
+            durable,
+            end: 0,
+            bugs,
+        })
+    }
+
+    /// Reads the segments before the last, all of whose frames must be there.
+    fn read_sealed(&mut self) -> Result<()> {
+        for n in 1..self.segments.len() {
+            let (segment, next) = (self.segments[n - 1].clone(), self.segments[n].header);
+            let stop = self.read_frames(&segment, next.previous_end - segment.header.base)?;
+            if self.end != next.previous_end || self.next_frame != next.first_frame {
+                let damage = match stop {
+                    Stop::Damage(damage) => damage,
+                    _ => Damage("frames that were durable are missing"),
+                };
+                return Err(self.lost(&segment, next.previous_end, damage));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in frame after frame while they are whole and follow each other.
+    fn read_frames(&mut self, segment: &Segment, limit: u64) -> Result<Stop> {
+        let mut frames = Frames::new(segment, SEGMENT_HEADER, limit);
+        let mut sparse = Sparse::default();
+        let stop = loop {
+            self.end = segment.header.base + frames.offset();
+            let frame = match frames.next()? {
+                Ok(frame) => frame,
+                Err(stop) => break stop,
+            };
+            if frame.header.number != self.next_frame || frame.header.events_before != self.index.events() {
+                break Stop::Damage(Damage("a frame does not follow the one before it"));
+            }
+            let events = match frame.checked(segment) {
+                Ok(events) => events,
+                Err(_) if self.bugs.has(Bug::HeaderOnlyCrc) => {
+                    frame.events(segment).filter_map(|read| Some(read.ok()?.1)).collect()
+                }
+                Err(damage) => break Stop::Damage(damage),
+            };
+            self.durable = self.durable.max(frame.header.synced_upto);
+            self.next_frame += 1;
+            self.last_recorded_at = frame.header.recorded_at;
+            sparse.add(frame.offset, events.first().map(|event| event.recorded_at));
+            for event in &events {
+                self.take_in(segment, event)?;
+            }
+        };
+        self.sparse.push(sparse);
+        Ok(stop)
+    }
+
+    fn take_in(&mut self, segment: &Segment, event: &RecordedEvent) -> Result<()> {
+        let state = self.index.state(&event.stream).unwrap_or_default();
+        let (state, revision) = with_event(state);
+        if revision != event.revision {
+            let offset = event.position.0 - segment.header.base;
+            let damage = Damage("an event's revision does not follow the one before it in its stream");
+            return Err(segment.corrupt(offset, Some((event.position, event.position)), damage));
+        }
+        self.index.add(Indexed {
+            position: event.position,
+            recorded_at: event.recorded_at,
+            stream: &event.stream,
+            id: event.id,
+            keys: &keys_of(&event.stream, &event.event_type, &event.tags),
+            state,
+        });
+        if let Some((described, change)) =
+            LifeChange::of_event(&event.stream, &event.event_type, &event.data)?
+        {
+            let before = self.index.state(&described).unwrap_or_default();
+            self.index.describe(&described, before, &change, event.recorded_at);
+        }
+        Ok(())
+    }
+
+    /// Reads the last segment, and makes its end safe to go on from.
+    fn settle_tail(&mut self, disk: &dyn Disk) -> Result<Recovery> {
+        let segment = self.segments[self.segments.len() - 1].clone();
+        self.next_frame = segment.header.first_frame;
+        self.last_recorded_at = segment.header.last_recorded_at;
+        let stop = self.read_frames(&segment, segment.header.capacity)?;
+        let clean = self
+            .manifest
+            .as_ref()
+            .is_some_and(|manifest| manifest.clean && manifest.durable_upto == self.end);
+        if clean {
+            return Ok(Recovery { clean, ..Recovery::default() });
+        }
+        let residue = Residue::after(&segment, self.end - segment.header.base)?;
+        self.durable = self.durable.max(residue.witness);
+        if self.end < self.durable && !self.bugs.has(Bug::NaiveTruncation) {
+            let damage = match stop {
+                Stop::Damage(damage) => damage,
+                _ => Damage(
+                    "events that were durable are missing: the disk lost them, or the file was replaced",
+                ),
+            };
+            return Err(self.lost(&segment, self.durable, damage));
+        }
+        let mut recovery = Recovery { clean: false, ..Recovery::default() };
+        if residue.bytes > (MAX_BODY + FRAME_HEADER) as u64 * 2 {
+            let damage =
+                Damage("more bytes follow the last whole frame than a crash can leave; nothing was cut off");
+            return Err(self.lost(&segment, segment.end(), damage));
+        }
+        if residue.bytes > 0 {
+            recovery.cut_bytes = residue.bytes;
+            recovery.cut_copy = Some(self.cut_off(disk, &segment, &residue)?);
+        }
+        recovery.rewritten_bytes = self.rewrite_unproven(&segment)?;
+        if !self.bugs.has(Bug::NoSyncInRecovery) {
+            segment.file.sync().map_err(|error| explain(&error, "sync", &segment.path, Outcome::No))?;
+            disk.sync_names().map_err(|error| explain(&error, "sync", &disk.path_of(""), Outcome::No))?;
+        }
+        Ok(recovery)
+    }
+
+    /// Copies what follows the last whole frame, then writes zeros there.
+    fn cut_off(&self, disk: &dyn Disk, segment: &Segment, residue: &Residue) -> Result<String> {
+        let offset = self.end - segment.header.base;
+        let name = format!("{:010}-{offset}.cut", segment.header.number);
+        let cut = || -> io::Result<()> {
+            let names = disk.list()?;
+            let mut copies: Vec<&String> = names.iter().filter(|name| name.ends_with(".cut")).collect();
+            copies.sort();
+            // A copy of an earlier attempt at this very cut has more in it than is left now.
+            if !copies.contains(&&name) {
+                for oldest in copies.iter().rev().skip(KEPT_CUTS - 1) {
+                    disk.remove(oldest)?;
+                }
+                let new = format!("{name}.new");
+                let copy = disk.create(&new, residue.bytes)?;
+                copy.write_at(&residue.copy, 0)?;
+                copy.sync()?;
+                disk.rename(&new, &name)?;
+                disk.sync_names()?;
+            }
+            segment.file.write_at(&vec![0; residue.copy.len()], offset)
+        };
+        cut().map_err(|error| explain(&error, "cut a torn frame off", &segment.path, Outcome::No))?;
+        Ok(disk.path_of(&name))
+    }
+
+    /// Writes the whole frames that nothing proves durable once more: after a failed sync, the page cache may show what the
+    /// disk does not have, and a sync does not write again what it thinks is written.
+    fn rewrite_unproven(&self, segment: &Segment) -> Result<u64> {
+        if self.bugs.has(Bug::NoRewrite) {
+            return Ok(0);
+        }
+        let (first, end) =
+            (self.durable.max(segment.first()) - segment.header.base, self.end - segment.header.base);
+        let mut at = first;
+        while at < end {
+            let some = usize::try_from(end - at).unwrap_or(usize::MAX).min(REWRITE_BYTES);
+            let mut bytes = vec![0; some];
+            segment.file.read_at(&mut bytes, at).map_err(|error| segment.unreadable(&error))?;
+            let write = segment.file.write_at(&bytes, at);
+            write.map_err(|error| explain(&error, "write", &segment.path, Outcome::No))?;
+            at += some as u64;
+        }
+        Ok(end.saturating_sub(first))
+    }
+
+    /// The error for acknowledged bytes between `self.end` and `until` that cannot be read.
+    fn lost(&self, segment: &Segment, until: u64, damage: Damage) -> Error {
+        let positions = (Position(self.end), Position(until.saturating_sub(1).max(self.end)));
+        segment.corrupt(self.end - segment.header.base, Some(positions), damage)
+    }
+
+    fn into_recovered(self, recovery: Recovery) -> Result<Recovered> {
+        let last = &self.segments[self.segments.len() - 1];
+        let manifest_epoch = self.manifest.as_ref().map_or(0, |manifest| manifest.epoch);
+        let log = LogIdentity { epoch: last.header.log.epoch.max(manifest_epoch), ..last.header.log };
+        Ok(Recovered {
+            log,
+            segments: self.segments,
+            index: self.index,
+            sparse: self.sparse,
+            end: self.end,
+            next_frame: self.next_frame,
+            last_recorded_at: self.last_recorded_at,
+            recovery,
+        })
+    }
+}
+
+fn open_segment(disk: &dyn Disk, number: u32) -> Result<Segment> {
+    let name = Segment::name(number);
+    let path = disk.path_of(&name);
+    let unreadable = |error: io::Error| explain(&error, "open", &path, Outcome::No);
+    let file = disk.open(&name).map_err(unreadable)?;
+    let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
+    let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
+    let length = file.bytes().map_err(unreadable)?;
+    let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| match header {
+        header if header.number != number => Err(Damage("the segment's file has the name of another")),
+        header if header.capacity > length => Err(Damage("the file is shorter than its segment")),
+        header => Ok(header),
+    });
+    header.map(|header| Segment::new(header, file, path.clone())).map_err(|damage| {
+        let problem = format!("{}; restore it from a backup or a replica", damage.0);
+        Corrupt { segment: path, offset: 0, positions: None, problem }.into()
+    })
+}
+
+/// What lies beyond the last whole frame.
+struct Residue {
+    /// Bytes from there to the last that is not zero.
+    bytes: u64,
+    /// Those bytes.
+    copy: Vec<u8>,
+    /// The largest `synced_upto` of a frame found among them; 0 if there is none.
+    witness: u64,
+}
+
+impl Residue {
+    /// Reads everything from `offset` to the end of the segment. Frames in there cannot be reached by walking, but if one of
+    /// them says that what is missing before it was durable, then it was.
+    fn after(segment: &Segment, offset: u64) -> Result<Self> {
+        let mut found = Self { bytes: 0, copy: Vec::new(), witness: 0 };
+        let mut chunk = vec![0; REWRITE_BYTES];
+        let mut at = offset;
+        while at < segment.header.capacity {
+            let room = usize::try_from(segment.header.capacity - at).unwrap_or(usize::MAX).min(chunk.len());
+            let read =
+                segment.file.read_at(&mut chunk[..room], at).map_err(|error| segment.unreadable(&error))?;
+            if let Some(last) = chunk[..read].iter().rposition(|&byte| byte != 0) {
+                found.look_for_witnesses(segment, at, &chunk[..read]);
+                found.bytes = at + last as u64 + 1 - offset;
+                if found.bytes <= (MAX_BODY + FRAME_HEADER) as u64 * 2 {
+                    #[allow(clippy::cast_possible_truncation, reason = "bounded just above")]
+                    found.copy.resize((at - offset) as usize, 0);
+                    found.copy.extend_from_slice(&chunk[..=last]);
+                }
+            }
+            if read < room || at + (read as u64) >= segment.header.capacity {
+                break;
+            }
+            // A frame's header may lie across two chunks.
+            at += align(read as u64 - FRAME_HEADER as u64 + 1);
+        }
+        Ok(found)
+    }
+
+    fn look_for_witnesses(&mut self, segment: &Segment, at: u64, bytes: &[u8]) {
+        for start in (0..bytes.len()).step_by(ALIGN) {
+            let Some(header) = bytes[start..].first_chunk::<FRAME_HEADER>() else { return };
+            if let Ok(frame) = FrameHeader::decode(header, segment.seed(), at + start as u64) {
+                self.witness = self.witness.max(frame.synced_upto);
+            }
+        }
+    }
+}

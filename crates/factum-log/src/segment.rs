@@ -1,0 +1,236 @@
+//! One segment file: its frames in order, and single records by their place.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use factum::{Error, Outcome, Position, RecordedEvent, Result, error::Corrupt};
+
+use crate::{
+    disk::{DiskFile, explain},
+    format::{
+        BodyCrc, Damage, FRAME_HEADER, FrameHeader, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, Seed,
+        SegmentHeader,
+    },
+};
+
+/// Bytes read at first for one event: most events are smaller.
+const EVENT_GUESS: usize = 1024;
+/// Bytes of the first read of a scan, and of the largest: a short scan should not read much.
+const SCAN_READS: (usize, usize) = (32 << 10, 1 << 20);
+
+/// A segment that can be read.
+#[derive(Debug)]
+pub struct Segment {
+    /// What it says of itself.
+    pub header: SegmentHeader,
+    /// Its file.
+    pub file: Arc<dyn DiskFile>,
+    /// What a person calls it.
+    pub path: String,
+    seed: Seed,
+}
+
+impl Segment {
+    /// The name of the file of segment `number`.
+    pub fn name(number: u32) -> String {
+        format!("{number:010}.segment")
+    }
+
+    /// The number in a segment file's name.
+    pub fn number_in(name: &str) -> Option<u32> {
+        let number = name.strip_suffix(".segment")?.parse().ok()?;
+        (Self::name(number) == name).then_some(number)
+    }
+
+    /// A segment with this header in this file.
+    pub fn new(header: SegmentHeader, file: Arc<dyn DiskFile>, path: String) -> Self {
+        Self { header, file, path, seed: header.seed() }
+    }
+
+    /// What its checksums start from.
+    pub fn seed(&self) -> Seed {
+        self.seed
+    }
+
+    /// The position at which its first frame begins.
+    pub fn first(&self) -> u64 {
+        self.header.base + SEGMENT_HEADER
+    }
+
+    /// The position beyond its last byte.
+    pub fn end(&self) -> u64 {
+        self.header.base + self.header.capacity
+    }
+
+    /// The event whose record begins at `position`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the bytes there are not those of an event.
+    pub fn event(&self, position: Position) -> Result<RecordedEvent> {
+        let offset = position.0 - self.header.base;
+        let mut record = self.read(offset, EVENT_GUESS)?;
+        let corrupt = |damage| self.corrupt(offset, Some((position, position)), damage);
+        let header = RecordHeader::decode(&record, self.seed, offset).map_err(corrupt)?;
+        if header.bytes > record.len() {
+            record = self.read(offset, header.bytes)?;
+        }
+        header.event(&record, position).map_err(corrupt)
+    }
+
+    /// Reads up to `bytes` from `offset` on.
+    fn read(&self, offset: u64, bytes: usize) -> Result<Bytes> {
+        let mut buffer = vec![0; bytes];
+        let read = self.file.read_at(&mut buffer, offset).map_err(|error| self.unreadable(&error))?;
+        buffer.truncate(read);
+        Ok(buffer.into())
+    }
+
+    /// The error for a file that cannot be read.
+    pub fn unreadable(&self, error: &io::Error) -> Error {
+        explain(error, "read", &self.path, Outcome::No)
+    }
+
+    /// The error for damage at `offset`.
+    pub fn corrupt(&self, offset: u64, positions: Option<(Position, Position)>, damage: Damage) -> Error {
+        let problem = format!("{}; restore it from a backup or a replica", damage.0);
+        Corrupt { segment: self.path.clone(), offset, positions, problem }.into()
+    }
+}
+
+/// A frame as it was read.
+#[derive(Debug)]
+pub struct Frame {
+    /// Its offset in the segment.
+    pub offset: u64,
+    /// What it says of itself.
+    pub header: FrameHeader,
+    /// Its records. Their checksums are not looked at yet.
+    pub body: Bytes,
+}
+
+/// Where a walk over frames ended, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// At the limit that was set.
+    Limit,
+    /// Where nothing was ever written.
+    Zeros,
+    /// At something that is no frame.
+    Damage(Damage),
+}
+
+/// A walk over the frames of a segment, from one to the next.
+#[derive(Debug)]
+pub struct Frames<'a> {
+    segment: &'a Segment,
+    /// Where the next frame begins.
+    offset: u64,
+    limit: u64,
+    chunk: Bytes,
+    chunk_at: u64,
+    read_size: usize,
+}
+
+impl<'a> Frames<'a> {
+    /// The frames that begin at `offset` and go on to `limit`.
+    pub fn new(segment: &'a Segment, offset: u64, limit: u64) -> Self {
+        Self { segment, offset, limit, chunk: Bytes::new(), chunk_at: offset, read_size: SCAN_READS.0 }
+    }
+
+    /// Where the next frame begins.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next frame, or why there is none.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn next(&mut self) -> Result<std::result::Result<Frame, Stop>> {
+        if self.offset + FRAME_HEADER as u64 > self.limit {
+            return Ok(Err(Stop::Limit));
+        }
+        let Some(header) = self.bytes(FRAME_HEADER)? else { return Ok(Err(Stop::Limit)) };
+        let header: &[u8; FRAME_HEADER] =
+            header[..].first_chunk().unwrap_or_else(|| unreachable!("just read"));
+        if *header == [0; FRAME_HEADER] {
+            return Ok(Err(Stop::Zeros));
+        }
+        let header = match FrameHeader::decode(header, self.segment.seed, self.offset) {
+            Ok(header) => header,
+            Err(damage) => return Ok(Err(Stop::Damage(damage))),
+        };
+        if header.position != self.segment.header.base + self.offset {
+            return Ok(Err(Stop::Damage(Damage("a frame stands at another place than it says"))));
+        }
+        let whole = FRAME_HEADER + header.body_bytes as usize;
+        if self.offset + header.bytes() > self.limit {
+            return Ok(Err(Stop::Damage(Damage("a frame reaches beyond the end of its segment"))));
+        }
+        let Some(frame) = self.bytes(whole)? else {
+            return Ok(Err(Stop::Damage(Damage("a frame is cut off by the end of the file"))));
+        };
+        let offset = self.offset;
+        self.offset += header.bytes();
+        Ok(Ok(Frame { offset, header, body: frame.slice(FRAME_HEADER..) }))
+    }
+
+    /// `count` bytes from where the next frame begins; `None` if the file ends before.
+    fn bytes(&mut self, count: usize) -> Result<Option<Bytes>> {
+        #[allow(clippy::cast_possible_truncation, reason = "bounded by what is in memory")]
+        let skip = (self.offset - self.chunk_at).min(self.chunk.len() as u64) as usize;
+        if self.chunk.len() - skip < count {
+            let room = usize::try_from(self.limit - self.offset).unwrap_or(usize::MAX);
+            self.chunk = self.segment.read(self.offset, self.read_size.max(count).min(room))?;
+            self.chunk_at = self.offset;
+            self.read_size = (self.read_size * 2).min(SCAN_READS.1);
+            return Ok((self.chunk.len() >= count).then(|| self.chunk.slice(..count)));
+        }
+        Ok(Some(self.chunk.slice(skip..skip + count)))
+    }
+}
+
+impl Frame {
+    /// Its events, checked one by one as they are asked for.
+    pub fn events(
+        &self,
+        segment: &Segment,
+    ) -> impl Iterator<Item = std::result::Result<(RecordHeader, RecordedEvent), Damage>> {
+        let (mut at, seed, start) = (0, segment.seed, self.offset + FRAME_HEADER as u64);
+        let base = segment.header.base;
+        let body = self.body.clone();
+        std::iter::from_fn(move || {
+            if at >= body.len() {
+                return None;
+            }
+            let offset = start + at as u64;
+            let read = RecordHeader::decode(&body[at..], seed, offset).and_then(|header| {
+                let event = header.event(&body.slice(at..), Position(base + offset))?;
+                Ok((header, event))
+            });
+            at = read.as_ref().map_or(body.len(), |(header, _)| at + header.bytes);
+            Some(read)
+        })
+    }
+
+    /// Whether every byte of it is as it was written. The events, if so.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn checked(&self, segment: &Segment) -> std::result::Result<Vec<RecordedEvent>, Damage> {
+        if (self.header.events as usize) > self.body.len() / RECORD_HEADER {
+            return Err(Damage("a frame claims more events than it has room for"));
+        }
+        let mut crc = BodyCrc::default();
+        let mut events = Vec::with_capacity(self.header.events as usize);
+        for read in self.events(segment) {
+            let (header, event) = read?;
+            crc.add(header.crc);
+            events.push(event);
+        }
+        if crc.0 != self.header.body_crc || events.len() != self.header.events as usize {
+            return Err(Damage("a frame's body fails its checksum"));
+        }
+        Ok(events)
+    }
+}

@@ -1,0 +1,10 @@
+//! A simulated disk that forgets what a real one may forget, and a driver that crashes the log on it.
+
+mod cycles;
+mod disk;
+
+pub use self::{
+    cycles::{Cycles, Failure, Report, run},
+    disk::{Crash, SimDisk},
+};
+pub use crate::bugs::Bug;

@@ -1,0 +1,481 @@
+//! Crash, recover, compare; again and again.
+//!
+//! The driver knows of each append whether it was acknowledged, refused, or left unknown, and what readers have seen. After every
+//! recovery the log must hold what was acknowledged or seen, at the same positions, then perhaps some of the unknown appends,
+//! each whole or not at all, and nothing else.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use factum::{
+    Append, Appended, Error, EventId, ExpectedRevision, Limits, ManualClock, NewEvent, Outcome, Position,
+    Read, RecordedEvent, Revision, StreamName, Timestamp,
+};
+use fastrand::Rng;
+use tokio::sync::oneshot::Receiver;
+use uuid::Uuid;
+
+use super::{Bug, Crash, SimDisk};
+use crate::{
+    bugs::Bugs,
+    log::{Log, Settings},
+    read,
+};
+
+/// Crashes that one simulated disk lives through.
+const CRASHES_PER_DISK: u64 = 10;
+/// Crashes within one recovery, at most.
+const DEPTH: u32 = 3;
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Cycles {
+    /// From which everything follows.
+    pub seed: u64,
+    /// Crash-and-recover cycles.
+    pub cycles: u64,
+    /// A mistake to make, which must then be noticed.
+    pub bug: Option<Bug>,
+}
+
+/// What was run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// Crash-and-recover cycles.
+    pub cycles: u64,
+    /// Of these, with the power cut.
+    pub power_cuts: u64,
+    /// Crashes in the middle of a recovery.
+    pub in_recovery: u64,
+    /// Appends that were acknowledged.
+    pub acknowledged: u64,
+    /// Appends of which nobody knew whether they had happened, and of these, those that had.
+    pub unknown: u64,
+    /// As above.
+    pub unknown_found: u64,
+    /// Appends that a failed write or sync left unknown.
+    pub left_by_failure: u64,
+    /// Flipped bits that were noticed, and those that did no harm.
+    pub rot_refused: u64,
+    /// As above.
+    pub rot_harmless: u64,
+    /// Disks that lied about syncs and were found out, and those that got away with what nobody could have seen.
+    pub lies_refused: u64,
+    /// As above.
+    pub lies_unnoticed: u64,
+    /// Times that the disk was full.
+    pub disk_full: u64,
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed of the disk on which it happened: a run of one disk with this seed shows it again.
+    pub seed: u64,
+    /// Which cycle it was, over all disks.
+    pub cycle: u64,
+    /// What was wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cycle {} (disk seed {}): {}", self.cycle, self.seed, self.what)
+    }
+}
+
+/// Runs cycles until one fails or all are done; `each` is told how many are done.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run(what: &Cycles, mut each: impl FnMut(u64)) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    let mut seeds = Rng::with_seed(what.seed);
+    while report.cycles < what.cycles {
+        let seed = if what.cycles <= CRASHES_PER_DISK { what.seed } else { seeds.u64(..) };
+        let mut life = Life::new(seed, what.bug, &mut report);
+        if let Err(failure) = life.live() {
+            return Err(Failure { seed, cycle: report.cycles, what: failure });
+        }
+        each(report.cycles);
+    }
+    Ok(report)
+}
+
+/// An append as the driver sent it.
+#[derive(Clone, Debug)]
+struct Sent {
+    stream: StreamName,
+    ids: Vec<EventId>,
+    append: Append,
+}
+
+/// An event as the driver knows it.
+type Known = (Position, EventId);
+
+struct Life<'a> {
+    rng: Rng,
+    disk: SimDisk,
+    clock: Arc<ManualClock>,
+    bug: Option<Bug>,
+    report: &'a mut Report,
+    /// Events that were acknowledged or seen.
+    known: Vec<Known>,
+    contents: HashMap<EventId, Sent>,
+    revisions: HashMap<StreamName, u64>,
+    /// Sent, and nobody knows.
+    unknown: Vec<Sent>,
+    /// The room of the disk is limited.
+    tight: bool,
+}
+
+type Outcomes = Vec<(Sent, Receiver<factum::Result<Appended>>)>;
+
+impl<'a> Life<'a> {
+    fn new(seed: u64, bug: Option<Bug>, report: &'a mut Report) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        Self {
+            disk: SimDisk::new(rng.u64(..)),
+            tight: rng.u8(..) < 16,
+            rng,
+            clock: Arc::new(ManualClock::at(Timestamp(1_000_000))),
+            bug,
+            report,
+            known: Vec::new(),
+            contents: HashMap::new(),
+            revisions: HashMap::new(),
+            unknown: Vec::new(),
+        }
+    }
+
+    /// One disk, from its first crash to its last, and perhaps a bad end.
+    fn live(&mut self) -> Result<(), String> {
+        if self.tight {
+            self.disk.room(30_000);
+        }
+        for _ in 0..CRASHES_PER_DISK {
+            self.report.cycles += 1;
+            let failing = if self.rng.u8(..) < 40 { 60 } else { 0 };
+            let log = self.open()?;
+            self.check(&log)?;
+            if self.rng.u8(..) < 224 {
+                self.disk.crash_after(self.rng.u64(0..40));
+            }
+            self.disk.syncs(failing, 0);
+            self.work(&log)?;
+            self.disk.syncs(0, 0);
+            if !self.disk.has_crashed() && self.rng.bool() {
+                // A log that a failed sync has poisoned says so; that changes nothing for what follows.
+                let _ = log.close();
+            }
+            drop(log);
+            self.crash();
+        }
+        self.disk.room(u64::MAX);
+        match self.rng.u8(0..4) {
+            0 => self.end_with_rot(),
+            1 => self.end_with_lies(),
+            _ => Ok(()),
+        }
+    }
+
+    fn crash(&mut self) {
+        let crash = if self.rng.u8(..) < 160 { Crash::PowerCut } else { Crash::Kill };
+        self.report.power_cuts += u64::from(crash == Crash::PowerCut);
+        self.disk.restart(crash);
+    }
+
+    fn settings(&mut self) -> Settings {
+        Settings {
+            limits: Limits::default(),
+            clock: self.clock.clone(),
+            birth: Some(Uuid::from_u128(u128::from(self.rng.u64(..)))),
+            first_segment_bytes: 8192,
+            segment_bytes: 16384,
+            bugs: self.bug.map(Bugs::only).unwrap_or_default(),
+        }
+    }
+
+    fn open(&mut self) -> Result<Log, String> {
+        for depth in 0..=DEPTH {
+            if depth < DEPTH && self.rng.u8(..) < 64 {
+                self.disk.crash_after(self.rng.u64(0..12));
+            }
+            let settings = self.settings();
+            match Log::open(Arc::new(self.disk.clone()), settings) {
+                Ok(log) => {
+                    self.disk.crash_no_more();
+                    return Ok(log);
+                }
+                Err(_) if self.disk.has_crashed() => {
+                    self.report.in_recovery += 1;
+                    self.crash();
+                }
+                Err(Error::StorageFull { .. }) if self.tight => {
+                    // What was cut off needs a copy; the operator makes room.
+                    self.disk.room(u64::MAX);
+                }
+                Err(error) => return Err(format!("the log does not open: {error}")),
+            }
+        }
+        Log::open(Arc::new(self.disk.clone()), self.settings())
+            .map_err(|error| format!("the log does not open: {error}"))
+    }
+
+    /// Compares the log with what is known, and learns what became of the unknown.
+    fn check(&mut self, log: &Log) -> Result<(), String> {
+        let events = read_all(log)?;
+        if events.len() < self.known.len() {
+            return Err(format!(
+                "{} events were acknowledged or seen, {} are there",
+                self.known.len(),
+                events.len()
+            ));
+        }
+        for ((position, id), event) in self.known.iter().zip(&events) {
+            if (event.position, event.id) != (*position, *id) {
+                return Err(format!(
+                    "event {id} was at {position}; now {} is at {}",
+                    event.id, event.position
+                ));
+            }
+            self.check_content(event)?;
+        }
+        let unknown = std::mem::take(&mut self.unknown);
+        let mut new = events[self.known.len()..].iter();
+        let mut unknown_left = unknown.iter();
+        while let Some(first) = new.as_slice().first() {
+            let Some(sent) = unknown_left.find(|sent| sent.ids[0] == first.id) else {
+                return Err(format!("event {} at {} is there, and should not be", first.id, first.position));
+            };
+            for id in &sent.ids {
+                let event = new.next().filter(|event| event.id == *id);
+                let event =
+                    event.ok_or_else(|| format!("an append is there in part: event {id} is missing"))?;
+                self.contents.insert(*id, sent.clone());
+                self.check_content(event)?;
+                self.known.push((event.position, *id));
+            }
+            self.report.unknown_found += 1;
+        }
+        self.revisions.clear();
+        for event in &events {
+            let revision = self.revisions.entry(event.stream.clone()).or_default();
+            if event.revision != Revision(*revision) {
+                return Err(format!(
+                    "`{}` has revision {} where {revision} should be",
+                    event.stream, event.revision
+                ));
+            }
+            *revision += 1;
+        }
+        Ok(())
+    }
+
+    fn check_content(&self, event: &RecordedEvent) -> Result<(), String> {
+        let sent = self.contents.get(&event.id).and_then(|sent| {
+            sent.append.events().find(|(_, new)| new.id == event.id).map(|(_, new)| (&sent.stream, new))
+        });
+        match sent {
+            Some((stream, new)) if *stream == event.stream && new.same_content(event) => Ok(()),
+            _ => Err(format!("event {} at {} is not what was sent", event.id, event.position)),
+        }
+    }
+
+    /// Appends, commits, marks and reads until the crash, or for a while.
+    fn work(&mut self, log: &Log) -> Result<(), String> {
+        for _ in 0..self.rng.u8(1..6) {
+            let mut sent = Outcomes::new();
+            for _ in 0..self.rng.u8(1..4) {
+                let request = self.request();
+                match log.submit(request.append.clone()) {
+                    Ok(answer) => sent.push((request, answer)),
+                    Err(error) if error.outcome() == Outcome::No => {}
+                    Err(error) => {
+                        return Err(format!("an append that was not taken is called unknown: {error}"));
+                    }
+                }
+            }
+            while !self.disk.has_crashed() && log.commit() {}
+            self.hear(sent)?;
+            match self.rng.u8(0..8) {
+                0 | 1 => log.mark(),
+                2 => {
+                    log.mark();
+                    log.settle();
+                }
+                3 if !self.disk.has_crashed() && self.unknown.is_empty() => self.check_seen(log)?,
+                _ => {}
+            }
+            if self.disk.has_crashed() {
+                return Ok(());
+            }
+            self.clock.advance(std::time::Duration::from_millis(self.rng.u64(0..10)));
+        }
+        Ok(())
+    }
+
+    /// An append of one to three events, sometimes one that was acknowledged before.
+    fn request(&mut self) -> Sent {
+        if !self.known.is_empty() && self.rng.u8(..) < 20 {
+            let (_, id) = self.known[self.rng.usize(0..self.known.len())];
+            if let Some(sent) = self.contents.get(&id) {
+                return sent.clone();
+            }
+        }
+        let stream = StreamName::from_store(format!("s-{}", self.rng.u8(0..3)).into());
+        let large = self.rng.u8(..) < 20;
+        let mut ids = Vec::new();
+        let mut events = Vec::new();
+        for _ in 0..self.rng.u8(1..4) {
+            let id = EventId(Uuid::from_u128(self.rng.u128(..)));
+            let size = self.rng.usize(0..if large { 3000 } else { 300 });
+            let data: Vec<u8> = std::iter::repeat_with(|| self.rng.u8(..)).take(size).collect();
+            if let Ok(event) = NewEvent::bytes("E", data) {
+                ids.push(id);
+                events.push(event.with_id(id));
+            }
+        }
+        let mut append = Append::to(stream.clone(), events);
+        if self.rng.bool() {
+            let expected = match self.revisions.get(&stream) {
+                None | Some(0) => ExpectedRevision::NoStream,
+                Some(next) => ExpectedRevision::Exact(Revision(next - 1)),
+            };
+            append = append.expect(stream.clone(), expected);
+        }
+        Sent { stream, ids, append }
+    }
+
+    /// Takes note of the answers.
+    fn hear(&mut self, sent: Outcomes) -> Result<(), String> {
+        for (sent, mut answer) in sent {
+            match answer.try_recv() {
+                Ok(Ok(appended)) => self.acknowledged(&sent, &appended)?,
+                Ok(Err(error)) => match error {
+                    error if error.outcome() == Outcome::Unknown => {
+                        self.report.left_by_failure += 1;
+                        self.leave_unknown(sent);
+                    }
+                    Error::StorageFull { .. } if self.tight => {
+                        self.report.disk_full += 1;
+                        self.disk.room(u64::MAX);
+                    }
+                    Error::Conflict(_) | Error::Poisoned { .. } | Error::Unavailable { .. } => {}
+                    _ if self.disk.has_crashed() => {}
+                    other => return Err(format!("an append was refused for no reason: {other}")),
+                },
+                Err(_) => self.leave_unknown(sent),
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, sent: &Sent, appended: &Appended) -> Result<(), String> {
+        self.report.acknowledged += 1;
+        let places = appended.events.iter().map(|place| place.position).zip(sent.ids.iter().copied());
+        if appended.replayed {
+            for place in places {
+                if !self.known.contains(&place) {
+                    return Err(format!(
+                        "a replay says that event {} is at {}, which it is not",
+                        place.1, place.0
+                    ));
+                }
+            }
+            return Ok(());
+        }
+        for place in places {
+            self.known.push(place);
+            self.contents.insert(place.1, sent.clone());
+            *self.revisions.entry(sent.stream.clone()).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    fn leave_unknown(&mut self, sent: Sent) {
+        // Sent again, it is known already.
+        if !self.contents.contains_key(&sent.ids[0]) {
+            self.report.unknown += 1;
+            self.unknown.push(sent);
+        }
+    }
+
+    /// A reader sees what was acknowledged, all of it and nothing else.
+    fn check_seen(&mut self, log: &Log) -> Result<(), String> {
+        let seen: Vec<Known> = read_all(log)?.iter().map(|event| (event.position, event.id)).collect();
+        if seen == self.known {
+            Ok(())
+        } else {
+            Err("a reader sees other events than were acknowledged".into())
+        }
+    }
+
+    /// Closes the log in good order, then flips a bit: that is noticed, or it does no harm.
+    fn end_with_rot(&mut self) -> Result<(), String> {
+        let log = self.open()?;
+        self.check(&log)?;
+        log.close().map_err(|error| format!("the log does not close: {error}"))?;
+        let segments: Vec<u32> =
+            (1..).take_while(|n| self.disk.contents(&crate::segment::Segment::name(*n)).is_some()).collect();
+        drop(log);
+        self.disk.restart(Crash::PowerCut);
+        let name = crate::segment::Segment::name(segments[self.rng.usize(0..segments.len())]);
+        let used = self
+            .disk
+            .contents(&name)
+            .map_or(0, |c| c.iter().rposition(|&byte| byte != 0).unwrap_or(0) as u64);
+        self.disk.rot(&name, self.rng.u64(0..=used), self.rng.u8(..));
+        match Log::open(Arc::new(self.disk.clone()), self.settings()) {
+            Err(Error::Corrupt(_)) => {
+                self.report.rot_refused += 1;
+                Ok(())
+            }
+            Err(other) => Err(format!("a flipped bit is called something else: {other}")),
+            Ok(log) => {
+                self.report.rot_harmless += 1;
+                self.check(&log)
+            }
+        }
+    }
+
+    /// Works on a disk that lies about syncs, then cuts the power: what is lost is noticed, or is the end of the log.
+    fn end_with_lies(&mut self) -> Result<(), String> {
+        let log = self.open()?;
+        self.check(&log)?;
+        self.disk.syncs(0, 128);
+        self.work(&log)?;
+        drop(log);
+        self.disk.syncs(0, 0);
+        self.disk.restart(Crash::PowerCut);
+        match Log::open(Arc::new(self.disk.clone()), self.settings()) {
+            Err(Error::Corrupt(_)) => {
+                self.report.lies_refused += 1;
+                Ok(())
+            }
+            Err(other) => Err(format!("a lying disk is called something else: {other}")),
+            Ok(log) => {
+                self.report.lies_unnoticed += 1;
+                let there: Vec<Known> =
+                    read_all(&log)?.iter().map(|event| (event.position, event.id)).collect();
+                let some = there.len().min(self.known.len());
+                if there[..some] == self.known[..some] {
+                    Ok(())
+                } else {
+                    Err("a lying disk has changed history".into())
+                }
+            }
+        }
+    }
+}
+
+fn read_all(log: &Log) -> Result<Vec<RecordedEvent>, String> {
+    let (mut events, mut read) = (Vec::new(), Read::all());
+    loop {
+        let page = read::page(log, &read).map_err(|error| format!("the log cannot be read: {error}"))?;
+        events.extend(page.events);
+        match page.next {
+            Some(next) => read.start = next,
+            None => return Ok(events),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The store: a log, the thread that commits to it, and the contract.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use factum::{
+    Append, Appended, Clock, Error, EventId, EventStore, Head, Limits, Outcome, Page, Position, Read, Result,
+    StreamName, StreamState, SystemClock,
+};
+
+use crate::{
+    bugs::Bugs,
+    disk::{Directory, Disk, explain},
+    log::{Log, Settings},
+    read,
+    recovery::Recovery,
+};
+
+/// How long nothing must come before a mark is written, and how much longer before it is synced on its own.
+const QUIET: Duration = Duration::from_millis(50);
+const SETTLE: Duration = Duration::from_millis(500);
+/// Bytes of an event and of an append that no configuration may exceed.
+const MOST_EVENT_BYTES: usize = 16 << 20;
+const MOST_APPEND_BYTES: usize = 16 << 20;
+const MOST_APPEND_EVENTS: usize = 10_000;
+
+/// How to open a store.
+///
+/// ```no_run
+/// # fn main() -> factum::Result<()> {
+/// let store = factum_log::Options::new("data").create(false).open()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    directory: PathBuf,
+    create: bool,
+    limits: Limits,
+    clock: Arc<dyn Clock>,
+    first_segment_bytes: u64,
+    segment_bytes: u64,
+}
+
+impl Options {
+    /// The defaults, for a store in this directory.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            create: true,
+            limits: Limits::default(),
+            clock: Arc::new(SystemClock),
+            first_segment_bytes: 16 << 20,
+            segment_bytes: 256 << 20,
+        }
+    }
+
+    /// Whether to begin a log where there is none. The default is to do so.
+    #[must_use]
+    pub fn create(self, create: bool) -> Self {
+        Self { create, ..self }
+    }
+
+    /// What an append may be at most: an event up to 16 MiB, an append up to 16 MiB and 10,000 events.
+    #[must_use]
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Where the time comes from.
+    #[must_use]
+    pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Bytes of the first segment and of the largest: their room is taken when they are made, and each next one is twice as
+    /// large. By default 16 MiB and 256 MiB.
+    #[must_use]
+    pub fn segments(self, first_bytes: u64, most_bytes: u64) -> Self {
+        Self { first_segment_bytes: first_bytes.max(8192), segment_bytes: most_bytes.max(8192), ..self }
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no log and none may be begun, [`Error::Fenced`] if another process has it open,
+    /// [`Error::Corrupt`] if acknowledged events are damaged, [`Error::StorageFull`], and [`Error::Unavailable`] where the
+    /// directory cannot be read or written.
+    pub fn open(self) -> Result<LogStore> {
+        let Limits { event_bytes, append_bytes, append_events } = self.limits;
+        if event_bytes > MOST_EVENT_BYTES
+            || append_bytes > MOST_APPEND_BYTES
+            || append_events > MOST_APPEND_EVENTS
+        {
+            return Err(Error::invalid(
+                "the limits",
+                "an event may have 16 MiB, an append 16 MiB and 10,000 events at most",
+            ));
+        }
+        let shown = self.directory.display().to_string();
+        let is_log = || self.directory.join(crate::segment::Segment::name(1)).exists();
+        if !self.create && !is_log() {
+            return Err(Error::NotFound { what: format!("log in {shown}") });
+        }
+        let directory = Directory::create(&self.directory)
+            .map_err(|error| explain(&error, "make", &shown, Outcome::No))?;
+        self.open_on(Arc::new(directory))
+    }
+
+    /// Opens the store of another disk than the machine's. The directory of these options is not looked at.
+    ///
+    /// # Errors
+    /// As for [`Options::open`].
+    pub fn open_on(self, disk: Arc<dyn Disk>) -> Result<LogStore> {
+        let Limits { event_bytes, append_bytes, append_events } = self.limits;
+        if event_bytes > MOST_EVENT_BYTES
+            || append_bytes > MOST_APPEND_BYTES
+            || append_events > MOST_APPEND_EVENTS
+        {
+            let why = "an event may have 16 MiB, an append 16 MiB and 10,000 events at most";
+            return Err(Error::invalid("the limits", why));
+        }
+        let settings = Settings {
+            limits: self.limits,
+            clock: self.clock,
+            birth: self.create.then(|| EventId::new().0),
+            first_segment_bytes: self.first_segment_bytes,
+            segment_bytes: self.segment_bytes,
+            bugs: Bugs::default(),
+        };
+        LogStore::start(Log::open(disk, settings)?)
+    }
+}
+
+/// The embedded event store: a log in a directory, owned by this process.
+///
+/// Cloning gives another handle to the same store. Dropping the last one closes it.
+#[derive(Clone, Debug)]
+pub struct LogStore(Arc<Running>);
+
+#[derive(Debug)]
+struct Running {
+    log: Arc<Log>,
+    thread: Mutex<Option<JoinHandle<Result<()>>>>,
+}
+
+impl LogStore {
+    /// Opens the store in a directory, which is made if it is missing, with the default [`Options`].
+    ///
+    /// # Errors
+    /// As for [`Options::open`].
+    pub fn open(directory: impl Into<PathBuf>) -> Result<Self> {
+        Options::new(directory).open()
+    }
+
+    fn start(log: Log) -> Result<Self> {
+        let log = Arc::new(log);
+        let committing = log.clone();
+        let thread = thread::Builder::new().name("factum-log".into()).spawn(move || commit_on(&committing));
+        let why = |error| format!("its thread cannot be started ({error})");
+        let thread = thread.map_err(|error| Error::Unavailable { why: why(error), outcome: Outcome::No })?;
+        Ok(Self(Arc::new(Running { log, thread: Mutex::new(Some(thread)) })))
+    }
+
+    /// What opening it did to the log.
+    pub fn recovery(&self) -> &Recovery {
+        &self.0.log.recovery
+    }
+
+    /// Closes the store: appends that were taken are committed, others are refused from now on. Reads still work.
+    ///
+    /// Dropping the last handle does the same, but cannot tell of an error.
+    ///
+    /// # Errors
+    /// The failure that poisoned the store earlier, and those of the disk.
+    pub async fn close(&self) -> Result<()> {
+        let running = self.0.clone();
+        blocking(move || running.close()).await
+    }
+}
+
+impl Running {
+    fn close(&self) -> Result<()> {
+        self.log.begin_closing();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        thread.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(stopped(Outcome::Unknown))))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // There is nobody to tell: what was acknowledged is safe all the same.
+        let _ = self.close();
+    }
+}
+
+/// What the committing thread does until the log is closed.
+fn commit_on(log: &Log) -> Result<()> {
+    let mut quiet = Duration::ZERO;
+    loop {
+        while log.commit() {
+            quiet = Duration::ZERO;
+        }
+        let pause = match quiet {
+            Duration::ZERO => QUIET,
+            quiet if quiet < SETTLE => SETTLE,
+            _ => Duration::from_secs(3600),
+        };
+        if !log.wait_for_work(pause) {
+            return log.close();
+        }
+        quiet += pause;
+        if quiet == QUIET {
+            log.mark();
+        } else if quiet == QUIET + SETTLE {
+            log.settle();
+        }
+    }
+}
+
+fn stopped(outcome: Outcome) -> Error {
+    Error::Unavailable { why: "it stopped in the middle of its work".into(), outcome }
+}
+
+/// Does what may wait for the disk where that holds nobody up.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(stopped(Outcome::No)))
+}
+
+#[async_trait]
+impl EventStore for LogStore {
+    async fn append(&self, append: Append) -> Result<Appended> {
+        let answer = self.0.log.submit(append)?;
+        answer.await.unwrap_or_else(|_| Err(stopped(Outcome::Unknown)))
+    }
+
+    async fn read(&self, read: Read) -> Result<Page> {
+        let log = self.0.log.clone();
+        blocking(move || read::page(&log, &read)).await
+    }
+
+    async fn head(&self) -> Result<Head> {
+        let durable = self.0.log.durable();
+        let recorded_at = durable.index.last().map(|(_, at)| at);
+        Ok(Head { token: durable.log.at(durable.head()), recorded_at })
+    }
+
+    async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
+        Ok(self.0.log.durable().index.state(stream).unwrap_or_default())
+    }
+
+    async fn changed(&self, position: Position) {
+        // The sender lives as long as this store, so waiting cannot fail.
+        let _ = self.0.log.watch().wait_for(|head| *head > position).await;
+    }
+
+    fn limits(&self) -> Limits {
+        self.0.log.limits()
+    }
+}

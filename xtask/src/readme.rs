@@ -1,0 +1,83 @@
+//! The README is believed, so it is run: its example prints what it says, and its commands work.
+
+use crate::{
+    lanes::Pass,
+    shell::{Shell, Stop},
+    year::Scratch,
+};
+
+/// The package whose program stands in the README, word for word (a rule of tidy).
+const EXAMPLE: &str = "first-hour";
+
+/// Runs the README's example twice, as the README says to, and then its commands.
+pub(crate) async fn run(shell: &mut Shell) -> Result<Pass, Stop> {
+    let readme =
+        std::fs::read_to_string(shell.root().join("README.md")).map_err(Stop::at("cannot read README.md"))?;
+    let blocks = blocks(&readme);
+    let promised: Vec<&str> =
+        blocks.iter().filter(|b| b.language == "text").map(|b| b.text.as_str()).collect();
+    if promised.is_empty() {
+        return Err(Stop::Failed("README.md has no ```text block with what its example prints".to_owned()));
+    }
+    let scratch = Scratch::new(shell, "readme")?;
+    for promise in &promised {
+        let manifest = shell.root().join("Cargo.toml");
+        let mut example = shell.cargo(&["run", "--quiet", "-p", EXAMPLE, "--manifest-path"]);
+        example.arg(manifest).current_dir(&scratch.0);
+        let printed = shell.output(example).await?;
+        if printed.trim_end() != promise.trim_end() {
+            return Err(Stop::Failed(format!(
+                "README.md says that its example prints\n{promise}\nbut it printed\n{printed}"
+            )));
+        }
+    }
+    let commands = commands(&blocks);
+    if commands.is_empty() {
+        return Err(Stop::Failed("README.md has no ```sh block with a `cargo run` line to try".to_owned()));
+    }
+    for command in &commands {
+        let words: Vec<&str> = command.split_whitespace().skip(1).collect();
+        shell.run(shell.cargo(&words)).await?;
+    }
+    Ok(Pass::Done(format!("the example {} times, {} of its commands", promised.len(), commands.len())))
+}
+
+/// A fenced block of Markdown.
+pub(crate) struct Block {
+    pub(crate) language: String,
+    pub(crate) text: String,
+}
+
+/// The fenced blocks, in order.
+pub(crate) fn blocks(markdown: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut lines = markdown.lines();
+    while let Some(line) = lines.next() {
+        let Some(language) = line.strip_prefix("```") else { continue };
+        let text: String =
+            lines.by_ref().take_while(|line| *line != "```").flat_map(|line| [line, "\n"]).collect();
+        blocks.push(Block { language: language.trim().to_owned(), text });
+    }
+    blocks
+}
+
+/// The `cargo run …` lines of the shell blocks, without their comments.
+fn commands(blocks: &[Block]) -> Vec<String> {
+    let lines = blocks.iter().filter(|b| b.language == "sh").flat_map(|b| b.text.lines());
+    let commands = lines.map(|line| line.split(" #").next().unwrap_or_default().trim().to_owned());
+    commands.filter(|line| line.starts_with("cargo run ")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_and_commands_are_found() {
+        let blocks = blocks(
+            "a\n```sh\ncargo run -p x -- demo   # shows\ncargo xtask test\n```\nb\n```text\n1\n\n2\n```\n",
+        );
+        assert_eq!(commands(&blocks), ["cargo run -p x -- demo"]);
+        assert_eq!((blocks[1].language.as_str(), blocks[1].text.as_str()), ("text", "1\n\n2\n"));
+    }
+}
