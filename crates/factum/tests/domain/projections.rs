@@ -388,11 +388,15 @@ async fn a_panic_is_a_reason_and_after_the_cure_it_goes_on_there() {
     let (store, factum) = handle();
     let reads = reads();
     let account = Account::id("1");
-    factum.execute(&account, Open { cents: 100 }).await.unwrap();
+    let opened = factum.execute(&account, Open { cents: 100 }).await.unwrap();
+    let projection = Superstitious::default();
+    let well = factum.project(projection.clone(), reads.clone()).await.unwrap();
+    well.wait_for(&opened).await.unwrap();
+    well.stop().await;
+    // One batch, in which the panic leaves the row half changed.
     factum.execute(&account, Withdraw { cents: 1 }).await.unwrap();
     let thirteen = factum.execute(&account, Withdraw { cents: 13 }).await.unwrap();
     let last = factum.execute(&account, Withdraw { cents: 2 }).await.unwrap();
-    let projection = Superstitious::default();
     let sick = factum.project(projection.clone(), reads.clone()).await.unwrap();
     let text = sick.wait_for(&last).await.unwrap_err().to_string();
     assert!(
