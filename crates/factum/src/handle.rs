@@ -9,7 +9,6 @@ use crate::{
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
     position::Token,
-    projection::{Projected, Projection, ReadStore},
     read::Read,
     store::{EventStore, EventStoreExt},
 };
@@ -228,15 +227,6 @@ impl Factum {
     pub async fn history<A: Aggregate>(&self, id: &Id<A>) -> Result<Vec<Recorded<A::Event>>> {
         let records = self.store.read_to_end(Read::stream(id.stream()?)).await?;
         records.into_iter().map(Recorded::decode).collect()
-    }
-
-    /// Keeps a read model from now on: catches up from its checkpoint, then follows.
-    ///
-    /// # Errors
-    /// Those of the read store, [`Error::InvalidInput`] for a bad name, [`Error::LogRewound`] if the read model was made from
-    /// another log.
-    pub async fn project<P: Projection>(&self, projection: P, reads: impl ReadStore) -> Result<Projected<P>> {
-        Projected::start(self.store.clone(), projection, Arc::new(reads)).await
     }
 
     fn metadata(&self, correlation_id: &str) -> Result<Metadata> {

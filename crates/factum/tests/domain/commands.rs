@@ -56,7 +56,7 @@ async fn a_refusal_and_nothing_to_do_record_nothing() {
 async fn racing_commands_on_one_account_lose_nothing() {
     let factum = Factum::new(Meddled::default());
     let account = Account::id("1");
-    let _ = factum.execute(&account, Open { cents: 200 }).await.unwrap();
+    factum.execute(&account, Open { cents: 200 }).await.unwrap();
     let tasks = (0..32).map(|_| {
         let (factum, account) = (factum.clone(), account.clone());
         tokio::spawn(async move {
@@ -88,7 +88,7 @@ async fn racing_decisions_over_two_streams_conserve_money() {
     let factum = Factum::new(Meddled::default());
     let accounts: Vec<_> = (0..3).map(|n| Account::id(n.to_string())).collect();
     for account in &accounts {
-        let _ = factum.execute(account, Open { cents: 20 }).await.unwrap();
+        factum.execute(account, Open { cents: 20 }).await.unwrap();
     }
     let tasks: Vec<_> = (0..16)
         .map(|_| {
@@ -127,7 +127,7 @@ async fn a_lost_answer_is_not_a_second_withdrawal() {
         let store = Meddled::default();
         let factum = Factum::new(store.clone());
         let account = Account::id("1");
-        let _ = factum.execute(&account, Open { cents: 10 }).await.unwrap();
+        factum.execute(&account, Open { cents: 10 }).await.unwrap();
         store.append_faults.lock().unwrap().extend(faults);
         let done = factum.execute(&account, Withdraw { cents: 1 }).await.unwrap();
         assert_eq!(done.events.len(), 1, "{faults:?}");
@@ -165,7 +165,7 @@ async fn trying_again_has_an_end() {
     let store = Meddled::default();
     let factum = Factum::new(store.clone());
     let account = Account::id("1");
-    let _ = factum.execute(&account, Open { cents: 10 }).await.unwrap();
+    factum.execute(&account, Open { cents: 10 }).await.unwrap();
     let stream = account.stream().unwrap();
     let intruder = || Append::to(stream.clone(), [codec::encode(&Deposited { cents: 1 }).unwrap()]);
     store.after_read.lock().unwrap().extend((0..1000).map(|_| intruder()));
@@ -207,8 +207,8 @@ async fn two_accounts() -> (Meddled, Factum, Id<Account>, Id<Account>) {
     let store = Meddled::default();
     let factum = Factum::new(store.clone());
     let (a, b) = (Account::id("a"), Account::id("b"));
-    let _ = factum.execute(&a, Open { cents: 10 }).await.unwrap();
-    let _ = factum.execute(&b, Open { cents: 10 }).await.unwrap();
+    factum.execute(&a, Open { cents: 10 }).await.unwrap();
+    factum.execute(&b, Open { cents: 10 }).await.unwrap();
     (store, factum, a, b)
 }
 
@@ -315,7 +315,7 @@ async fn an_earlier_moment() {
     let factum = Factum::new(MemoryStore::with(factum::Limits::default(), clock.clone()));
     let account = Account::id("1");
     let mut places = Vec::new();
-    let _ = factum.execute(&account, Open { cents: 0 }).await.unwrap();
+    factum.execute(&account, Open { cents: 0 }).await.unwrap();
     for second in 1..=5 {
         clock.set(Timestamp(second * 10_000_000));
         places.push(factum.execute(&account, Deposit { cents: 1 }).await.unwrap().events[0]);
@@ -336,14 +336,14 @@ async fn an_earlier_moment() {
 async fn a_long_history_is_read_in_pages() {
     let factum = Factum::new(MemoryStore::new());
     let account = Account::id("1");
-    let _ = factum.execute(&account, Open { cents: 0 }).await.unwrap();
+    factum.execute(&account, Open { cents: 0 }).await.unwrap();
     for _ in 0..3 {
         let events = (0..1000).map(|_| codec::encode(&Deposited { cents: 1 }).unwrap());
         factum.store().append(Append::to(account.stream().unwrap(), events)).await.unwrap();
     }
     assert_eq!(factum.load(&account).await.unwrap().state.cents, 3000);
     assert_eq!(factum.load_at(&account, Revision(1500)).await.unwrap().state.cents, 1500);
-    let _ = factum.execute(&account, Withdraw { cents: 3000 }).await.unwrap();
+    factum.execute(&account, Withdraw { cents: 3000 }).await.unwrap();
 }
 
 #[tokio::test]
@@ -351,7 +351,7 @@ async fn hidden_and_deleted_streams_can_be_written_again() {
     let factum = Factum::new(MemoryStore::new());
     let (account, any) = (Account::id("1"), factum::ExpectedRevision::Any);
     let stream = account.stream().unwrap();
-    let _ = factum.execute(&account, Open { cents: 5 }).await.unwrap();
+    factum.execute(&account, Open { cents: 5 }).await.unwrap();
     let hide_all = Retention { max_count: Some(0), ..Retention::default() };
     factum.store().set_retention(&stream, any, hide_all).await.unwrap();
     assert!(!factum.load(&account).await.unwrap().state.open);
