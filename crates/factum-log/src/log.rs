@@ -10,7 +10,7 @@
 use std::{
     collections::VecDeque,
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ use crate::{
     bugs::{Bug, Bugs},
     disk::{Disk, LOCK, Ownership, explain},
     format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader},
-    index::Index,
+    index::{Layers, Places, Secret, places_in, run},
     manifest::{self, Manifest},
     read,
     recovery::{Birth, Recovered, Recovery, make_segment, recover},
@@ -43,10 +43,14 @@ pub struct Settings {
     pub clock: Arc<dyn Clock>,
     /// The id of the log, if there is none yet and one may be begun.
     pub birth: Option<uuid::Uuid>,
+    /// What the index makes its hashes with, if it begins anew.
+    pub secret: Secret,
     /// Bytes of the first segment; each next one has twice as many.
     pub first_segment_bytes: u64,
     /// Bytes of a segment, at most (but for one made for a single large append).
     pub segment_bytes: u64,
+    /// Events that are indexed in memory before they are written to a run.
+    pub run_events: u64,
     /// A mistake to make.
     pub bugs: Bugs,
 }
@@ -56,10 +60,13 @@ pub struct Settings {
 pub struct Log {
     disk: Arc<dyn Disk>,
     ownership: Box<dyn Ownership>,
+    secret: Secret,
     settings: Settings,
     desk: Mutex<Desk>,
     /// Tells the committing thread that there is something to do.
     work: Condvar,
+    /// Tells the indexing thread that there is something to do.
+    frozen: Condvar,
     tail: Mutex<Tail>,
     durable: RwLock<Durable>,
     head: watch::Sender<Position>,
@@ -100,10 +107,10 @@ pub struct Durable {
     pub log: LogIdentity,
     /// Its segments, in order.
     pub segments: Arc<Vec<Arc<Segment>>>,
-    /// Where frames begin, by segment.
-    pub sparse: Vec<Sparse>,
+    /// Where frames begin.
+    pub sparse: Sparse,
     /// Where to find everything.
-    pub index: Index,
+    pub index: Layers,
     /// The position beyond the last frame.
     pub end: u64,
 }
@@ -142,7 +149,7 @@ impl Log {
             })?;
         let birth =
             settings.birth.map(|log_id| Birth { log_id, segment_bytes: settings.first_segment_bytes });
-        let found = recover(&*disk, birth, settings.bugs)?;
+        let found = recover(&*disk, birth, &settings)?;
         let last = found.segments[found.segments.len() - 1].clone();
         let manifest = Manifest {
             log_id: found.log.log_id,
@@ -165,7 +172,7 @@ impl Log {
     ) -> Self {
         let Recovered { log, segments, index, sparse, end, next_frame, last_recorded_at, recovery } = found;
         let desk = Desk {
-            open: Batch::new(last, end, next_frame, index.events()),
+            open: Batch::new(last, end, next_frame, index.events(), index.secret),
             in_flight: None,
             open_answers: Vec::new(),
             in_flight_answers: Vec::new(),
@@ -174,13 +181,16 @@ impl Log {
             refusal: None,
             closing: false,
         };
+        let index_secret = index.secret;
         let durable = Durable { log, segments: Arc::new(segments), sparse, index, end };
         Self {
             disk,
             ownership,
+            secret: index_secret,
             settings,
             desk: Mutex::new(desk),
             work: Condvar::new(),
+            frozen: Condvar::new(),
             tail: Mutex::new(Tail { synced_upto: end, mark_unsynced: false, witnessed: true }),
             head: watch::Sender::new(durable.head()),
             durable: RwLock::new(durable),
@@ -225,7 +235,7 @@ impl Log {
     pub fn submit(&self, append: Append) -> Result<oneshot::Receiver<Result<Appended>>> {
         self.settings.limits.check(&append)?;
         let (reply, answer) = oneshot::channel();
-        let request = Request::new(append, reply);
+        let request = Request::new(append, reply, self.secret);
         let mut desk = self.desk();
         if let Some(refusal) = &desk.refusal {
             return Err(refusal.clone());
@@ -306,13 +316,64 @@ impl Log {
     }
 
     fn publish(&self, batch: &Batch) {
-        let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
-        durable.index.absorb(&batch.index);
+        let mut durable = self.durable_mut();
+        durable.index.memory.absorb(&batch.index);
         durable.end = batch.end();
-        if let Some(sparse) = durable.sparse.last_mut() {
-            sparse.add(batch.offset(), batch.first_recorded_at);
+        durable.sparse.add(batch.start, batch.first_recorded_at);
+        let log_id = durable.log.log_id;
+        if durable.index.freeze(self.settings.run_events, batch.end(), batch.number + 1, log_id) {
+            self.frozen.notify_one();
         }
         self.head.send_replace(durable.head());
+    }
+
+    /// Writes what was frozen of the index to a run, and merges runs if there are many. `false` if there was nothing to do.
+    ///
+    /// # Errors
+    /// Those of the disk. Nothing is lost: the index is made from the log, and this can be done again.
+    pub fn write_run(&self) -> Result<bool> {
+        let (frozen, sparse) = {
+            let durable = self.durable();
+            let Some((index, span)) = durable.index.frozen() else { return Ok(false) };
+            ((index, span), durable.sparse.between(span.start, span.end).to_vec())
+        };
+        let run = run::make(&*self.disk, frozen.1, &*frozen.0, &sparse)?;
+        self.durable_mut().index.thaw(run);
+        while self.merge_runs()? {}
+        Ok(true)
+    }
+
+    fn merge_runs(&self) -> Result<bool> {
+        let (old, sparse) = {
+            let durable = self.durable();
+            let Some(old) = durable.index.to_merge(self.settings.run_events) else { return Ok(false) };
+            let (start, end) = (old[0].span.start, old[old.len() - 1].span.end);
+            (old, durable.sparse.between(start, end).to_vec())
+        };
+        let last = old[old.len() - 1].span;
+        let hides_something = old.iter().any(|run| run.span.hides_something);
+        let span = run::Span { start: old[0].span.start, hides_something, ..last };
+        let merged = run::make(&*self.disk, span, &run::Merged(&old), &sparse)?;
+        self.durable_mut().index.replace(&old, merged);
+        for run in &old {
+            // What cannot be removed now is removed when the log is opened next.
+            let _ = self.disk.remove(&run::Run::name(run.span.start, run.span.end));
+        }
+        Ok(true)
+    }
+
+    /// Waits until a part of the index was frozen, for so long at most. `false` when the log is closing.
+    pub fn wait_for_frozen(&self, at_most: Duration) -> bool {
+        let desk = self.desk();
+        if desk.closing {
+            return false;
+        }
+        let (desk, _) = self.frozen.wait_timeout(desk, at_most).unwrap_or_else(PoisonError::into_inner);
+        !desk.closing
+    }
+
+    fn durable_mut(&self) -> RwLockWriteGuard<'_, Durable> {
+        self.durable.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Decides on those who waited, as far as there is room now.
@@ -385,14 +446,14 @@ impl Log {
         let segment = Arc::new(make_segment(&*self.disk, header, self.settings.bugs)?);
         *tail = Tail { synced_upto: end, mark_unsynced: false, witnessed: true };
         {
-            let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+            let mut durable = self.durable_mut();
             let mut segments = durable.segments.to_vec();
             segments.push(segment.clone());
             durable.segments = Arc::new(segments);
-            durable.sparse.push(Sparse::default());
             durable.end = segment.first();
         }
-        self.desk().open = Batch::new(segment.clone(), segment.first(), next_frame, events_before);
+        self.desk().open =
+            Batch::new(segment.clone(), segment.first(), next_frame, events_before, self.secret);
         // The header of the new segment says all this too: the manifest may fail.
         let _ = self.write_manifest(&segment, end, false);
         Ok(())
@@ -415,7 +476,7 @@ impl Log {
             Ok(()) => {
                 tail.mark_unsynced = true;
                 tail.witnessed = true;
-                let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+                let mut durable = self.durable_mut();
                 durable.end = mark.end();
             }
             Err(error) => {
@@ -486,6 +547,7 @@ impl Log {
         desk.refusal.get_or_insert(Error::Unavailable { why, outcome: Outcome::No });
         desk.closing = true;
         self.work.notify_all();
+        self.frozen.notify_all();
     }
 
     /// Writes down that the log ends in good order, after the last commit.
@@ -563,9 +625,11 @@ struct Undurable<'a> {
     durable: &'a Durable,
 }
 
-fn state_before(in_flight: Option<&Batch>, durable: &Durable, stream: &StreamName) -> StreamState {
-    let undurable = in_flight.and_then(|batch| batch.index.state(stream));
-    undurable.or_else(|| durable.index.state(stream)).unwrap_or_default()
+fn state_before(in_flight: Option<&Batch>, durable: &Durable, stream: &StreamName) -> Result<StreamState> {
+    match in_flight.and_then(|batch| batch.index.state(stream)) {
+        Some(state) => Ok(state),
+        None => Ok(durable.index.state(stream)?.unwrap_or_default()),
+    }
 }
 
 impl Undurable<'_> {
@@ -586,17 +650,16 @@ impl Undurable<'_> {
         Ok(self.stream(&event.stream)?.shows(event.revision, event.recorded_at, now))
     }
 
-    /// The last visible event of an index that matches, after `after`.
+    /// The last visible event at these places that matches, after `after`.
     fn last_match(
         &self,
-        index: &Index,
+        places: &Places<'_>,
         query: &Query,
         after: Position,
         now: Timestamp,
     ) -> Result<Option<Position>> {
-        let Some(places) = index.places(query) else { return Ok(None) };
         let mut before = Position(u64::MAX);
-        while let Some(place) = places.previous(before).filter(|place| *place > after) {
+        while let Some(place) = places.previous(before)?.filter(|place| *place > after) {
             let event = self.event(place)?;
             if query.matches(&event) && self.shows(&event, now)? {
                 return Ok(Some(place));
@@ -646,26 +709,34 @@ impl Ledger for Undurable<'_> {
     }
 
     fn stream(&self, stream: &StreamName) -> Result<StreamState> {
-        let open = self.open.index.state(stream);
-        Ok(open.unwrap_or_else(|| state_before(self.in_flight, self.durable, stream)))
+        match self.open.index.state(stream) {
+            Some(state) => Ok(state),
+            None => state_before(self.in_flight, self.durable, stream),
+        }
     }
 
     fn find(&self, stream: &StreamName, id: EventId) -> Result<Option<RecordedEvent>> {
-        let place = self.batches().find_map(|batch| batch.index.find(stream, id));
-        let Some(place) = place.or_else(|| self.durable.index.find(stream, id)) else { return Ok(None) };
-        let event = self.event(place)?;
-        Ok((event.id == id && event.stream == *stream).then_some(event))
+        let undurable = self.batches().flat_map(|batch| batch.index.find(stream, id));
+        for place in undurable.chain(self.durable.index.find(stream, id)?) {
+            let event = self.event(place)?;
+            if event.id == id && event.stream == *stream {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
     }
 
     fn visible_match(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>> {
-        if self.durable.index.places(query).is_none() {
+        let Some(durable) = self.durable.index.places(query, after)? else {
             return self.last_of_all(query, after, now);
-        }
+        };
         for batch in self.batches() {
-            if let Some(place) = self.last_match(&batch.index, query, after, now)? {
+            if let Some(places) = places_in(&batch.index, self.durable.index.secret, query)?
+                && let Some(place) = self.last_match(&places, query, after, now)?
+            {
                 return Ok(Some(place));
             }
         }
-        self.last_match(&self.durable.index, query, after, now)
+        self.last_match(&durable, query, after, now)
     }
 }

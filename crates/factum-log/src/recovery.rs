@@ -20,10 +20,10 @@ use crate::{
     bugs::{Bug, Bugs},
     disk::{Disk, explain},
     format::{
-        ALIGN, Damage, FRAME_HEADER, FrameHeader, MAX_BODY, SEGMENT_HEADER, SEGMENT_HEADER_BYTES,
-        SegmentHeader, align,
+        ALIGN, Damage, FRAME_HEADER, FrameHeader, MAX_BODY, SEGMENT_HEADER_BYTES, SegmentHeader, align,
     },
-    index::{Index, Indexed, keys_of, with_event},
+    index::{Indexed, Layers, Run, Secret, Span, run, with_event},
+    log::Settings,
     manifest::{self, Manifest},
     segment::{Frames, Segment, Stop},
     sparse::Sparse,
@@ -55,9 +55,9 @@ pub struct Recovered {
     /// Its segments, in order. At least one.
     pub segments: Vec<Arc<Segment>>,
     /// Where to find everything.
-    pub index: Index,
-    /// Where frames begin, by segment.
-    pub sparse: Vec<Sparse>,
+    pub index: Layers,
+    /// Where frames begin.
+    pub sparse: Sparse,
     /// Where the next frame goes.
     pub end: u64,
     /// The number of the next frame.
@@ -81,7 +81,7 @@ pub struct Birth {
 ///
 /// # Errors
 /// [`Error::Corrupt`] if acknowledged events are damaged or missing, and those of the disk.
-pub fn recover(disk: &dyn Disk, birth: Option<Birth>, bugs: Bugs) -> Result<Recovered> {
+pub fn recover(disk: &dyn Disk, birth: Option<Birth>, settings: &Settings) -> Result<Recovered> {
     let doing = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
     let mut names = disk.list().map_err(doing)?;
     for leftover in names.extract_if(.., |name| name.ends_with(".new")) {
@@ -93,12 +93,13 @@ pub fn recover(disk: &dyn Disk, birth: Option<Birth>, bugs: Bugs) -> Result<Reco
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| Segment::number_in(name)).collect();
     numbers.sort_unstable();
     if numbers.is_empty() {
-        return begin(disk, birth, manifest.as_ref(), bugs);
+        return begin(disk, birth, manifest.as_ref(), settings);
     }
-    let mut found = Found::open(disk, &numbers, manifest, bugs)?;
-    found.read_sealed()?;
+    let mut found = Found::open(disk, &numbers, manifest, settings)?;
+    found.believe_runs(disk, &names)?;
+    found.read_sealed(disk)?;
     let recovery = found.settle_tail(disk)?;
-    found.into_recovered(recovery)
+    Ok(found.into_recovered(recovery))
 }
 
 /// Begins a log.
@@ -106,7 +107,7 @@ fn begin(
     disk: &dyn Disk,
     birth: Option<Birth>,
     manifest: Option<&Manifest>,
-    bugs: Bugs,
+    settings: &Settings,
 ) -> Result<Recovered> {
     if let Some(Manifest { last_segment, .. }) = manifest {
         return Err(missing(disk, &format!("{} should be there", Segment::name(*last_segment))));
@@ -124,13 +125,13 @@ fn begin(
         previous_end: 0,
         last_recorded_at: Timestamp(i64::MIN),
     };
-    let segment = make_segment(disk, header, bugs)?;
+    let segment = make_segment(disk, header, settings.bugs)?;
     let end = segment.first();
     Ok(Recovered {
         log: header.log,
         segments: vec![Arc::new(segment)],
-        index: Index::default(),
-        sparse: vec![Sparse::default()],
+        index: Layers::new(settings.secret, Vec::new()),
+        sparse: Sparse::default(),
         end,
         next_frame: 1,
         last_recorded_at: header.last_recorded_at,
@@ -172,8 +173,11 @@ fn missing(disk: &dyn Disk, what: &str) -> Error {
 struct Found {
     segments: Vec<Arc<Segment>>,
     manifest: Option<Manifest>,
-    index: Index,
-    sparse: Vec<Sparse>,
+    index: Layers,
+    sparse: Sparse,
+    /// Everything before this position is in the index.
+    indexed: u64,
+    run_events: u64,
     /// What the last whole frame, or the header of the last segment, says of what is to come.
     next_frame: u64,
     last_recorded_at: Timestamp,
@@ -184,7 +188,12 @@ struct Found {
 }
 
 impl Found {
-    fn open(disk: &dyn Disk, numbers: &[u32], manifest: Option<Manifest>, bugs: Bugs) -> Result<Self> {
+    fn open(
+        disk: &dyn Disk,
+        numbers: &[u32],
+        manifest: Option<Manifest>,
+        settings: &Settings,
+    ) -> Result<Self> {
         let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(numbers.len());
         for (expected, &number) in (1..).zip(numbers) {
             if number != expected {
@@ -223,21 +232,90 @@ impl Found {
         Ok(Self {
             segments,
             manifest,
-            index: Index::default(),
-            sparse: Vec::new(),
+            index: Layers::new(settings.secret, Vec::new()),
+            sparse: Sparse::default(),
+            indexed: 0,
+            run_events: settings.run_events,
             next_frame: first.first_frame,
             last_recorded_at: first.last_recorded_at,
             durable,
             end: 0,
-            bugs,
+            bugs: settings.bugs,
         })
     }
 
-    /// Reads the segments before the last, all of whose frames must be there.
-    fn read_sealed(&mut self) -> Result<()> {
+    /// Takes the runs of the index whose stretches follow each other from the beginning of the log, and removes the others. The
+    /// log is not read again as far as they reach.
+    fn believe_runs(&mut self, disk: &dyn Disk, names: &[String]) -> Result<()> {
+        let mut spans: Vec<(u64, u64)> = names.iter().filter_map(|name| Run::span_in(name)).collect();
+        // The longest of those that begin at the same place is the one that the others were merged into.
+        spans.sort_unstable_by_key(|&(start, end)| (start, std::cmp::Reverse(end)));
+        let mut runs: Vec<Arc<Run>> = Vec::new();
+        let mut at = 0;
+        for &(start, end) in &spans {
+            if start == at
+                && let Ok(run) = Run::open(disk, &Run::name(start, end))
+                && run.span.log_id == self.segments[0].header.log.log_id
+                && (run.span.start, run.span.end) == (start, end)
+                && runs.last().is_none_or(|last| last.span.secret == run.span.secret)
+            {
+                at = end;
+                runs.push(Arc::new(run));
+            }
+        }
+        // What the last one says of its end must be what the log says there.
+        while let Some(run) = runs.last()
+            && !self.ends_there(&run.span, &run.sparse)?
+        {
+            runs.pop();
+        }
+        for (start, end) in spans {
+            if !runs.iter().any(|run| (run.span.start, run.span.end) == (start, end)) {
+                let name = Run::name(start, end);
+                disk.remove(&name)
+                    .map_err(|error| explain(&error, "remove", &disk.path_of(&name), Outcome::No))?;
+            }
+        }
+        for run in &runs {
+            self.sparse.extend(&run.sparse);
+        }
+        if let Some(Span { end, next_frame, last_recorded_at, secret, .. }) = runs.last().map(|run| run.span)
+        {
+            (self.indexed, self.next_frame, self.last_recorded_at) = (end, next_frame, last_recorded_at);
+            self.durable = self.durable.max(end);
+            self.index = Layers::new(Secret(secret), runs);
+        }
+        Ok(())
+    }
+
+    /// Whether a frame of the log ends where a run does, and is the one that the run says.
+    fn ends_there(&self, span: &Span, sparse: &[(u64, Timestamp)]) -> Result<bool> {
+        let Some(&(start, _)) = sparse.last() else { return Ok(false) };
+        let n = self.segments.partition_point(|segment| segment.header.base <= start).saturating_sub(1);
+        let segment = &self.segments[n];
+        let base = segment.header.base;
+        if start < segment.first() || span.end > segment.end() {
+            return Ok(false);
+        }
+        let mut frames = Frames::new(segment, start - base, span.end - base);
+        let mut last = None;
+        while let Ok(frame) = frames.next()? {
+            if frame.checked(segment).is_err() {
+                return Ok(false);
+            }
+            last = Some(frame.header.number);
+        }
+        Ok(base + frames.offset() == span.end && last.map(|number| number + 1) == Some(span.next_frame))
+    }
+
+    /// Reads the segments before the last, as far as they are not indexed yet. All of their frames must be there.
+    fn read_sealed(&mut self, disk: &dyn Disk) -> Result<()> {
         for n in 1..self.segments.len() {
             let (segment, next) = (self.segments[n - 1].clone(), self.segments[n].header);
-            let stop = self.read_frames(&segment, next.previous_end - segment.header.base)?;
+            if self.indexed >= next.previous_end {
+                continue;
+            }
+            let stop = self.read_frames(disk, &segment, next.previous_end - segment.header.base)?;
             if self.end != next.previous_end || self.next_frame != next.first_frame {
                 let damage = match stop {
                     Stop::Damage(damage) => damage,
@@ -250,58 +328,71 @@ impl Found {
     }
 
     /// Takes in frame after frame while they are whole and follow each other.
-    fn read_frames(&mut self, segment: &Segment, limit: u64) -> Result<Stop> {
-        let mut frames = Frames::new(segment, SEGMENT_HEADER, limit);
-        let mut sparse = Sparse::default();
-        let stop = loop {
-            self.end = segment.header.base + frames.offset();
+    fn read_frames(&mut self, disk: &dyn Disk, segment: &Segment, limit: u64) -> Result<Stop> {
+        let base = segment.header.base;
+        let mut frames = Frames::new(segment, self.indexed.max(segment.first()) - base, limit);
+        loop {
+            self.end = base + frames.offset();
             let frame = match frames.next()? {
                 Ok(frame) => frame,
-                Err(stop) => break stop,
+                Err(stop) => return Ok(stop),
             };
             if frame.header.number != self.next_frame || frame.header.events_before != self.index.events() {
-                break Stop::Damage(Damage("a frame does not follow the one before it"));
+                return Ok(Stop::Damage(Damage("a frame does not follow the one before it")));
             }
             let events = match frame.checked(segment) {
                 Ok(events) => events,
                 Err(_) if self.bugs.has(Bug::HeaderOnlyCrc) => {
                     frame.events(segment).filter_map(|read| Some(read.ok()?.1)).collect()
                 }
-                Err(damage) => break Stop::Damage(damage),
+                Err(damage) => return Ok(Stop::Damage(damage)),
             };
             self.durable = self.durable.max(frame.header.synced_upto);
+            if self.durable >= self.end {
+                self.write_run(disk);
+            }
             self.next_frame += 1;
             self.last_recorded_at = frame.header.recorded_at;
-            sparse.add(frame.offset, events.first().map(|event| event.recorded_at));
+            self.sparse.add(base + frame.offset, events.first().map(|event| event.recorded_at));
             for event in &events {
                 self.take_in(segment, event)?;
             }
-        };
-        self.sparse.push(sparse);
-        Ok(stop)
+        }
+    }
+
+    /// Keeps what is indexed in memory bounded while a long log is read. A run that cannot be written now is written later.
+    fn write_run(&mut self, disk: &dyn Disk) {
+        let log_id = self.segments[0].header.log.log_id;
+        self.index.freeze(self.run_events, self.end, self.next_frame, log_id);
+        if let Some((index, span)) = self.index.frozen()
+            && let Ok(run) = run::make(disk, span, &*index, self.sparse.between(span.start, span.end))
+        {
+            self.index.thaw(run);
+        }
     }
 
     fn take_in(&mut self, segment: &Segment, event: &RecordedEvent) -> Result<()> {
-        let state = self.index.state(&event.stream).unwrap_or_default();
+        let state = self.index.state(&event.stream)?.unwrap_or_default();
         let (state, revision) = with_event(state);
         if revision != event.revision {
             let offset = event.position.0 - segment.header.base;
             let damage = Damage("an event's revision does not follow the one before it in its stream");
             return Err(segment.corrupt(offset, Some((event.position, event.position)), damage));
         }
-        self.index.add(Indexed {
+        let keys = self.index.secret.keys_of(&event.stream, &event.event_type, &event.tags);
+        self.index.memory.add(Indexed {
             position: event.position,
             recorded_at: event.recorded_at,
             stream: &event.stream,
             id: event.id,
-            keys: &keys_of(&event.stream, &event.event_type, &event.tags),
+            keys: &keys,
             state,
         });
         if let Some((described, change)) =
             LifeChange::of_event(&event.stream, &event.event_type, &event.data)?
         {
-            let before = self.index.state(&described).unwrap_or_default();
-            self.index.describe(&described, before, &change, event.recorded_at);
+            let before = self.index.state(&described)?.unwrap_or_default();
+            self.index.memory.describe(&described, before, &change, event.recorded_at);
         }
         Ok(())
     }
@@ -309,9 +400,11 @@ impl Found {
     /// Reads the last segment, and makes its end safe to go on from.
     fn settle_tail(&mut self, disk: &dyn Disk) -> Result<Recovery> {
         let segment = self.segments[self.segments.len() - 1].clone();
-        self.next_frame = segment.header.first_frame;
-        self.last_recorded_at = segment.header.last_recorded_at;
-        let stop = self.read_frames(&segment, segment.header.capacity)?;
+        if self.indexed < segment.first() {
+            (self.next_frame, self.last_recorded_at) =
+                (segment.header.first_frame, segment.header.last_recorded_at);
+        }
+        let stop = self.read_frames(disk, &segment, segment.header.capacity)?;
         let clean = self
             .manifest
             .as_ref()
@@ -400,11 +493,11 @@ impl Found {
         segment.corrupt(self.end - segment.header.base, Some(positions), damage)
     }
 
-    fn into_recovered(self, recovery: Recovery) -> Result<Recovered> {
+    fn into_recovered(self, recovery: Recovery) -> Recovered {
         let last = &self.segments[self.segments.len() - 1];
         let manifest_epoch = self.manifest.as_ref().map_or(0, |manifest| manifest.epoch);
         let log = LogIdentity { epoch: last.header.log.epoch.max(manifest_epoch), ..last.header.log };
-        Ok(Recovered {
+        Recovered {
             log,
             segments: self.segments,
             index: self.index,
@@ -413,7 +506,7 @@ impl Found {
             next_frame: self.next_frame,
             last_recorded_at: self.last_recorded_at,
             recovery,
-        })
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{Bug, Crash, SimDisk};
 use crate::{
     bugs::Bugs,
+    index::Secret,
     log::{Log, Settings},
     read,
 };
@@ -189,8 +190,10 @@ impl<'a> Life<'a> {
             limits: Limits::default(),
             clock: self.clock.clone(),
             birth: Some(Uuid::from_u128(u128::from(self.rng.u64(..)))),
+            secret: Secret(self.rng.u64(..)),
             first_segment_bytes: 8192,
             segment_bytes: 16384,
+            run_events: self.rng.u64(2..40),
             bugs: self.bug.map(Bugs::only).unwrap_or_default(),
         }
     }
@@ -223,7 +226,7 @@ impl<'a> Life<'a> {
 
     /// Compares the log with what is known, and learns what became of the unknown.
     fn check(&mut self, log: &Log) -> Result<(), String> {
-        let events = read_all(log)?;
+        let events = read_all(log).map_err(unreadable)?;
         if events.len() < self.known.len() {
             return Err(format!(
                 "{} events were acknowledged or seen, {} are there",
@@ -297,7 +300,8 @@ impl<'a> Life<'a> {
             }
             while !self.disk.has_crashed() && log.commit() {}
             self.hear(sent)?;
-            match self.rng.u8(0..8) {
+            match self.rng.u8(0..10) {
+                8 | 9 => while let Ok(true) = log.write_run() {},
                 0 | 1 => log.mark(),
                 2 => {
                     log.mark();
@@ -402,7 +406,8 @@ impl<'a> Life<'a> {
 
     /// A reader sees what was acknowledged, all of it and nothing else.
     fn check_seen(&mut self, log: &Log) -> Result<(), String> {
-        let seen: Vec<Known> = read_all(log)?.iter().map(|event| (event.position, event.id)).collect();
+        let seen: Vec<Known> =
+            read_all(log).map_err(unreadable)?.iter().map(|event| (event.position, event.id)).collect();
         if seen == self.known {
             Ok(())
         } else {
@@ -431,10 +436,16 @@ impl<'a> Life<'a> {
                 Ok(())
             }
             Err(other) => Err(format!("a flipped bit is called something else: {other}")),
-            Ok(log) => {
-                self.report.rot_harmless += 1;
-                self.check(&log)
-            }
+            Ok(log) => match read_all(&log) {
+                Err(Error::Corrupt(_)) => {
+                    self.report.rot_refused += 1;
+                    Ok(())
+                }
+                _ => {
+                    self.report.rot_harmless += 1;
+                    self.check(&log)
+                }
+            },
         }
     }
 
@@ -455,8 +466,11 @@ impl<'a> Life<'a> {
             Err(other) => Err(format!("a lying disk is called something else: {other}")),
             Ok(log) => {
                 self.report.lies_unnoticed += 1;
-                let there: Vec<Known> =
-                    read_all(&log)?.iter().map(|event| (event.position, event.id)).collect();
+                let there: Vec<Known> = read_all(&log)
+                    .map_err(unreadable)?
+                    .iter()
+                    .map(|event| (event.position, event.id))
+                    .collect();
                 let some = there.len().min(self.known.len());
                 if there[..some] == self.known[..some] {
                     Ok(())
@@ -468,14 +482,19 @@ impl<'a> Life<'a> {
     }
 }
 
-fn read_all(log: &Log) -> Result<Vec<RecordedEvent>, String> {
+fn read_all(log: &Log) -> factum::Result<Vec<RecordedEvent>> {
     let (mut events, mut read) = (Vec::new(), Read::all());
     loop {
-        let page = read::page(log, &read).map_err(|error| format!("the log cannot be read: {error}"))?;
+        let page = read::page(log, &read)?;
         events.extend(page.events);
         match page.next {
             Some(next) => read.start = next,
             None => return Ok(events),
         }
     }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn unreadable(error: Error) -> String {
+    format!("the log cannot be read: {error}")
 }
