@@ -39,9 +39,9 @@ impl Request {
         Self { append, reply, drafts, bytes }
     }
 
-    /// Bytes that a frame needs for it alone.
+    /// Bytes that a frame needs for it alone, and the mark after it.
     pub fn frame_bytes(&self) -> u64 {
-        align((FRAME_HEADER + self.bytes) as u64)
+        align((FRAME_HEADER + self.bytes) as u64) + FRAME_HEADER as u64
     }
 }
 
@@ -107,7 +107,9 @@ impl Batch {
     pub fn has_room_for(&self, request: &Request) -> bool {
         let bytes = self.bytes.len() + request.bytes;
         let small_enough = self.is_empty() || bytes <= BATCH_BYTES;
-        small_enough && self.start + align(bytes as u64) <= self.segment.end()
+        // The mark that speaks for the last frame of a segment needs a place, too.
+        let end = self.start + align(bytes as u64) + FRAME_HEADER as u64;
+        small_enough && end <= self.segment.end()
     }
 
     /// The position beyond its frame.

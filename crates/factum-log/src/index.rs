@@ -382,9 +382,10 @@ impl<'a> AllOf<'a> {
         }
     }
 
-    fn previous(&self, mut before: Position) -> Result<Option<Position>> {
+    fn previous(&self, mut before: Position, floor: Position) -> Result<Option<Position>> {
         'candidates: loop {
-            let Some(last) = previous_of(&self.0[0], before)? else { return Ok(None) };
+            let last = previous_of(&self.0[0], before)?.filter(|last| *last > floor);
+            let Some(last) = last else { return Ok(None) };
             for lists in &self.0[1..] {
                 if !has(lists, last)? {
                     let Some(offered) = previous_of(lists, last)? else { return Ok(None) };
@@ -436,13 +437,13 @@ impl Places<'_> {
         Ok(None)
     }
 
-    /// The last place before `before`.
+    /// The last place before `before`, if that lies beyond `floor`: nothing below is looked at.
     ///
     /// # Errors
     /// Those of the runs.
-    pub fn previous(&self, before: Position) -> Result<Option<Position>> {
-        for layer in self.layers.iter().rev() {
-            if let Some(place) = greatest(layer.any_of.iter().map(|all_of| all_of.previous(before)))? {
+    pub fn previous(&self, before: Position, floor: Position) -> Result<Option<Position>> {
+        for layer in self.layers.iter().rev().take_while(|layer| layer.end > floor.0) {
+            if let Some(place) = greatest(layer.any_of.iter().map(|all_of| all_of.previous(before, floor)))? {
                 return Ok(Some(place));
             }
         }
@@ -503,7 +504,7 @@ mod tests {
                 at = next;
             }
             let (mut backwards, mut at) = (Vec::new(), Position(1000));
-            while let Some(previous) = places.previous(at).unwrap() {
+            while let Some(previous) = places.previous(at, Position(0)).unwrap() {
                 backwards.insert(0, previous.0);
                 at = previous;
             }

@@ -9,15 +9,16 @@
 
 use std::{
     collections::VecDeque,
+    io::ErrorKind,
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
 use factum::{
-    Append, Appended, Clock, Durability, Error, EventId, Limits, LogIdentity, Outcome, Position, Query,
-    RecordedEvent, Result, StreamName, StreamState, Timestamp,
-    admission::{Admission, Ledger, admit},
+    Append, Appended, Clock, Durability, Error, EventId, Limits, LogIdentity, NewEvent, Outcome, Placed,
+    Position, Query, RecordedEvent, Result, StreamName, StreamState, Timestamp,
+    admission::{Admission, Ledger, admit, recorded_already},
 };
 use tokio::sync::{oneshot, watch};
 
@@ -29,7 +30,7 @@ use crate::{
     index::{Layers, Places, Secret, places_in, run},
     manifest::{self, Manifest},
     read,
-    recovery::{Birth, Recovered, Recovery, make_segment, recover},
+    recovery::{Birth, Recovered, Recovery, Unmade, make_segment, recover},
     segment::Segment,
     sparse::Sparse,
 };
@@ -86,6 +87,8 @@ struct Desk {
     waiting: VecDeque<Request>,
     last_recorded_at: Timestamp,
     refusal: Option<Error>,
+    /// The batch of which nobody knows whether it is on the disk, once a write or sync has failed.
+    doubtful: Option<Arc<Batch>>,
     closing: bool,
 }
 
@@ -131,6 +134,12 @@ impl Durable {
         self.segments.get(segment + 1).map_or(self.end, |next| next.header.previous_end)
     }
 
+    /// The answer to an append. One without events is seen by a reader who has come as far as the log.
+    fn appended(&self, events: Vec<Placed>, replayed: bool) -> Appended {
+        let position = events.iter().map(|event| event.position).max().unwrap_or_else(|| self.head());
+        Appended { events, token: self.log.at(position), replayed, durability: Durability::Synced }
+    }
+
     fn event(&self, position: Position) -> Result<RecordedEvent> {
         self.segments[self.segment_at(position)].event(position)
     }
@@ -159,7 +168,12 @@ impl Log {
             clean: false,
         };
         let path = disk.path_of(manifest::NAME);
-        manifest.replace(&*disk).map_err(|error| explain(&error, "write", &path, Outcome::No))?;
+        match manifest.replace(&*disk) {
+            // What it said must not stand, and needs no room to go: then the log can at least be read.
+            Err(error) if error.kind() == ErrorKind::StorageFull => Manifest::remove(&*disk),
+            result => result,
+        }
+        .map_err(|error| explain(&error, "write", &path, Outcome::No))?;
         Ok(Self::serve(disk, ownership, settings, found, last))
     }
 
@@ -179,6 +193,7 @@ impl Log {
             waiting: VecDeque::new(),
             last_recorded_at,
             refusal: None,
+            doubtful: None,
             closing: false,
         };
         let index_secret = index.secret;
@@ -237,14 +252,13 @@ impl Log {
         let (reply, answer) = oneshot::channel();
         let request = Request::new(append, reply, self.secret);
         let mut desk = self.desk();
-        if let Some(refusal) = &desk.refusal {
-            return Err(refusal.clone());
+        if let Some(refusal) = desk.refusal.clone() {
+            let result = self.refuse(&desk, &request.append, &refusal);
+            Answer { reply: request.reply, result }.give();
+            return Ok(answer);
         }
-        if !desk.waiting.is_empty() || !desk.open.has_room_for(&request) {
-            desk.waiting.push_back(request);
-        } else {
-            self.decide(&mut desk, request);
-        }
+        let wait = !desk.waiting.is_empty();
+        self.decide(&mut desk, request, wait);
         let work = desk.has_work() && desk.in_flight.is_none();
         drop(desk);
         if work {
@@ -253,28 +267,30 @@ impl Log {
         Ok(answer)
     }
 
-    /// Decides on a request for which the open batch has room.
-    fn decide(&self, desk: &mut Desk, request: Request) {
+    /// Decides on a request. What is admitted joins the open batch; if that has no room for it, or others wait already, it
+    /// waits and is decided on again.
+    fn decide(&self, desk: &mut Desk, request: Request, wait: bool) {
         let now = self.settings.clock.now().max(desk.last_recorded_at);
         let durable = self.durable();
         let ledger = Undurable { open: &desk.open, in_flight: desk.in_flight.as_deref(), durable: &durable };
-        let appended = |events: Vec<factum::Placed>, replayed, head| {
-            // An append that only checked guards is seen by a reader who has come as far as the log.
-            let position = events.iter().map(|event| event.position).max().unwrap_or(head);
-            Appended { events, token: durable.log.at(position), replayed, durability: Durability::Synced }
-        };
         let result = match admit(&request.append, &self.settings.limits, &ledger, now) {
+            // It could not be seen whether it is recorded already.
+            Err(Error::Unavailable { why, .. }) => Err(Error::Unavailable { why, outcome: Outcome::Unknown }),
             Err(refused) => Err(refused),
-            Ok(Admission::Replayed(events)) => Ok(appended(events, true, ledger.head())),
+            Ok(Admission::Replayed(events)) => Ok(durable.appended(events, true)),
             Ok(Admission::New) if request.append.event_count() == 0 => {
-                Ok(appended(Vec::new(), false, ledger.head()))
+                Ok(Appended { token: durable.log.at(ledger.head()), ..durable.appended(Vec::new(), false) })
+            }
+            Ok(Admission::New) if wait || !desk.open.has_room_for(&request) => {
+                desk.waiting.push_back(request);
+                return;
             }
             Ok(Admission::New) => {
                 let in_flight = desk.in_flight.as_deref();
                 let state = |stream: &StreamName| state_before(in_flight, &durable, stream);
                 let placed = desk.open.record(&request, now, state);
                 desk.last_recorded_at = now;
-                placed.map(|events| appended(events, false, Position::START))
+                placed.map(|events| durable.appended(events, false))
             }
         };
         desk.answer_when_durable(Answer { reply: request.reply, result });
@@ -384,7 +400,7 @@ impl Log {
                 desk.waiting.push_front(request);
                 return;
             }
-            self.decide(&mut desk, request);
+            self.decide(&mut desk, request, false);
         }
     }
 
@@ -400,37 +416,33 @@ impl Log {
         };
         match self.roll(tail, needed) {
             Ok(()) => self.admit_waiting(),
-            Err(error @ Error::Fenced { .. }) => self.poison(&error, Vec::new()),
-            Err(error) if tail.mark_unsynced => self.poison(&error, Vec::new()),
-            Err(error) => {
-                let waiting = mem::take(&mut self.desk().waiting);
-                waiting.into_iter().for_each(|request| {
-                    let _ = request.reply.send(Err(error.clone()));
-                });
+            Err(Unmade::Unknown(error)) => self.poison(&error, Vec::new()),
+            Err(Unmade::Absent(error)) => {
+                let mut desk = self.desk();
+                for request in mem::take(&mut desk.waiting) {
+                    let result = self.refuse(&desk, &request.append, &error);
+                    Answer { reply: request.reply, result }.give();
+                }
             }
         }
         true
     }
 
     /// Begins a new segment. Nothing is in the open batch, and nothing can come into it while somebody waits.
-    fn roll(&self, tail: &mut Tail, needed: u64) -> Result<()> {
+    fn roll(&self, tail: &mut Tail, needed: u64) -> Result<(), Unmade> {
         let (old, end, next_frame, events_before, last_recorded_at) = {
             let desk = self.desk();
             let open = &desk.open;
             (open.segment.clone(), open.start, open.number, open.events_before, desk.last_recorded_at)
         };
         if !self.settings.bugs.has(Bug::RollWithoutSync) {
-            self.sync_mark(tail)?;
+            self.sync_mark(tail).map_err(Unmade::Unknown)?;
         }
-        if !self
-            .ownership
-            .still_mine()
-            .map_err(|e| explain(&e, "read", &self.disk.path_of(LOCK), Outcome::No))?
-        {
-            return Err(Error::Fenced {
-                what: self.disk.path_of(""),
-                by: "a process that opened it later".into(),
-            });
+        let unreadable =
+            |error| Unmade::Absent(explain(&error, "read", &self.disk.path_of(LOCK), Outcome::No));
+        if !self.ownership.still_mine().map_err(unreadable)? {
+            let by = "a process that opened it later".to_owned();
+            return Err(Unmade::Unknown(Error::Fenced { what: self.disk.path_of(""), by }));
         }
         let usual = (old.header.capacity * 2).min(self.settings.segment_bytes);
         let header = SegmentHeader {
@@ -443,7 +455,13 @@ impl Log {
             previous_end: end,
             last_recorded_at,
         };
-        let segment = Arc::new(make_segment(&*self.disk, header, self.settings.bugs)?);
+        let made = match make_segment(&*self.disk, header, self.settings.bugs) {
+            Err(Unmade::Unknown(error)) if self.settings.bugs.has(Bug::GoOnAfterFailedRoll) => {
+                return Err(Unmade::Absent(error));
+            }
+            made => made?,
+        };
+        let segment = Arc::new(made);
         *tail = Tail { synced_upto: end, mark_unsynced: false, witnessed: true };
         {
             let mut durable = self.durable_mut();
@@ -508,28 +526,68 @@ impl Log {
 
     /// Takes no more appends, for good: after a failed write or sync nobody knows what is on the disk.
     fn poison(&self, error: &Error, in_flight: Vec<Answer>) {
-        let cause = error.to_string();
         let because = |outcome| match error {
             Error::Fenced { .. } => error.clone(),
-            _ => Error::Poisoned { cause: cause.clone(), outcome },
+            _ => Error::Poisoned { cause: error.to_string(), outcome },
         };
         let mut desk = self.desk();
         desk.refusal.get_or_insert(because(Outcome::No));
+        if desk.doubtful.is_none() {
+            desk.doubtful = desk.in_flight.take();
+        }
         desk.in_flight = None;
-        let never_written: Vec<_> = mem::take(&mut desk.open_answers)
+        let undecided = mem::take(&mut desk.waiting);
+        let unsettled: Vec<Answer> = mem::take(&mut desk.in_flight_answers)
             .into_iter()
-            .chain(mem::take(&mut desk.in_flight_answers))
-            .map(|answer| answer.reply)
-            .chain(mem::take(&mut desk.waiting).into_iter().map(|request| request.reply))
+            .chain(mem::take(&mut desk.open_answers))
             .collect();
         desk.open = desk.open.following();
+        for request in undecided {
+            let result = self.refuse(&desk, &request.append, &because(Outcome::No));
+            Answer { reply: request.reply, result }.give();
+        }
         drop(desk);
         for answer in in_flight {
             let _ = answer.reply.send(Err(because(Outcome::Unknown)));
         }
-        for reply in never_written {
-            let _ = reply.send(Err(because(Outcome::No)));
+        for answer in unsettled {
+            // What was to be new was never written. What was said to be recorded already rests on what nobody knows.
+            let is_new = answer
+                .result
+                .as_ref()
+                .is_ok_and(|appended| !appended.replayed && !appended.events.is_empty());
+            let outcome = if is_new || answer.result.is_err() { Outcome::No } else { Outcome::Unknown };
+            let _ = answer.reply.send(Err(because(outcome)));
         }
+    }
+
+    /// Takes no more appends, because the committing thread has broken.
+    pub fn give_up(&self, error: &Error) {
+        let in_flight = mem::take(&mut self.desk().in_flight_answers);
+        self.poison(error, in_flight);
+    }
+
+    /// The answer to an append that comes too late: it may be one that was sent before, and recorded.
+    fn refuse(&self, desk: &Desk, append: &Append, refusal: &Error) -> Result<Appended> {
+        let durable = self.durable();
+        let ledger = Undurable { open: &desk.open, in_flight: None, durable: &durable };
+        match recorded_already(append, &ledger) {
+            Ok(None) => {}
+            Ok(Some(events)) => return Ok(durable.appended(events, true)),
+            Err(Error::Unavailable { why, .. }) => {
+                return Err(Error::Unavailable { why, outcome: Outcome::Unknown });
+            }
+            Err(error) => return Err(error),
+        }
+        let doubtful = |(stream, event): (&StreamName, &NewEvent)| {
+            desk.doubtful.as_ref().is_some_and(|batch| batch.index.find(stream, event.id).next().is_some())
+        };
+        let outcome = if append.events().any(doubtful) { Outcome::Unknown } else { Outcome::No };
+        Err(match refusal.clone() {
+            Error::Poisoned { cause, .. } => Error::Poisoned { cause, outcome },
+            Error::Unavailable { why, .. } => Error::Unavailable { why, outcome },
+            other => other,
+        })
     }
 
     /// Waits until there is something to commit, for so long at most. `false` when the log is closing.
@@ -659,7 +717,7 @@ impl Undurable<'_> {
         now: Timestamp,
     ) -> Result<Option<Position>> {
         let mut before = Position(u64::MAX);
-        while let Some(place) = places.previous(before)?.filter(|place| *place > after) {
+        while let Some(place) = places.previous(before, after)? {
             let event = self.event(place)?;
             if query.matches(&event) && self.shows(&event, now)? {
                 return Ok(Some(place));

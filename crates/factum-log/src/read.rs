@@ -2,7 +2,7 @@
 //!
 //! What to look at is found under the lock; the bytes are read outside of it.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Arc};
 
 use factum::{
     AsOf, Direction, Error, Life, Page, Position, Query, Read, RecordedEvent, Result, Revision, Source,
@@ -22,6 +22,8 @@ const PAGE_BYTES: usize = 4 << 20;
 const SCAN_BYTES: u64 = 16 << 20;
 /// Places that are looked up at once.
 const PLACES: usize = 256;
+/// How often one page does so: one that finds little must not keep a reader waiting.
+const LOOKS: usize = 64;
 /// A query is answered by a scan if it may match one event in so many of those it lies among.
 const DENSE: u64 = 4;
 
@@ -114,6 +116,14 @@ fn begin(log: &Log, read: &Read) -> Result<Begun> {
             }
         }
     }
+    if let (Source::Stream(name), Some(state)) = (&read.source, &stream)
+        && state.hidden_before > Revision::FIRST
+    {
+        // What is hidden for good need not be looked at.
+        let (first, _) =
+            around(&durable.index, name, state.hidden_before, Direction::Forwards, (after, before))?;
+        after = after.max(first);
+    }
     // A token beyond the moment looked from: nothing to see, and no step back.
     before = until.map_or(before, |until| before.min(until)).max(Position(after.0 + 1));
     Ok(Begun { head, stream, after, before, settled: durable.index.settled() })
@@ -138,7 +148,7 @@ fn around(
     Ok(match direction {
         Direction::Forwards => match index.position_of(stream, revision)? {
             Some(first) => (Position(first.0 - 1), before),
-            None => (Position(before.0 - 1), before),
+            None => (Position(before.0.saturating_sub(1)), before),
         },
         Direction::Backwards if revision.0 == u64::MAX => (after, before),
         Direction::Backwards => (after, index.position_of(stream, revision.next())?.unwrap_or(before)),
@@ -216,15 +226,35 @@ fn between(segment: &Segment, offset: u64, end: u64) -> (Position, Position) {
 /// # Errors
 /// [`Error::Corrupt`], and those of the disk.
 pub fn block_before(durable: &Durable, before: Position) -> Result<(Vec<RecordedEvent>, Position)> {
-    let n = durable.segment_at(Position(before.0.saturating_sub(1)));
-    let segment = &durable.segments[n];
-    let offset = (before.0 - segment.header.base).min(durable.end_of(n) - segment.header.base);
-    let last = (segment.header.base + offset).saturating_sub(1);
-    let start = durable.sparse.start_for(segment.first(), last) - segment.header.base;
-    let events = events_of(segment, start, segment.header.base + offset)?;
-    // Before the first frame there is only the header, and the segment before.
-    let begin = if start <= SEGMENT_HEADER { segment.header.base } else { segment.header.base + start };
-    Ok((events, Position(begin.min(before.0 - 1))))
+    Block::before(durable, before).read()
+}
+
+/// A stretch of the log that is known to be there.
+struct Block {
+    segment: Arc<Segment>,
+    /// The offset of its first frame.
+    start: u64,
+    /// The position that its events lie before.
+    before: Position,
+}
+
+impl Block {
+    fn before(durable: &Durable, before: Position) -> Self {
+        let n = durable.segment_at(Position(before.0.saturating_sub(1)));
+        let segment = durable.segments[n].clone();
+        let end = before.0.min(durable.end_of(n));
+        let start = durable.sparse.start_for(segment.first(), end.saturating_sub(1)) - segment.header.base;
+        Self { segment, start, before: Position(end) }
+    }
+
+    /// Its events, and where it begins.
+    fn read(&self) -> Result<(Vec<RecordedEvent>, Position)> {
+        let events = events_of(&self.segment, self.start, self.before.0)?;
+        // Before the first frame there is only the header, and the segment before.
+        let base = self.segment.header.base;
+        let begin = if self.start <= SEGMENT_HEADER { base } else { base + self.start };
+        Ok((events, Position(begin.min(self.before.0.saturating_sub(1)))))
+    }
 }
 
 /// The events between a frame's start and a position that need not be a frame's.
@@ -282,7 +312,7 @@ impl Reading<'_> {
 
     /// Reads at the places that the index knows. Whether all was looked at.
     fn look_up(&mut self, settled: &Places<'_>, settled_end: u64) -> Result<bool> {
-        loop {
+        for _ in 0..LOOKS {
             let wanted = PLACES.min(self.limit - self.events.len());
             let places = self.places(settled, settled_end, wanted)?;
             let all = places.len() < wanted;
@@ -299,6 +329,7 @@ impl Reading<'_> {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// The next places to look at: those of the part of the index that does not change, and those in memory, which are looked up
@@ -400,7 +431,8 @@ impl Reading<'_> {
     }
 
     fn scan_backwards(&mut self) -> Result<u64> {
-        let (events, begin) = block_before(&self.log.durable(), self.before)?;
+        let block = Block::before(&self.log.durable(), self.before);
+        let (events, begin) = block.read()?;
         let looked = self.before.0 - begin.0;
         for event in events.into_iter().rev() {
             if event.position <= self.after {
@@ -443,7 +475,7 @@ fn more_before(
     found: &mut Vec<Position>,
 ) -> Result<()> {
     while found.len() < wanted {
-        let Some(place) = places.previous(*before)?.filter(|place| *place > after) else { break };
+        let Some(place) = places.previous(*before, after)? else { break };
         found.push(place);
         *before = place;
     }

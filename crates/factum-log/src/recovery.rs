@@ -20,7 +20,8 @@ use crate::{
     bugs::{Bug, Bugs},
     disk::{Disk, explain},
     format::{
-        ALIGN, Damage, FRAME_HEADER, FrameHeader, MAX_BODY, SEGMENT_HEADER_BYTES, SegmentHeader, align,
+        ALIGN, Damage, FRAME_HEADER, FrameHeader, MAX_BODY, SEGMENT_HEADER, SEGMENT_HEADER_BYTES,
+        SegmentHeader, align,
     },
     index::{Indexed, Layers, Run, Secret, Span, run, with_event},
     log::Settings,
@@ -84,7 +85,7 @@ pub struct Birth {
 pub fn recover(disk: &dyn Disk, birth: Option<Birth>, settings: &Settings) -> Result<Recovered> {
     let doing = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
     let mut names = disk.list().map_err(doing)?;
-    for leftover in names.extract_if(.., |name| name.ends_with(".new")) {
+    for leftover in names.extract_if(.., |name| name.strip_suffix(".new").is_some_and(is_ours)) {
         // Made but never named: nothing was ever written to it that counts.
         disk.remove(&leftover).map_err(doing)?;
     }
@@ -100,6 +101,21 @@ pub fn recover(disk: &dyn Disk, birth: Option<Birth>, settings: &Settings) -> Re
     found.read_sealed(disk)?;
     let recovery = found.settle_tail(disk)?;
     Ok(found.into_recovered(recovery))
+}
+
+/// Whether a file of this name is one of the engine's.
+fn is_ours(name: &str) -> bool {
+    Segment::number_in(name).is_some()
+        || Run::span_in(name).is_some()
+        || cut_in(name)
+        || name == manifest::NAME
+}
+
+/// Whether this is the name of a copy of cut-off bytes: segment, offset and a number, all of fixed width.
+fn cut_in(name: &str) -> bool {
+    let digits = |part: &str, length| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = name.strip_suffix(".cut").unwrap_or_default().split('-').collect();
+    matches!(parts[..], [segment, offset, n] if digits(segment, 10) && digits(offset, 12) && digits(n, 3))
 }
 
 /// Begins a log.
@@ -139,28 +155,45 @@ fn begin(
     })
 }
 
+/// Why a segment was not made.
+#[derive(Debug)]
+pub enum Unmade {
+    /// There is none. It can be tried again.
+    Absent(Error),
+    /// Nobody knows: it may be found after a restart. Nothing may be written any more to the one before it.
+    Unknown(Error),
+}
+
+impl From<Unmade> for Error {
+    fn from(unmade: Unmade) -> Self {
+        match unmade {
+            Unmade::Absent(error) | Unmade::Unknown(error) => error,
+        }
+    }
+}
+
 /// Makes a segment whose header is durable before its name is, and its name before anything is written to it.
 ///
 /// # Errors
-/// [`Error::StorageFull`] if there is no room, and those of the disk. Then there is no such segment.
-pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Result<Segment> {
+/// Whether there may be one all the same.
+pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Result<Segment, Unmade> {
     let name = Segment::name(header.number);
-    let path = disk.path_of(&name);
+    let (path, new) = (disk.path_of(&name), format!("{name}.new"));
     let make = || {
-        let new = format!("{name}.new");
         if disk.list()?.contains(&new) {
             disk.remove(&new)?;
         }
         let file = disk.create(&new, header.capacity)?;
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
-        disk.rename(&new, &name)?;
-        if !bugs.has(Bug::NoNameSync) {
-            disk.sync_names()?;
-        }
         Ok(file)
     };
-    let file = make().map_err(|error| explain(&error, "make", &path, Outcome::No))?;
+    let publish = || {
+        disk.rename(&new, &name)?;
+        if bugs.has(Bug::NoNameSync) { Ok(()) } else { disk.sync_names() }
+    };
+    let file = make().map_err(|error| Unmade::Absent(explain(&error, "make", &path, Outcome::No)))?;
+    publish().map_err(|error| Unmade::Unknown(explain(&error, "name", &path, Outcome::No)))?;
     Ok(Segment::new(header, file, path))
 }
 
@@ -203,6 +236,11 @@ impl Found {
         }
         for pair in segments.windows(2) {
             let (before, after) = (&pair[0].header, &pair[1].header);
+            if frame_after(&pair[0], after)? {
+                let damage =
+                    Damage("the segment before it goes on after the place where this one says that it ends");
+                return Err(pair[1].corrupt(0, None, damage));
+            }
             let follows = after.log.log_id == before.log.log_id
                 && after.log.epoch >= before.log.epoch
                 && after.previous_end >= pair[0].first()
@@ -217,6 +255,13 @@ impl Found {
             }
         }
         let (first, last) = (segments[0].header, segments[segments.len() - 1].header);
+        if (first.base, first.first_frame, first.events_before) != (0, 1, 0) {
+            return Err(segments[0].corrupt(
+                0,
+                None,
+                Damage("it says that it is not the first segment of a log"),
+            ));
+        }
         if let Some(manifest) = &manifest {
             if manifest.log_id != first.log.log_id {
                 return Err(missing(disk, &format!("the segments of log {}", manifest.log_id)));
@@ -444,26 +489,27 @@ impl Found {
     /// Copies what follows the last whole frame, then writes zeros there.
     fn cut_off(&self, disk: &dyn Disk, segment: &Segment, residue: &Residue) -> Result<String> {
         let offset = self.end - segment.header.base;
-        let name = format!("{:010}-{offset}.cut", segment.header.number);
-        let cut = || -> io::Result<()> {
-            let names = disk.list()?;
-            let mut copies: Vec<&String> = names.iter().filter(|name| name.ends_with(".cut")).collect();
+        let cut = || -> io::Result<String> {
+            let mut copies: Vec<String> = disk.list()?.into_iter().filter(|name| cut_in(name)).collect();
             copies.sort();
-            // A copy of an earlier attempt at this very cut has more in it than is left now.
-            if !copies.contains(&&name) {
-                for oldest in copies.iter().rev().skip(KEPT_CUTS - 1) {
-                    disk.remove(oldest)?;
-                }
-                let new = format!("{name}.new");
-                let copy = disk.create(&new, residue.bytes)?;
-                copy.write_at(&residue.copy, 0)?;
-                copy.sync()?;
-                disk.rename(&new, &name)?;
-                disk.sync_names()?;
+            for oldest in copies.iter().rev().skip(KEPT_CUTS - 1) {
+                disk.remove(oldest)?;
             }
-            segment.file.write_at(&vec![0; residue.copy.len()], offset)
+            let place = format!("{:010}-{offset:012}", segment.header.number);
+            let same_place = copies.iter().rev().find(|name| name.starts_with(&place));
+            let last = same_place.and_then(|name| name[place.len() + 1..].strip_suffix(".cut")?.parse().ok());
+            let name = format!("{place}-{:03}.cut", (last.unwrap_or(0) + 1) % 1000);
+            let new = format!("{name}.new");
+            let copy = disk.create(&new, residue.bytes)?;
+            copy.write_at(&residue.copy, 0)?;
+            copy.sync()?;
+            disk.rename(&new, &name)?;
+            disk.sync_names()?;
+            segment.file.write_at(&vec![0; residue.copy.len()], offset)?;
+            Ok(name)
         };
-        cut().map_err(|error| explain(&error, "cut a torn frame off", &segment.path, Outcome::No))?;
+        let name =
+            cut().map_err(|error| explain(&error, "cut a torn frame off", &segment.path, Outcome::No))?;
         Ok(disk.path_of(&name))
     }
 
@@ -521,12 +567,22 @@ fn open_segment(disk: &dyn Disk, number: u32) -> Result<Segment> {
     let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| match header {
         header if header.number != number => Err(Damage("the segment's file has the name of another")),
         header if header.capacity > length => Err(Damage("the file is shorter than its segment")),
+        SegmentHeader { base, capacity, .. } if base.checked_add(capacity).is_none() => {
+            Err(Damage("the segment claims positions beyond the last there is"))
+        }
         header => Ok(header),
     });
     header.map(|header| Segment::new(header, file, path.clone())).map_err(|damage| {
         let problem = format!("{}; restore it from a backup or a replica", damage.0);
         Corrupt { segment: path, offset: 0, positions: None, problem }.into()
     })
+}
+
+/// Whether a segment has a whole frame where its successor says that it ends: then both were written to.
+fn frame_after(segment: &Segment, next: &SegmentHeader) -> Result<bool> {
+    let Some(offset) = next.previous_end.checked_sub(segment.header.base) else { return Ok(false) };
+    let frame = Frames::new(segment, offset.max(SEGMENT_HEADER), segment.header.capacity).next()?;
+    Ok(frame.is_ok_and(|frame| frame.header.number >= next.first_frame && frame.checked(segment).is_ok()))
 }
 
 /// What lies beyond the last whole frame.

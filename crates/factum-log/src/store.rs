@@ -1,6 +1,7 @@
 //! The store: a log, the thread that commits to it, and the contract.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -159,8 +160,8 @@ pub struct LogStore(Arc<Running>);
 #[derive(Debug)]
 struct Running {
     log: Arc<Log>,
-    /// The one that commits, and the one that writes the index.
-    threads: Mutex<Vec<JoinHandle<Result<()>>>>,
+    /// The one that commits, and the one that writes the index; once they have ended, how.
+    threads: Mutex<Result<Vec<JoinHandle<Result<()>>>, Result<()>>>,
 }
 
 impl LogStore {
@@ -186,7 +187,7 @@ impl LogStore {
                 return Err(error);
             }
         };
-        Ok(Self(Arc::new(Running { log, threads: Mutex::new(vec![committing, indexing]) })))
+        Ok(Self(Arc::new(Running { log, threads: Mutex::new(Ok(vec![committing, indexing])) })))
     }
 
     /// What opening it did to the log.
@@ -209,12 +210,16 @@ impl LogStore {
 impl Running {
     fn close(&self) -> Result<()> {
         self.log.begin_closing();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut result = Ok(());
-        for thread in threads {
-            result = result.and(thread.join().unwrap_or_else(|_| Err(stopped(Outcome::Unknown))));
+        // Whoever closes it a second time waits for the first, and is told the same.
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(running) = &mut *threads {
+            let ended = |thread: JoinHandle<Result<()>>| {
+                thread.join().unwrap_or_else(|_| Err(stopped(Outcome::Unknown)))
+            };
+            let results: Vec<Result<()>> = std::mem::take(running).into_iter().map(ended).collect();
+            *threads = Err(results.into_iter().collect());
         }
-        result
+        threads.as_ref().err().cloned().unwrap_or(Ok(()))
     }
 }
 
@@ -231,8 +236,15 @@ fn new_secret() -> Secret {
     Secret(xxhash_rust::xxh3::xxh3_64_with_seed(&low.to_le_bytes(), high))
 }
 
-/// What the committing thread does until the log is closed.
+/// What the committing thread does until the log is closed. If it breaks, nobody must wait for it.
 fn commit_on(log: &Log) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(|| commit_until_closed(log))).unwrap_or_else(|_| {
+        log.give_up(&stopped(Outcome::Unknown));
+        Err(stopped(Outcome::Unknown))
+    })
+}
+
+fn commit_until_closed(log: &Log) -> Result<()> {
     let mut quiet = Duration::ZERO;
     loop {
         while log.commit() {

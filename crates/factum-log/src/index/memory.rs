@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
+use bytestring::ByteString;
 use factum::{
     EventId, EventType, Position, Result, Revision, StreamName, StreamState, Tags, Timestamp,
     stream::LifeChange,
@@ -188,18 +189,17 @@ impl Index {
         self.set_state(stream, state);
     }
 
-    fn set_state(&mut self, stream: &StreamName, state: StreamState) {
+    fn set_state(&mut self, name: &StreamName, state: StreamState) {
         let hides = usize::from(!state.hides_nothing());
-        match self.streams.entry(stream.clone()) {
-            Entry::Occupied(mut entry) => {
-                let hid = usize::from(!entry.get().state.hides_nothing());
-                self.hiding = self.hiding + hides - hid;
-                entry.get_mut().state = state;
-            }
-            Entry::Vacant(entry) => {
-                self.hiding += hides;
-                entry.insert(Stream { state, positions: Vec::new() });
-            }
+        if let Some(stream) = self.streams.get_mut(name) {
+            let hid = usize::from(!stream.state.hides_nothing());
+            self.hiding = self.hiding + hides - hid;
+            stream.state = state;
+        } else {
+            self.hiding += hides;
+            // A copy: the name may be a piece of a large buffer, which would stay in memory with it.
+            let name = StreamName::from_store(ByteString::from(name.as_str().to_owned()));
+            self.streams.insert(name, Stream { state, positions: Vec::new() });
         }
     }
 

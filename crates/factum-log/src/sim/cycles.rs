@@ -4,7 +4,11 @@
 //! recovery the log must hold what was acknowledged or seen, at the same positions, then perhaps some of the unknown appends,
 //! each whole or not at all, and nothing else.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use factum::{
     Append, Appended, Error, EventId, ExpectedRevision, Limits, ManualClock, NewEvent, Outcome, Position,
@@ -198,7 +202,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    fn open(&mut self) -> Result<Log, String> {
+    fn open(&mut self) -> Result<Arc<Log>, String> {
         for depth in 0..=DEPTH {
             if depth < DEPTH && self.rng.u8(..) < 64 {
                 self.disk.crash_after(self.rng.u64(0..12));
@@ -207,7 +211,7 @@ impl<'a> Life<'a> {
             match Log::open(Arc::new(self.disk.clone()), settings) {
                 Ok(log) => {
                     self.disk.crash_no_more();
-                    return Ok(log);
+                    return Ok(Arc::new(log));
                 }
                 Err(_) if self.disk.has_crashed() => {
                     self.report.in_recovery += 1;
@@ -221,6 +225,7 @@ impl<'a> Life<'a> {
             }
         }
         Log::open(Arc::new(self.disk.clone()), self.settings())
+            .map(Arc::new)
             .map_err(|error| format!("the log does not open: {error}"))
     }
 
@@ -285,20 +290,36 @@ impl<'a> Life<'a> {
     }
 
     /// Appends, commits, marks and reads until the crash, or for a while.
-    fn work(&mut self, log: &Log) -> Result<(), String> {
+    fn work(&mut self, log: &Arc<Log>) -> Result<(), String> {
         for _ in 0..self.rng.u8(1..6) {
             let mut sent = Outcomes::new();
             for _ in 0..self.rng.u8(1..4) {
                 let request = self.request();
-                match log.submit(request.append.clone()) {
-                    Ok(answer) => sent.push((request, answer)),
-                    Err(error) if error.outcome() == Outcome::No => {}
-                    Err(error) => {
-                        return Err(format!("an append that was not taken is called unknown: {error}"));
-                    }
-                }
+                submit(log, request, &mut sent)?;
+            }
+            // Others come while a sync is on its way.
+            let late = Arc::new(Mutex::new(Ok(Outcomes::new())));
+            if self.rng.bool() {
+                let requests: Vec<Sent> = (0..self.rng.u8(1..4)).map(|_| self.request()).collect();
+                let again = sent.first().map(|(sent, _)| sent.clone()).filter(|_| self.rng.bool());
+                let (log, late) = (log.clone(), late.clone());
+                self.disk.meanwhile(move || {
+                    let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut sent = Outcomes::new();
+                    let all = requests.into_iter().chain(again);
+                    *late = all
+                        .into_iter()
+                        .try_for_each(|request| submit(&log, request, &mut sent))
+                        .map(|()| sent);
+                });
             }
             while !self.disk.has_crashed() && log.commit() {}
+            self.disk.nothing_meanwhile();
+            let late = std::mem::replace(
+                &mut *late.lock().unwrap_or_else(PoisonError::into_inner),
+                Ok(Outcomes::new()),
+            );
+            sent.extend(late?);
             self.hear(sent)?;
             match self.rng.u8(0..10) {
                 8 | 9 => while let Ok(true) = log.write_run() {},
@@ -356,6 +377,9 @@ impl<'a> Life<'a> {
             match answer.try_recv() {
                 Ok(Ok(appended)) => self.acknowledged(&sent, &appended)?,
                 Ok(Err(error)) => match error {
+                    error if error.outcome() == Outcome::No && self.may_have_happened(&sent) => {
+                        return Err(format!("an append that may be there is said not to be: {error}"));
+                    }
                     error if error.outcome() == Outcome::Unknown => {
                         self.report.left_by_failure += 1;
                         self.leave_unknown(sent);
@@ -372,6 +396,10 @@ impl<'a> Life<'a> {
             }
         }
         Ok(())
+    }
+
+    fn may_have_happened(&self, sent: &Sent) -> bool {
+        self.contents.contains_key(&sent.ids[0]) || self.unknown.iter().any(|other| other.ids == sent.ids)
     }
 
     fn acknowledged(&mut self, sent: &Sent, appended: &Appended) -> Result<(), String> {
@@ -397,8 +425,7 @@ impl<'a> Life<'a> {
     }
 
     fn leave_unknown(&mut self, sent: Sent) {
-        // Sent again, it is known already.
-        if !self.contents.contains_key(&sent.ids[0]) {
+        if !self.may_have_happened(&sent) {
             self.report.unknown += 1;
             self.unknown.push(sent);
         }
@@ -480,6 +507,15 @@ impl<'a> Life<'a> {
             }
         }
     }
+}
+
+fn submit(log: &Log, request: Sent, sent: &mut Outcomes) -> Result<(), String> {
+    match log.submit(request.append.clone()) {
+        Ok(answer) => sent.push((request, answer)),
+        Err(error) if error.outcome() == Outcome::No => {}
+        Err(error) => return Err(format!("an append that was not taken is called unknown: {error}")),
+    }
+    Ok(())
 }
 
 fn read_all(log: &Log) -> factum::Result<Vec<RecordedEvent>> {
