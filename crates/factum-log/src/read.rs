@@ -85,12 +85,8 @@ pub fn page(log: &Log, read: &Read) -> Result<Page> {
     Ok(Page { events: reading.events, token, head, next, stream })
 }
 
+/// Looks at everything at one moment: what comes later is not of this reading.
 fn begin(log: &Log, read: &Read) -> Result<Begun> {
-    let until = match read.as_of {
-        Some(AsOf::Time(time)) => Some(first_after(log, time)?),
-        Some(AsOf::Position(position)) => Some(Position(position.0.saturating_add(1))),
-        None => None,
-    };
     let durable = log.durable();
     let head = durable.log.at(durable.head());
     let stream = match &read.source {
@@ -124,9 +120,15 @@ fn begin(log: &Log, read: &Read) -> Result<Begun> {
             around(&durable.index, name, state.hidden_before, Direction::Forwards, (after, before))?;
         after = after.max(first);
     }
+    let settled = durable.index.settled();
+    drop(durable);
+    match read.as_of {
+        Some(AsOf::Time(time)) => before = before.min(first_after(log, time)?.unwrap_or(end)),
+        Some(AsOf::Position(position)) => before = before.min(Position(position.0.saturating_add(1))),
+        None => {}
+    }
     // A token beyond the moment looked from: nothing to see, and no step back.
-    before = until.map_or(before, |until| before.min(until)).max(Position(after.0 + 1));
-    Ok(Begun { head, stream, after, before, settled: durable.index.settled() })
+    Ok(Begun { head, stream, after, before: before.max(Position(after.0 + 1)), settled })
 }
 
 /// Whether a query may match so much that reading everything is quicker than going to each place.
@@ -161,15 +163,15 @@ fn events_between(durable: &Durable, after: Position, before: Position) -> u64 {
     u64::try_from(u128::from(before.0 - after.0) * events / bytes).unwrap_or(u64::MAX)
 }
 
-/// The position of the first event that was recorded after `time`, or that after the last event.
-fn first_after(log: &Log, time: Timestamp) -> Result<Position> {
-    let (segment, end, start, last) = {
+/// The position of the first event that was recorded after `time`, if there is one.
+fn first_after(log: &Log, time: Timestamp) -> Result<Option<Position>> {
+    let (segment, end, start) = {
         let durable = log.durable();
         let beyond = durable.segments.partition_point(|segment| segment.header.last_recorded_at <= time);
         let n = beyond.saturating_sub(1);
         let (segment, end) = (durable.segments[n].clone(), durable.end_of(n));
         let start = durable.sparse.start_until(segment.first(), end, time) - segment.header.base;
-        (segment, end, start, Position(durable.head().0 + 1))
+        (segment, end, start)
     };
     let mut found = None;
     walk(&segment, start, end, |frame| {
@@ -185,8 +187,7 @@ fn first_after(log: &Log, time: Timestamp) -> Result<Position> {
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    // None later in this segment: the next one begins with the first, if there is one.
-    Ok(found.unwrap_or_else(|| last.min(Position(end))))
+    Ok(found)
 }
 
 /// Hands on the frames of a segment from the offset `start` to the position `end`, all of which are durable.
