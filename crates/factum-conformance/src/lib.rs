@@ -78,6 +78,7 @@ macro_rules! for_every_case {
                 only_some_ids_are_a_clash,
                 other_content_is_a_clash_and_names_the_event,
                 json_is_compared_as_a_value_and_bytes_as_bytes,
+                json_numbers_are_compared_to_the_last_digit,
                 ids_are_taken_within_a_stream_only,
                 hidden_events_keep_their_ids,
                 ids_are_remembered_behind_many_others,

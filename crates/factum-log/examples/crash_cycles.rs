@@ -14,7 +14,7 @@ Crashes the log on a simulated disk and compares what it recovers with what it h
   --seed S    from which everything follows (default: one at random; it is printed)
   --bugs      first make each known mistake, and see that it is noticed within ten seconds";
 
-const BUGS: [Bug; 8] = [
+const BUGS: [Bug; 9] = [
     Bug::AckBeforeSync,
     Bug::NoNameSync,
     Bug::HeaderOnlyCrc,
@@ -23,6 +23,7 @@ const BUGS: [Bug; 8] = [
     Bug::RollWithoutSync,
     Bug::RetryAfterFailedSync,
     Bug::NaiveTruncation,
+    Bug::GoOnAfterFailedRoll,
 ];
 
 fn main() -> ExitCode {

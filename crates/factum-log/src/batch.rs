@@ -1,6 +1,6 @@
 //! What is decided but not yet durable: the frame that the next sync will carry.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use factum::{
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     format::{BodyCrc, Draft, FRAME_HEADER, FrameHeader, RecordHeader, align},
-    index::{Index, Indexed, keys_of, with_event},
+    index::{Index, Indexed, Secret, with_event},
     segment::Segment,
 };
 
@@ -30,18 +30,18 @@ pub struct Request {
 
 impl Request {
     /// Encodes an append that is within the limits.
-    pub fn new(append: Append, reply: oneshot::Sender<Result<Appended>>) -> Self {
+    pub fn new(append: Append, reply: oneshot::Sender<Result<Appended>>, secret: Secret) -> Self {
         let draft = |(stream, event): (&StreamName, &factum::NewEvent)| {
-            (Draft::new(stream, event), keys_of(stream, &event.event_type, &event.tags))
+            (Draft::new(stream, event), secret.keys_of(stream, &event.event_type, &event.tags))
         };
         let drafts: Vec<_> = append.events().map(draft).collect();
         let bytes = drafts.iter().map(|(draft, _)| draft.bytes()).sum();
         Self { append, reply, drafts, bytes }
     }
 
-    /// Bytes that a frame needs for it alone.
+    /// Bytes that a frame needs for it alone, and the mark after it.
     pub fn frame_bytes(&self) -> u64 {
-        align((FRAME_HEADER + self.bytes) as u64)
+        align((FRAME_HEADER + self.bytes) as u64) + FRAME_HEADER as u64
     }
 }
 
@@ -79,20 +79,22 @@ pub struct Batch {
     /// The frame's bytes; those of the header are written last.
     pub bytes: Vec<u8>,
     crc: BodyCrc,
+    secret: Secret,
 }
 
 impl Batch {
     /// An empty batch.
-    pub fn new(segment: Arc<Segment>, start: u64, number: u64, events_before: u64) -> Self {
+    pub fn new(segment: Arc<Segment>, start: u64, number: u64, events_before: u64, secret: Secret) -> Self {
         Self {
             segment,
             start,
             number,
             events_before,
-            index: Index::default(),
+            index: Index::new(secret),
             first_recorded_at: None,
             bytes: vec![0; FRAME_HEADER],
             crc: BodyCrc::default(),
+            secret,
         }
     }
 
@@ -105,7 +107,9 @@ impl Batch {
     pub fn has_room_for(&self, request: &Request) -> bool {
         let bytes = self.bytes.len() + request.bytes;
         let small_enough = self.is_empty() || bytes <= BATCH_BYTES;
-        small_enough && self.start + align(bytes as u64) <= self.segment.end()
+        // The mark that speaks for the last frame of a segment needs a place, too.
+        let end = self.start + align(bytes as u64) + FRAME_HEADER as u64;
+        small_enough && end <= self.segment.end()
     }
 
     /// The position beyond its frame.
@@ -115,7 +119,13 @@ impl Batch {
 
     /// The batch that comes after it in the same segment.
     pub fn following(&self) -> Self {
-        Self::new(self.segment.clone(), self.end(), self.number + 1, self.events_before + self.index.events())
+        Self::new(
+            self.segment.clone(),
+            self.end(),
+            self.number + 1,
+            self.events_before + self.index.events(),
+            self.secret,
+        )
     }
 
     /// Writes an admitted request into it. `state` tells how a stream is before this batch.
@@ -123,26 +133,35 @@ impl Batch {
         &mut self,
         request: &Request,
         at: Timestamp,
-        state: impl Fn(&StreamName) -> StreamState,
+        state: impl Fn(&StreamName) -> Result<StreamState>,
     ) -> Result<Vec<factum::Placed>> {
         let mut changes = Vec::with_capacity(request.drafts.len());
         for (stream, event) in request.append.events() {
             changes.push(LifeChange::of_event(stream, &event.event_type, &event.data)?);
         }
+        // Whatever may fail comes first: nothing is written in part.
+        let described = changes.iter().flatten().map(|(described, _)| described);
+        let mut before = HashMap::new();
+        for stream in request.append.writes.iter().map(|write| &write.stream).chain(described) {
+            let known = self.index.state(stream);
+            before.insert(stream.clone(), known.map_or_else(|| state(stream), Ok)?);
+        }
+        let before = |index: &Index, stream: &StreamName| {
+            index.state(stream).or_else(|| before.get(stream).copied()).unwrap_or_default()
+        };
         self.first_recorded_at.get_or_insert(at);
         let mut placed = Vec::with_capacity(request.drafts.len());
         for (((stream, _), (draft, keys)), change) in
-            request.append.events().zip(&request.drafts).zip(changes)
+            request.append.events().zip(&request.drafts).zip(&changes)
         {
-            let before = self.index.state(stream).unwrap_or_else(|| state(stream));
-            let (now, revision) = with_event(before);
+            let (now, revision) = with_event(before(&self.index, stream));
             let position = Position(self.start + self.bytes.len() as u64);
             let offset = position.0 - self.segment.header.base;
             self.crc.add(draft.write(&mut self.bytes, self.segment.seed(), offset, revision, at));
             self.index.add(Indexed { position, recorded_at: at, stream, id: draft.id, keys, state: now });
             if let Some((described, change)) = change {
-                let before = self.index.state(&described).unwrap_or_else(|| state(&described));
-                self.index.describe(&described, before, &change, at);
+                let before = before(&self.index, described);
+                self.index.describe(described, before, change, at);
             }
             placed.push(factum::Placed { position, revision });
         }

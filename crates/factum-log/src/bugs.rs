@@ -17,6 +17,8 @@ pub enum Bug {
     RollWithoutSync,
     /// Tries a failed sync again, and believes the second answer.
     RetryAfterFailedSync,
+    /// Goes on in the old segment when nobody knows whether the new one has its name.
+    GoOnAfterFailedRoll,
     /// Cuts off whatever cannot be read, acknowledged or not.
     NaiveTruncation,
 }

@@ -146,12 +146,13 @@ impl Directory {
     /// # Errors
     /// Those of the disk.
     pub fn create(path: &Path) -> io::Result<Self> {
-        if !path.is_dir() {
-            fs::create_dir_all(path)?;
-            for above in path.ancestors().skip(1) {
-                let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-                fs::File::open(above).and_then(|directory| directory.sync_all())?;
-            }
+        let missing: Vec<&Path> =
+            path.ancestors().take_while(|above| !above.is_dir() && !above.as_os_str().is_empty()).collect();
+        fs::create_dir_all(path)?;
+        for made in missing {
+            // A name is kept by the directory it is in.
+            let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            fs::File::open(above).and_then(|directory| directory.sync_all())?;
         }
         Ok(Self(path.to_owned()))
     }
@@ -229,8 +230,12 @@ impl Disk for Directory {
 
 /// Takes the room now, so that a full disk shows when a file is made and not in the middle of an append.
 fn allocate(file: &fs::File, bytes: u64) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
         Ok(()) => Ok(()),
+        Err(rustix::io::Errno::INTR) => allocate(file, bytes),
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
             let zeros = vec![0; 1 << 16];
             let mut offset = 0;

@@ -1,274 +1,486 @@
 //! What is looked up instead of read: streams, ids, and which events to look at for a query.
 //!
-//! The index only ever says where to look. What is found there is read and compared, so that two names with the same hash
-//! cost a look and nothing else.
+//! The newest part of the log is indexed in memory. When that has grown enough it is frozen, written to a file of its own (a
+//! run), and dropped; runs that follow each other are merged when there are many. The index only ever says where to look: what is
+//! found there is read and compared, so that two names with the same hash cost a look and nothing else.
 
-use std::collections::{HashMap, HashSet, hash_map::Entry};
+mod bloom;
+mod list;
+mod memory;
+pub mod run;
+
+use std::{collections::HashSet, sync::Arc};
 
 use factum::{
-    EventId, EventType, Position, Query, Revision, StreamName, StreamState, Tags, Timestamp,
-    query::Criterion, stream::LifeChange,
+    EventId, EventType, Position, Query, Result, Revision, StreamState, Timestamp, query::Criterion,
 };
-use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128};
 
-/// The kinds of things under which events are found.
-const CATEGORY: u64 = 1;
-const TYPE: u64 = 2;
-const TAG: u64 = 3;
+use self::list::List;
+pub use self::{
+    memory::{Index, Indexed, Kind, Secret, with_event},
+    run::{Run, Span, StreamEntry},
+};
 
-/// Under what an event is found, besides its stream and id.
-pub fn keys_of(stream: &StreamName, event_type: &EventType, tags: &Tags) -> Vec<u64> {
-    let mut keys = vec![key(CATEGORY, stream.category()), key(TYPE, event_type)];
-    keys.extend(tags.iter().map(|tag| key(TAG, tag)));
-    keys
+/// Runs of the same size that are merged at once.
+const FAN: usize = 8;
+/// Events of a merged run, at most: merging holds the longest list of a run in memory.
+const MOST_EVENTS: u64 = 16 << 20;
+
+/// The index of the whole log: runs, then what is being written to one, then what is in memory.
+#[derive(Debug)]
+pub struct Layers {
+    /// What hashes are made with.
+    pub secret: Secret,
+    runs: Arc<Vec<Arc<Run>>>,
+    frozen: Option<(Arc<Index>, Span)>,
+    /// The newest part.
+    pub memory: Index,
+    /// The position at which it begins.
+    memory_start: u64,
 }
 
-fn key(kind: u64, name: &str) -> u64 {
-    xxh3_64_with_seed(name.as_bytes(), kind)
+/// The part of the index that does not change any more.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    secret: Secret,
+    runs: Arc<Vec<Arc<Run>>>,
+    frozen: Option<(Arc<Index>, Span)>,
+    /// The position at which it ends.
+    pub end: u64,
 }
 
-/// Under what an event's id is found: ids are unique only within a stream.
-fn id_key(stream: &str, id: EventId) -> u128 {
-    xxh3_128(stream.as_bytes()) ^ id.0.as_u128()
+/// One part of the index.
+enum Layer<'a> {
+    Run(&'a Arc<Run>),
+    Memory(&'a Index),
 }
 
-/// An index of some run of the log.
-#[derive(Debug, Default)]
-pub struct Index {
-    streams: HashMap<StreamName, Stream>,
-    ids: HashMap<u128, Position>,
-    keys: HashMap<u64, Vec<Position>>,
-    events: u64,
-    last: Option<(Position, Timestamp)>,
-    /// How many streams hide some of their events.
-    hiding: usize,
+impl<'a> Layer<'a> {
+    fn stream(&self, secret: Secret, name: &str) -> Result<Option<StreamEntry<'a>>> {
+        match self {
+            Self::Run(run) => run.stream(secret.stream(name)),
+            Self::Memory(index) => Ok(index.stream(name)),
+        }
+    }
+
+    fn key(&self, hash: u64) -> Result<Option<List<'a>>> {
+        match self {
+            Self::Run(run) => run.key(hash),
+            Self::Memory(index) => Ok(index.key(hash)),
+        }
+    }
+
+    fn ids(&self, secret: Secret, stream: &str, id: EventId) -> Result<Vec<Position>> {
+        match self {
+            Self::Run(run) => run.ids(secret.id(stream, id)),
+            Self::Memory(index) => Ok(index.find(stream, id).collect()),
+        }
+    }
 }
 
-#[derive(Debug, Default)]
-struct Stream {
-    /// As it is after this run, not only because of it.
-    state: StreamState,
-    /// Of its events in this run, in order.
-    positions: Vec<Position>,
-}
+impl Layers {
+    /// The index of a log of which these runs are known, and nothing yet beyond them.
+    pub fn new(secret: Secret, runs: Vec<Arc<Run>>) -> Self {
+        let memory_start = runs.last().map_or(0, |run| run.span.end);
+        Self { secret, runs: Arc::new(runs), frozen: None, memory: Index::new(secret), memory_start }
+    }
 
-/// An event to take into an index.
-#[derive(Clone, Copy, Debug)]
-pub struct Indexed<'a> {
-    /// Where it is.
-    pub position: Position,
-    /// When it was recorded.
-    pub recorded_at: Timestamp,
-    /// Its stream.
-    pub stream: &'a StreamName,
-    /// Its id.
-    pub id: EventId,
-    /// [`keys_of`] it.
-    pub keys: &'a [u64],
-    /// The stream as it is with this event.
-    pub state: StreamState,
-}
+    /// The part that does not change any more.
+    pub fn settled(&self) -> Settled {
+        Settled {
+            secret: self.secret,
+            runs: self.runs.clone(),
+            frozen: self.frozen.clone(),
+            end: self.memory_start,
+        }
+    }
 
-impl Index {
-    /// How many events are in it.
+    /// The newest part first, each with the position at which it begins.
+    fn newest_first(&self) -> impl Iterator<Item = (u64, Layer<'_>)> {
+        let memory = (self.memory_start, Layer::Memory(&self.memory));
+        let frozen = self.frozen.iter().map(|(index, span)| (span.start, Layer::Memory(index)));
+        let runs = self.runs.iter().rev().map(|run| (run.span.start, Layer::Run(run)));
+        std::iter::once(memory).chain(frozen).chain(runs)
+    }
+
+    fn settled_span(&self) -> Option<Span> {
+        self.frozen.as_ref().map(|(_, span)| *span).or_else(|| self.runs.last().map(|run| run.span))
+    }
+
+    /// How many events there are.
     pub fn events(&self) -> u64 {
-        self.events
+        self.settled_span().map_or(0, |span| span.events) + self.memory.events()
     }
 
-    /// Its last event, and when that was recorded.
+    /// The last event, and when that was recorded.
     pub fn last(&self) -> Option<(Position, Timestamp)> {
-        self.last
+        let settled = || self.settled_span().map(|span| (span.last, span.last_recorded_at));
+        self.memory.last().or_else(settled)
     }
 
-    /// Whether any stream hides any of its events.
+    /// Whether any stream may hide any of its events.
     pub fn hides_something(&self) -> bool {
-        self.hiding > 0
+        let frozen = self.frozen.as_ref().is_some_and(|(index, _)| index.hides_something());
+        self.memory.hides_something() || frozen || self.runs.iter().any(|run| run.span.hides_something)
     }
 
-    /// The state of a stream after this run, if the run says anything of it.
-    pub fn state(&self, stream: &str) -> Option<StreamState> {
-        self.streams.get(stream).map(|stream| stream.state)
-    }
-
-    /// The events of a stream in this run, in order.
-    pub fn positions_of(&self, stream: &str) -> &[Position] {
-        self.streams.get(stream).map(|stream| &stream.positions[..]).unwrap_or_default()
-    }
-
-    /// Where an event of this id and stream may be.
-    pub fn find(&self, stream: &str, id: EventId) -> Option<Position> {
-        self.ids.get(&id_key(stream, id)).copied()
-    }
-
-    /// Takes in an event that comes after all that are in it.
-    pub fn add(&mut self, event: Indexed<'_>) {
-        self.set_state(event.stream, event.state);
-        if let Some(stream) = self.streams.get_mut(event.stream) {
-            stream.positions.push(event.position);
+    /// The state of a stream, if it was ever heard of.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn state(&self, name: &str) -> Result<Option<StreamState>> {
+        if let Some(state) = self.memory.state(name) {
+            return Ok(Some(state));
         }
-        self.ids.insert(id_key(event.stream, event.id), event.position);
-        for key in event.keys {
-            self.keys.entry(*key).or_default().push(event.position);
-        }
-        self.events += 1;
-        self.last = Some((event.position, event.recorded_at));
-    }
-
-    /// Takes in what an event of a metadata stream did to the stream it describes, which was in this state before.
-    pub fn describe(&mut self, stream: &StreamName, before: StreamState, change: &LifeChange, at: Timestamp) {
-        let mut state = before;
-        state.described(change, at);
-        self.set_state(stream, state);
-    }
-
-    fn set_state(&mut self, stream: &StreamName, state: StreamState) {
-        let hides = usize::from(!state.hides_nothing());
-        match self.streams.entry(stream.clone()) {
-            Entry::Occupied(mut entry) => {
-                let hid = usize::from(!entry.get().state.hides_nothing());
-                self.hiding = self.hiding + hides - hid;
-                entry.get_mut().state = state;
-            }
-            Entry::Vacant(entry) => {
-                self.hiding += hides;
-                entry.insert(Stream { state, positions: Vec::new() });
+        for (_, layer) in self.newest_first() {
+            if let Some(entry) = layer.stream(self.secret, name)? {
+                return Ok(Some(entry.state));
             }
         }
+        Ok(None)
     }
 
-    /// Takes in the run that follows.
-    pub fn absorb(&mut self, next: &Self) {
-        for (name, stream) in &next.streams {
-            self.set_state(name, stream.state);
-            if let Some(own) = self.streams.get_mut(name) {
-                own.positions.extend(&stream.positions);
+    /// Where events of this id and stream may be.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn find(&self, stream: &str, id: EventId) -> Result<Vec<Position>> {
+        let mut found = Vec::new();
+        for (_, layer) in self.newest_first() {
+            found.extend(layer.ids(self.secret, stream, id)?);
+        }
+        Ok(found)
+    }
+
+    /// The position of an event of a stream by its revision.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn position_of(&self, stream: &str, revision: Revision) -> Result<Option<Position>> {
+        for (_, layer) in self.newest_first() {
+            if let Some(entry) = layer.stream(self.secret, stream)?
+                && let Some(n) = revision.0.checked_sub(entry.first_revision)
+            {
+                return match usize::try_from(n) {
+                    Ok(n) => entry.list.get(n),
+                    Err(_) => Ok(None),
+                };
             }
         }
-        self.ids.extend(&next.ids);
-        for (key, positions) in &next.keys {
-            self.keys.entry(*key).or_default().extend(positions);
-        }
-        self.events += next.events;
-        self.last = next.last.or(self.last);
+        Ok(None)
     }
 
-    /// The places where events that match `query` may be; `None` if that may be anywhere.
-    pub fn places(&self, query: &Query) -> Option<Places<'_>> {
-        let any_of = query.any_of.iter().map(|criterion| self.places_of(criterion)).collect::<Option<_>>()?;
-        Some(Places { any_of })
+    /// The places beyond `after` where events that match may be; `None` if that may be anywhere.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn places(&self, query: &Query, after: Position) -> Result<Option<Places<'_>>> {
+        let mut layers = Vec::new();
+        let mut end = u64::MAX;
+        for (start, layer) in self.newest_first() {
+            if end <= after.0 {
+                break;
+            }
+            match LayerPlaces::of(self.secret, &layer, query, end)? {
+                Some(places) => layers.push(places),
+                None => return Ok(None),
+            }
+            end = start;
+        }
+        layers.reverse();
+        Ok(Some(Places { layers }))
     }
 
-    fn places_of(&self, criterion: &Criterion) -> Option<AllOf<'_>> {
-        let under =
-            |kind, name: &str| self.keys.get(&key(kind, name)).map(|list| &list[..]).unwrap_or_default();
-        let mut all_of = Vec::new();
-        all_of.extend(criterion.stream.iter().map(|stream| vec![self.positions_of(stream)]));
-        all_of.extend(criterion.tags.iter().map(|tag| vec![under(TAG, tag)]));
-        if !criterion.types.is_empty() {
-            // A type named twice must not make its events come twice.
-            let types: HashSet<&str> = criterion.types.iter().map(EventType::as_str).collect();
-            all_of.push(types.into_iter().map(|name| under(TYPE, name)).collect());
-        }
-        all_of.extend(criterion.category.iter().map(|category| vec![under(CATEGORY, category)]));
-        all_of.sort_by_key(|lists: &Vec<&[Position]>| lists.iter().map(|list| list.len()).sum::<usize>());
-        (!all_of.is_empty()).then_some(AllOf(all_of))
+    /// The places in memory; none for a query that may match anywhere.
+    pub fn newest_places(&self, query: &Query) -> Places<'_> {
+        let places = places_in(&self.memory, self.secret, query);
+        places.ok().flatten().unwrap_or(Places { layers: Vec::new() })
     }
+
+    /// Whether the part in memory is large enough to be written, and nothing else is being written. If so, it is frozen.
+    pub fn freeze(&mut self, at_least: u64, end: u64, next_frame: u64, log_id: uuid::Uuid) -> bool {
+        if self.frozen.is_some() || self.memory.events() < at_least {
+            return false;
+        }
+        let Some((last, last_recorded_at)) = self.last() else { return false };
+        let span = Span {
+            log_id,
+            secret: self.secret.0,
+            start: self.memory_start,
+            end,
+            events: self.events(),
+            next_frame,
+            last,
+            last_recorded_at,
+            hides_something: self.memory.hides_something(),
+        };
+        let memory = std::mem::replace(&mut self.memory, Index::new(self.secret));
+        self.frozen = Some((Arc::new(memory), span));
+        self.memory_start = end;
+        true
+    }
+
+    /// What is to be written to a run.
+    pub fn frozen(&self) -> Option<(Arc<Index>, Span)> {
+        self.frozen.clone()
+    }
+
+    /// Puts the run in the place of what was frozen.
+    pub fn thaw(&mut self, run: Run) {
+        let mut runs = self.runs.to_vec();
+        runs.push(Arc::new(run));
+        self.runs = Arc::new(runs);
+        self.frozen = None;
+    }
+
+    /// The runs that should be merged now: the newest ones, if so many of them are of about the same size.
+    pub fn to_merge(&self, run_events: u64) -> Option<Vec<Arc<Run>>> {
+        let mut before = 0;
+        let sizes: Vec<u64> = self
+            .runs
+            .iter()
+            .map(|run| run.span.events - std::mem::replace(&mut before, run.span.events))
+            .collect();
+        let level = |events: u64| (events / run_events.max(1)).checked_ilog(FAN as u64).unwrap_or(0);
+        let first = sizes.len().checked_sub(FAN)?;
+        let newest = &sizes[first..];
+        let alike = newest.iter().all(|events| level(*events) == level(newest[0]));
+        (alike && newest.iter().sum::<u64>() <= MOST_EVENTS).then(|| self.runs[first..].to_vec())
+    }
+
+    /// Puts a run in the place of those it was made from.
+    pub fn replace(&mut self, old: &[Arc<Run>], merged: Run) {
+        let (Some(first), Some(last)) = (old.first(), old.last()) else { return };
+        let (start, end) = (first.span.start, last.span.end);
+        let mut runs: Vec<Arc<Run>> = self.runs.iter().filter(|run| run.span.end <= start).cloned().collect();
+        runs.push(Arc::new(merged));
+        runs.extend(self.runs.iter().filter(|run| run.span.start >= end).cloned());
+        self.runs = Arc::new(runs);
+    }
+}
+
+impl Settled {
+    /// As for [`Layers::places`], up to where this ends.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn places(&self, query: &Query, after: Position, before: Position) -> Result<Option<Places<'_>>> {
+        let mut layers = Vec::new();
+        let runs = self.runs.iter().map(|run| (run.span, Layer::Run(run)));
+        let frozen = self.frozen.iter().map(|(index, span)| (*span, Layer::Memory(index)));
+        for (span, layer) in runs.chain(frozen) {
+            if span.end > after.0 && span.start < before.0 {
+                match LayerPlaces::of(self.secret, &layer, query, span.end)? {
+                    Some(places) => layers.push(places),
+                    None => return Ok(None),
+                }
+            }
+        }
+        if layers.is_empty() && query.any_of.iter().any(is_everything) {
+            return Ok(None);
+        }
+        Ok(Some(Places { layers }))
+    }
+}
+
+/// Whether an alternative restricts nothing.
+pub fn is_everything(criterion: &Criterion) -> bool {
+    *criterion == Criterion::default()
+}
+
+/// The places of one index that is not part of a log yet; `None` if they may be anywhere.
+///
+/// # Errors
+/// None in practice: nothing is read.
+pub fn places_in<'a>(index: &'a Index, secret: Secret, query: &Query) -> Result<Option<Places<'a>>> {
+    let places = LayerPlaces::of(secret, &Layer::Memory(index), query, u64::MAX)?;
+    Ok(places.map(|places| Places { layers: vec![places] }))
 }
 
 /// Where to look for what matches a query.
 #[derive(Debug)]
 pub struct Places<'a> {
+    /// The oldest first; each knows only of positions between those of its neighbours.
+    layers: Vec<LayerPlaces<'a>>,
+}
+
+#[derive(Debug)]
+struct LayerPlaces<'a> {
+    /// Its positions lie before this one.
+    end: u64,
     any_of: Vec<AllOf<'a>>,
 }
 
 /// Lists of which each must have a place in one of its parts; the shortest first.
 #[derive(Debug)]
-struct AllOf<'a>(Vec<Vec<&'a [Position]>>);
+struct AllOf<'a>(Vec<Vec<List<'a>>>);
+
+impl<'a> LayerPlaces<'a> {
+    fn of(secret: Secret, layer: &Layer<'a>, query: &Query, end: u64) -> Result<Option<Self>> {
+        let mut any_of = Vec::new();
+        for criterion in &query.any_of {
+            if is_everything(criterion) {
+                return Ok(None);
+            }
+            any_of.extend(AllOf::of(secret, layer, criterion)?);
+        }
+        Ok(Some(Self { end, any_of }))
+    }
+}
+
+impl<'a> AllOf<'a> {
+    /// `None` if nothing in the layer can match.
+    fn of(secret: Secret, layer: &Layer<'a>, criterion: &Criterion) -> Result<Option<Self>> {
+        let mut all_of: Vec<Vec<List<'a>>> = Vec::new();
+        let mut need = |lists: Vec<List<'a>>| {
+            let some = !lists.is_empty();
+            all_of.push(lists);
+            some
+        };
+        if let Some(stream) = &criterion.stream
+            && !need(layer.stream(secret, stream)?.map(|entry| entry.list).into_iter().collect())
+        {
+            return Ok(None);
+        }
+        for tag in criterion.tags.iter() {
+            if !need(layer.key(secret.key(Kind::Tag, tag))?.into_iter().collect()) {
+                return Ok(None);
+            }
+        }
+        if let Some(category) = &criterion.category
+            && !need(layer.key(secret.key(Kind::Category, category))?.into_iter().collect())
+        {
+            return Ok(None);
+        }
+        // A type named twice must not make its events come twice.
+        let types: HashSet<&str> = criterion.types.iter().map(EventType::as_str).collect();
+        if !types.is_empty() {
+            let mut lists = Vec::new();
+            for name in types {
+                lists.extend(layer.key(secret.key(Kind::Type, name))?);
+            }
+            if !need(lists) {
+                return Ok(None);
+            }
+        }
+        all_of.sort_by_key(|lists| lists.iter().map(List::len).sum::<usize>());
+        Ok(Some(Self(all_of)))
+    }
+
+    fn next(&self, mut after: Position) -> Result<Option<Position>> {
+        'candidates: loop {
+            let Some(first) = next_of(&self.0[0], after)? else { return Ok(None) };
+            for lists in &self.0[1..] {
+                if !has(lists, first)? {
+                    // Nothing can match before the missing list has something to offer.
+                    let Some(offered) = next_of(lists, first)? else { return Ok(None) };
+                    after = Position(offered.0 - 1);
+                    continue 'candidates;
+                }
+            }
+            return Ok(Some(first));
+        }
+    }
+
+    fn previous(&self, mut before: Position, floor: Position) -> Result<Option<Position>> {
+        'candidates: loop {
+            let last = previous_of(&self.0[0], before)?.filter(|last| *last > floor);
+            let Some(last) = last else { return Ok(None) };
+            for lists in &self.0[1..] {
+                if !has(lists, last)? {
+                    let Some(offered) = previous_of(lists, last)? else { return Ok(None) };
+                    before = Position(offered.0 + 1);
+                    continue 'candidates;
+                }
+            }
+            return Ok(Some(last));
+        }
+    }
+}
+
+fn next_of(lists: &[List<'_>], after: Position) -> Result<Option<Position>> {
+    least(lists.iter().map(|list| list.next(after)))
+}
+
+fn previous_of(lists: &[List<'_>], before: Position) -> Result<Option<Position>> {
+    greatest(lists.iter().map(|list| list.previous(before)))
+}
+
+fn has(lists: &[List<'_>], position: Position) -> Result<bool> {
+    for list in lists {
+        if list.has(position)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn least(mut found: impl Iterator<Item = Result<Option<Position>>>) -> Result<Option<Position>> {
+    found.try_fold(None, |least: Option<Position>, next| Ok(least.into_iter().chain(next?).min()))
+}
+
+fn greatest(mut found: impl Iterator<Item = Result<Option<Position>>>) -> Result<Option<Position>> {
+    found.try_fold(None, |greatest: Option<Position>, next| Ok(greatest.max(next?)))
+}
 
 impl Places<'_> {
     /// The first place beyond `after`.
-    pub fn next(&self, after: Position) -> Option<Position> {
-        self.any_of.iter().filter_map(|all_of| all_of.next(after)).min()
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn next(&self, after: Position) -> Result<Option<Position>> {
+        for layer in self.layers.iter().filter(|layer| layer.end > after.0) {
+            if let Some(place) = least(layer.any_of.iter().map(|all_of| all_of.next(after)))? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
     }
 
-    /// The last place before `before`.
-    pub fn previous(&self, before: Position) -> Option<Position> {
-        self.any_of.iter().filter_map(|all_of| all_of.previous(before)).max()
+    /// The last place before `before`, if that lies beyond `floor`: nothing below is looked at.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn previous(&self, before: Position, floor: Position) -> Result<Option<Position>> {
+        for layer in self.layers.iter().rev().take_while(|layer| layer.end > floor.0) {
+            if let Some(place) = greatest(layer.any_of.iter().map(|all_of| all_of.previous(before, floor)))? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
     }
 
-    /// How many places there are between, both excluded, at most.
-    pub fn at_most(&self, after: Position, before: Position) -> usize {
-        let between = |list: &&[Position]| {
-            let first = list.partition_point(|&position| position <= after);
-            list[first..].partition_point(|&position| position < before)
+    /// How many places there are between, both excluded, or some more.
+    pub fn about_between(&self, after: Position, before: Position) -> usize {
+        let of_all = |all_of: &AllOf<'_>| {
+            all_of.0[0].iter().map(|list| list.about_between(after, before)).sum::<usize>()
         };
-        self.any_of.iter().map(|all_of| all_of.0[0].iter().map(between).sum::<usize>()).sum()
+        self.layers.iter().flat_map(|layer| &layer.any_of).map(of_all).sum()
     }
-}
-
-impl AllOf<'_> {
-    fn next(&self, mut after: Position) -> Option<Position> {
-        loop {
-            let first = self.0[0].iter().filter_map(|list| next_in(list, after)).min()?;
-            match self.0[1..].iter().find(|lists| !has(lists, first)) {
-                None => return Some(first),
-                // Nothing can match before the missing list has something to offer.
-                Some(missing) => {
-                    let offered = missing.iter().filter_map(|list| next_in(list, first)).min()?;
-                    after = Position(offered.0 - 1);
-                }
-            }
-        }
-    }
-
-    fn previous(&self, mut before: Position) -> Option<Position> {
-        loop {
-            let last = self.0[0].iter().filter_map(|list| previous_in(list, before)).max()?;
-            match self.0[1..].iter().find(|lists| !has(lists, last)) {
-                None => return Some(last),
-                Some(missing) => {
-                    let offered = missing.iter().filter_map(|list| previous_in(list, last)).max()?;
-                    before = Position(offered.0 + 1);
-                }
-            }
-        }
-    }
-}
-
-fn has(lists: &[&[Position]], position: Position) -> bool {
-    lists.iter().any(|list| list.binary_search(&position).is_ok())
-}
-
-fn next_in(list: &[Position], after: Position) -> Option<Position> {
-    list.get(list.partition_point(|&position| position <= after)).copied()
-}
-
-fn previous_in(list: &[Position], before: Position) -> Option<Position> {
-    list[..list.partition_point(|&position| position < before)].last().copied()
-}
-
-/// The state of a stream with one more event.
-pub fn with_event(mut state: StreamState) -> (StreamState, Revision) {
-    let revision = state.written();
-    (state, revision)
 }
 
 #[cfg(test)]
 mod tests {
+    use factum::{StreamName, Tags};
+
     use super::*;
 
+    const SECRET: Secret = Secret(77);
+
     fn index(events: &[(u64, &str, &str, &[&str])]) -> Index {
-        let mut index = Index::default();
+        let mut index = Index::new(SECRET);
         for (position, stream, event_type, tags) in events {
             let stream = StreamName::new(*stream).unwrap();
             let (event_type, tags) = (EventType::new(*event_type).unwrap(), Tags::new(*tags).unwrap());
             let (state, _) = with_event(index.state(&stream).unwrap_or_default());
+            let keys = SECRET.keys_of(&stream, &event_type, &tags);
+            let (id, recorded_at) = (EventId::new(), Timestamp(0));
             index.add(Indexed {
                 position: Position(*position),
-                recorded_at: Timestamp(0),
+                recorded_at,
                 stream: &stream,
-                id: EventId::new(),
-                keys: &keys_of(&stream, &event_type, &tags),
+                id,
+                keys: &keys,
                 state,
             });
         }
@@ -285,19 +497,19 @@ mod tests {
             (50, "student-1", "Left", &["s:1"]),
         ]);
         let all = |query: Query| {
-            let places = index.places(&query).unwrap();
+            let places = places_in(&index, SECRET, &query).unwrap().unwrap();
             let (mut forwards, mut at) = (Vec::new(), Position(0));
-            while let Some(next) = places.next(at) {
+            while let Some(next) = places.next(at).unwrap() {
                 forwards.push(next.0);
                 at = next;
             }
             let (mut backwards, mut at) = (Vec::new(), Position(1000));
-            while let Some(previous) = places.previous(at) {
+            while let Some(previous) = places.previous(at, Position(0)).unwrap() {
                 backwards.insert(0, previous.0);
                 at = previous;
             }
             assert_eq!(forwards, backwards);
-            assert!(places.at_most(Position(0), Position(1000)) >= forwards.len());
+            assert!(places.about_between(Position(0), Position(1000)) >= forwards.len());
             forwards
         };
         assert_eq!(all(Query::tags(["c:1", "s:1"]).unwrap()), [10, 20]);
@@ -307,6 +519,6 @@ mod tests {
         assert_eq!(all(Query::stream(StreamName::new("course-1").unwrap()).tag("s:2").unwrap()), [40]);
         assert_eq!(all(Query::tags(["c:3"]).unwrap()), [0; 0]);
         assert_eq!(all(Query::types([""; 0]).unwrap()), [0; 0]);
-        assert!(index.places(&Query::all()).is_none());
+        assert!(places_in(&index, SECRET, &Query::all()).unwrap().is_none());
     }
 }

@@ -9,15 +9,16 @@
 
 use std::{
     collections::VecDeque,
+    io::ErrorKind,
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
 use factum::{
-    Append, Appended, Clock, Durability, Error, EventId, Limits, LogIdentity, Outcome, Position, Query,
-    RecordedEvent, Result, StreamName, StreamState, Timestamp,
-    admission::{Admission, Ledger, admit},
+    Append, Appended, Clock, Durability, Error, EventId, Limits, LogIdentity, NewEvent, Outcome, Placed,
+    Position, Query, RecordedEvent, Result, StreamName, StreamState, Timestamp,
+    admission::{Admission, Ledger, admit, recorded_already},
 };
 use tokio::sync::{oneshot, watch};
 
@@ -26,10 +27,10 @@ use crate::{
     bugs::{Bug, Bugs},
     disk::{Disk, LOCK, Ownership, explain},
     format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader},
-    index::Index,
+    index::{Layers, Places, Secret, places_in, run},
     manifest::{self, Manifest},
     read,
-    recovery::{Birth, Recovered, Recovery, make_segment, recover},
+    recovery::{Birth, Recovered, Recovery, Unmade, make_segment, recover},
     segment::Segment,
     sparse::Sparse,
 };
@@ -43,10 +44,14 @@ pub struct Settings {
     pub clock: Arc<dyn Clock>,
     /// The id of the log, if there is none yet and one may be begun.
     pub birth: Option<uuid::Uuid>,
+    /// What the index makes its hashes with, if it begins anew.
+    pub secret: Secret,
     /// Bytes of the first segment; each next one has twice as many.
     pub first_segment_bytes: u64,
     /// Bytes of a segment, at most (but for one made for a single large append).
     pub segment_bytes: u64,
+    /// Events that are indexed in memory before they are written to a run.
+    pub run_events: u64,
     /// A mistake to make.
     pub bugs: Bugs,
 }
@@ -56,10 +61,13 @@ pub struct Settings {
 pub struct Log {
     disk: Arc<dyn Disk>,
     ownership: Box<dyn Ownership>,
+    secret: Secret,
     settings: Settings,
     desk: Mutex<Desk>,
     /// Tells the committing thread that there is something to do.
     work: Condvar,
+    /// Tells the indexing thread that there is something to do.
+    frozen: Condvar,
     tail: Mutex<Tail>,
     durable: RwLock<Durable>,
     head: watch::Sender<Position>,
@@ -79,6 +87,8 @@ struct Desk {
     waiting: VecDeque<Request>,
     last_recorded_at: Timestamp,
     refusal: Option<Error>,
+    /// The batch of which nobody knows whether it is on the disk, once a write or sync has failed.
+    doubtful: Option<Arc<Batch>>,
     closing: bool,
 }
 
@@ -100,10 +110,10 @@ pub struct Durable {
     pub log: LogIdentity,
     /// Its segments, in order.
     pub segments: Arc<Vec<Arc<Segment>>>,
-    /// Where frames begin, by segment.
-    pub sparse: Vec<Sparse>,
+    /// Where frames begin.
+    pub sparse: Sparse,
     /// Where to find everything.
-    pub index: Index,
+    pub index: Layers,
     /// The position beyond the last frame.
     pub end: u64,
 }
@@ -124,6 +134,12 @@ impl Durable {
         self.segments.get(segment + 1).map_or(self.end, |next| next.header.previous_end)
     }
 
+    /// The answer to an append. One without events is seen by a reader who has come as far as the log.
+    fn appended(&self, events: Vec<Placed>, replayed: bool) -> Appended {
+        let position = events.iter().map(|event| event.position).max().unwrap_or_else(|| self.head());
+        Appended { events, token: self.log.at(position), replayed, durability: Durability::Synced }
+    }
+
     fn event(&self, position: Position) -> Result<RecordedEvent> {
         self.segments[self.segment_at(position)].event(position)
     }
@@ -142,7 +158,7 @@ impl Log {
             })?;
         let birth =
             settings.birth.map(|log_id| Birth { log_id, segment_bytes: settings.first_segment_bytes });
-        let found = recover(&*disk, birth, settings.bugs)?;
+        let found = recover(&*disk, birth, &settings)?;
         let last = found.segments[found.segments.len() - 1].clone();
         let manifest = Manifest {
             log_id: found.log.log_id,
@@ -152,7 +168,12 @@ impl Log {
             clean: false,
         };
         let path = disk.path_of(manifest::NAME);
-        manifest.replace(&*disk).map_err(|error| explain(&error, "write", &path, Outcome::No))?;
+        match manifest.replace(&*disk) {
+            // What it said must not stand, and needs no room to go: then the log can at least be read.
+            Err(error) if error.kind() == ErrorKind::StorageFull => Manifest::remove(&*disk),
+            result => result,
+        }
+        .map_err(|error| explain(&error, "write", &path, Outcome::No))?;
         Ok(Self::serve(disk, ownership, settings, found, last))
     }
 
@@ -165,22 +186,26 @@ impl Log {
     ) -> Self {
         let Recovered { log, segments, index, sparse, end, next_frame, last_recorded_at, recovery } = found;
         let desk = Desk {
-            open: Batch::new(last, end, next_frame, index.events()),
+            open: Batch::new(last, end, next_frame, index.events(), index.secret),
             in_flight: None,
             open_answers: Vec::new(),
             in_flight_answers: Vec::new(),
             waiting: VecDeque::new(),
             last_recorded_at,
             refusal: None,
+            doubtful: None,
             closing: false,
         };
+        let index_secret = index.secret;
         let durable = Durable { log, segments: Arc::new(segments), sparse, index, end };
         Self {
             disk,
             ownership,
+            secret: index_secret,
             settings,
             desk: Mutex::new(desk),
             work: Condvar::new(),
+            frozen: Condvar::new(),
             tail: Mutex::new(Tail { synced_upto: end, mark_unsynced: false, witnessed: true }),
             head: watch::Sender::new(durable.head()),
             durable: RwLock::new(durable),
@@ -225,16 +250,15 @@ impl Log {
     pub fn submit(&self, append: Append) -> Result<oneshot::Receiver<Result<Appended>>> {
         self.settings.limits.check(&append)?;
         let (reply, answer) = oneshot::channel();
-        let request = Request::new(append, reply);
+        let request = Request::new(append, reply, self.secret);
         let mut desk = self.desk();
-        if let Some(refusal) = &desk.refusal {
-            return Err(refusal.clone());
+        if let Some(refusal) = desk.refusal.clone() {
+            let result = self.refuse(&desk, &request.append, &refusal);
+            Answer { reply: request.reply, result }.give();
+            return Ok(answer);
         }
-        if !desk.waiting.is_empty() || !desk.open.has_room_for(&request) {
-            desk.waiting.push_back(request);
-        } else {
-            self.decide(&mut desk, request);
-        }
+        let wait = !desk.waiting.is_empty();
+        self.decide(&mut desk, request, wait);
         let work = desk.has_work() && desk.in_flight.is_none();
         drop(desk);
         if work {
@@ -243,28 +267,30 @@ impl Log {
         Ok(answer)
     }
 
-    /// Decides on a request for which the open batch has room.
-    fn decide(&self, desk: &mut Desk, request: Request) {
+    /// Decides on a request. What is admitted joins the open batch; if that has no room for it, or others wait already, it
+    /// waits and is decided on again.
+    fn decide(&self, desk: &mut Desk, request: Request, wait: bool) {
         let now = self.settings.clock.now().max(desk.last_recorded_at);
         let durable = self.durable();
         let ledger = Undurable { open: &desk.open, in_flight: desk.in_flight.as_deref(), durable: &durable };
-        let appended = |events: Vec<factum::Placed>, replayed, head| {
-            // An append that only checked guards is seen by a reader who has come as far as the log.
-            let position = events.iter().map(|event| event.position).max().unwrap_or(head);
-            Appended { events, token: durable.log.at(position), replayed, durability: Durability::Synced }
-        };
         let result = match admit(&request.append, &self.settings.limits, &ledger, now) {
+            // It could not be seen whether it is recorded already.
+            Err(Error::Unavailable { why, .. }) => Err(Error::Unavailable { why, outcome: Outcome::Unknown }),
             Err(refused) => Err(refused),
-            Ok(Admission::Replayed(events)) => Ok(appended(events, true, ledger.head())),
+            Ok(Admission::Replayed(events)) => Ok(durable.appended(events, true)),
             Ok(Admission::New) if request.append.event_count() == 0 => {
-                Ok(appended(Vec::new(), false, ledger.head()))
+                Ok(Appended { token: durable.log.at(ledger.head()), ..durable.appended(Vec::new(), false) })
+            }
+            Ok(Admission::New) if wait || !desk.open.has_room_for(&request) => {
+                desk.waiting.push_back(request);
+                return;
             }
             Ok(Admission::New) => {
                 let in_flight = desk.in_flight.as_deref();
                 let state = |stream: &StreamName| state_before(in_flight, &durable, stream);
                 let placed = desk.open.record(&request, now, state);
                 desk.last_recorded_at = now;
-                placed.map(|events| appended(events, false, Position::START))
+                placed.map(|events| durable.appended(events, false))
             }
         };
         desk.answer_when_durable(Answer { reply: request.reply, result });
@@ -306,13 +332,64 @@ impl Log {
     }
 
     fn publish(&self, batch: &Batch) {
-        let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
-        durable.index.absorb(&batch.index);
+        let mut durable = self.durable_mut();
+        durable.index.memory.absorb(&batch.index);
         durable.end = batch.end();
-        if let Some(sparse) = durable.sparse.last_mut() {
-            sparse.add(batch.offset(), batch.first_recorded_at);
+        durable.sparse.add(batch.start, batch.first_recorded_at);
+        let log_id = durable.log.log_id;
+        if durable.index.freeze(self.settings.run_events, batch.end(), batch.number + 1, log_id) {
+            self.frozen.notify_one();
         }
         self.head.send_replace(durable.head());
+    }
+
+    /// Writes what was frozen of the index to a run, and merges runs if there are many. `false` if there was nothing to do.
+    ///
+    /// # Errors
+    /// Those of the disk. Nothing is lost: the index is made from the log, and this can be done again.
+    pub fn write_run(&self) -> Result<bool> {
+        let (frozen, sparse) = {
+            let durable = self.durable();
+            let Some((index, span)) = durable.index.frozen() else { return Ok(false) };
+            ((index, span), durable.sparse.between(span.start, span.end).to_vec())
+        };
+        let run = run::make(&*self.disk, frozen.1, &*frozen.0, &sparse)?;
+        self.durable_mut().index.thaw(run);
+        while self.merge_runs()? {}
+        Ok(true)
+    }
+
+    fn merge_runs(&self) -> Result<bool> {
+        let (old, sparse) = {
+            let durable = self.durable();
+            let Some(old) = durable.index.to_merge(self.settings.run_events) else { return Ok(false) };
+            let (start, end) = (old[0].span.start, old[old.len() - 1].span.end);
+            (old, durable.sparse.between(start, end).to_vec())
+        };
+        let last = old[old.len() - 1].span;
+        let hides_something = old.iter().any(|run| run.span.hides_something);
+        let span = run::Span { start: old[0].span.start, hides_something, ..last };
+        let merged = run::make(&*self.disk, span, &run::Merged(&old), &sparse)?;
+        self.durable_mut().index.replace(&old, merged);
+        for run in &old {
+            // What cannot be removed now is removed when the log is opened next.
+            let _ = self.disk.remove(&run::Run::name(run.span.start, run.span.end));
+        }
+        Ok(true)
+    }
+
+    /// Waits until a part of the index was frozen, for so long at most. `false` when the log is closing.
+    pub fn wait_for_frozen(&self, at_most: Duration) -> bool {
+        let desk = self.desk();
+        if desk.closing {
+            return false;
+        }
+        let (desk, _) = self.frozen.wait_timeout(desk, at_most).unwrap_or_else(PoisonError::into_inner);
+        !desk.closing
+    }
+
+    fn durable_mut(&self) -> RwLockWriteGuard<'_, Durable> {
+        self.durable.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Decides on those who waited, as far as there is room now.
@@ -323,7 +400,7 @@ impl Log {
                 desk.waiting.push_front(request);
                 return;
             }
-            self.decide(&mut desk, request);
+            self.decide(&mut desk, request, false);
         }
     }
 
@@ -339,37 +416,33 @@ impl Log {
         };
         match self.roll(tail, needed) {
             Ok(()) => self.admit_waiting(),
-            Err(error @ Error::Fenced { .. }) => self.poison(&error, Vec::new()),
-            Err(error) if tail.mark_unsynced => self.poison(&error, Vec::new()),
-            Err(error) => {
-                let waiting = mem::take(&mut self.desk().waiting);
-                waiting.into_iter().for_each(|request| {
-                    let _ = request.reply.send(Err(error.clone()));
-                });
+            Err(Unmade::Unknown(error)) => self.poison(&error, Vec::new()),
+            Err(Unmade::Absent(error)) => {
+                let mut desk = self.desk();
+                for request in mem::take(&mut desk.waiting) {
+                    let result = self.refuse(&desk, &request.append, &error);
+                    Answer { reply: request.reply, result }.give();
+                }
             }
         }
         true
     }
 
     /// Begins a new segment. Nothing is in the open batch, and nothing can come into it while somebody waits.
-    fn roll(&self, tail: &mut Tail, needed: u64) -> Result<()> {
+    fn roll(&self, tail: &mut Tail, needed: u64) -> Result<(), Unmade> {
         let (old, end, next_frame, events_before, last_recorded_at) = {
             let desk = self.desk();
             let open = &desk.open;
             (open.segment.clone(), open.start, open.number, open.events_before, desk.last_recorded_at)
         };
         if !self.settings.bugs.has(Bug::RollWithoutSync) {
-            self.sync_mark(tail)?;
+            self.sync_mark(tail).map_err(Unmade::Unknown)?;
         }
-        if !self
-            .ownership
-            .still_mine()
-            .map_err(|e| explain(&e, "read", &self.disk.path_of(LOCK), Outcome::No))?
-        {
-            return Err(Error::Fenced {
-                what: self.disk.path_of(""),
-                by: "a process that opened it later".into(),
-            });
+        let unreadable =
+            |error| Unmade::Absent(explain(&error, "read", &self.disk.path_of(LOCK), Outcome::No));
+        if !self.ownership.still_mine().map_err(unreadable)? {
+            let by = "a process that opened it later".to_owned();
+            return Err(Unmade::Unknown(Error::Fenced { what: self.disk.path_of(""), by }));
         }
         let usual = (old.header.capacity * 2).min(self.settings.segment_bytes);
         let header = SegmentHeader {
@@ -382,17 +455,23 @@ impl Log {
             previous_end: end,
             last_recorded_at,
         };
-        let segment = Arc::new(make_segment(&*self.disk, header, self.settings.bugs)?);
+        let made = match make_segment(&*self.disk, header, self.settings.bugs) {
+            Err(Unmade::Unknown(error)) if self.settings.bugs.has(Bug::GoOnAfterFailedRoll) => {
+                return Err(Unmade::Absent(error));
+            }
+            made => made?,
+        };
+        let segment = Arc::new(made);
         *tail = Tail { synced_upto: end, mark_unsynced: false, witnessed: true };
         {
-            let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+            let mut durable = self.durable_mut();
             let mut segments = durable.segments.to_vec();
             segments.push(segment.clone());
             durable.segments = Arc::new(segments);
-            durable.sparse.push(Sparse::default());
             durable.end = segment.first();
         }
-        self.desk().open = Batch::new(segment.clone(), segment.first(), next_frame, events_before);
+        self.desk().open =
+            Batch::new(segment.clone(), segment.first(), next_frame, events_before, self.secret);
         // The header of the new segment says all this too: the manifest may fail.
         let _ = self.write_manifest(&segment, end, false);
         Ok(())
@@ -415,7 +494,7 @@ impl Log {
             Ok(()) => {
                 tail.mark_unsynced = true;
                 tail.witnessed = true;
-                let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+                let mut durable = self.durable_mut();
                 durable.end = mark.end();
             }
             Err(error) => {
@@ -447,28 +526,68 @@ impl Log {
 
     /// Takes no more appends, for good: after a failed write or sync nobody knows what is on the disk.
     fn poison(&self, error: &Error, in_flight: Vec<Answer>) {
-        let cause = error.to_string();
         let because = |outcome| match error {
             Error::Fenced { .. } => error.clone(),
-            _ => Error::Poisoned { cause: cause.clone(), outcome },
+            _ => Error::Poisoned { cause: error.to_string(), outcome },
         };
         let mut desk = self.desk();
         desk.refusal.get_or_insert(because(Outcome::No));
+        if desk.doubtful.is_none() {
+            desk.doubtful = desk.in_flight.take();
+        }
         desk.in_flight = None;
-        let never_written: Vec<_> = mem::take(&mut desk.open_answers)
+        let undecided = mem::take(&mut desk.waiting);
+        let unsettled: Vec<Answer> = mem::take(&mut desk.in_flight_answers)
             .into_iter()
-            .chain(mem::take(&mut desk.in_flight_answers))
-            .map(|answer| answer.reply)
-            .chain(mem::take(&mut desk.waiting).into_iter().map(|request| request.reply))
+            .chain(mem::take(&mut desk.open_answers))
             .collect();
         desk.open = desk.open.following();
+        for request in undecided {
+            let result = self.refuse(&desk, &request.append, &because(Outcome::No));
+            Answer { reply: request.reply, result }.give();
+        }
         drop(desk);
         for answer in in_flight {
             let _ = answer.reply.send(Err(because(Outcome::Unknown)));
         }
-        for reply in never_written {
-            let _ = reply.send(Err(because(Outcome::No)));
+        for answer in unsettled {
+            // What was to be new was never written. What was said to be recorded already rests on what nobody knows.
+            let is_new = answer
+                .result
+                .as_ref()
+                .is_ok_and(|appended| !appended.replayed && !appended.events.is_empty());
+            let outcome = if is_new || answer.result.is_err() { Outcome::No } else { Outcome::Unknown };
+            let _ = answer.reply.send(Err(because(outcome)));
         }
+    }
+
+    /// Takes no more appends, because the committing thread has broken.
+    pub fn give_up(&self, error: &Error) {
+        let in_flight = mem::take(&mut self.desk().in_flight_answers);
+        self.poison(error, in_flight);
+    }
+
+    /// The answer to an append that comes too late: it may be one that was sent before, and recorded.
+    fn refuse(&self, desk: &Desk, append: &Append, refusal: &Error) -> Result<Appended> {
+        let durable = self.durable();
+        let ledger = Undurable { open: &desk.open, in_flight: None, durable: &durable };
+        match recorded_already(append, &ledger) {
+            Ok(None) => {}
+            Ok(Some(events)) => return Ok(durable.appended(events, true)),
+            Err(Error::Unavailable { why, .. }) => {
+                return Err(Error::Unavailable { why, outcome: Outcome::Unknown });
+            }
+            Err(error) => return Err(error),
+        }
+        let doubtful = |(stream, event): (&StreamName, &NewEvent)| {
+            desk.doubtful.as_ref().is_some_and(|batch| batch.index.find(stream, event.id).next().is_some())
+        };
+        let outcome = if append.events().any(doubtful) { Outcome::Unknown } else { Outcome::No };
+        Err(match refusal.clone() {
+            Error::Poisoned { cause, .. } => Error::Poisoned { cause, outcome },
+            Error::Unavailable { why, .. } => Error::Unavailable { why, outcome },
+            other => other,
+        })
     }
 
     /// Waits until there is something to commit, for so long at most. `false` when the log is closing.
@@ -486,6 +605,7 @@ impl Log {
         desk.refusal.get_or_insert(Error::Unavailable { why, outcome: Outcome::No });
         desk.closing = true;
         self.work.notify_all();
+        self.frozen.notify_all();
     }
 
     /// Writes down that the log ends in good order, after the last commit.
@@ -563,9 +683,11 @@ struct Undurable<'a> {
     durable: &'a Durable,
 }
 
-fn state_before(in_flight: Option<&Batch>, durable: &Durable, stream: &StreamName) -> StreamState {
-    let undurable = in_flight.and_then(|batch| batch.index.state(stream));
-    undurable.or_else(|| durable.index.state(stream)).unwrap_or_default()
+fn state_before(in_flight: Option<&Batch>, durable: &Durable, stream: &StreamName) -> Result<StreamState> {
+    match in_flight.and_then(|batch| batch.index.state(stream)) {
+        Some(state) => Ok(state),
+        None => Ok(durable.index.state(stream)?.unwrap_or_default()),
+    }
 }
 
 impl Undurable<'_> {
@@ -586,17 +708,16 @@ impl Undurable<'_> {
         Ok(self.stream(&event.stream)?.shows(event.revision, event.recorded_at, now))
     }
 
-    /// The last visible event of an index that matches, after `after`.
+    /// The last visible event at these places that matches, after `after`.
     fn last_match(
         &self,
-        index: &Index,
+        places: &Places<'_>,
         query: &Query,
         after: Position,
         now: Timestamp,
     ) -> Result<Option<Position>> {
-        let Some(places) = index.places(query) else { return Ok(None) };
         let mut before = Position(u64::MAX);
-        while let Some(place) = places.previous(before).filter(|place| *place > after) {
+        while let Some(place) = places.previous(before, after)? {
             let event = self.event(place)?;
             if query.matches(&event) && self.shows(&event, now)? {
                 return Ok(Some(place));
@@ -646,26 +767,34 @@ impl Ledger for Undurable<'_> {
     }
 
     fn stream(&self, stream: &StreamName) -> Result<StreamState> {
-        let open = self.open.index.state(stream);
-        Ok(open.unwrap_or_else(|| state_before(self.in_flight, self.durable, stream)))
+        match self.open.index.state(stream) {
+            Some(state) => Ok(state),
+            None => state_before(self.in_flight, self.durable, stream),
+        }
     }
 
     fn find(&self, stream: &StreamName, id: EventId) -> Result<Option<RecordedEvent>> {
-        let place = self.batches().find_map(|batch| batch.index.find(stream, id));
-        let Some(place) = place.or_else(|| self.durable.index.find(stream, id)) else { return Ok(None) };
-        let event = self.event(place)?;
-        Ok((event.id == id && event.stream == *stream).then_some(event))
+        let undurable = self.batches().flat_map(|batch| batch.index.find(stream, id));
+        for place in undurable.chain(self.durable.index.find(stream, id)?) {
+            let event = self.event(place)?;
+            if event.id == id && event.stream == *stream {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
     }
 
     fn visible_match(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>> {
-        if self.durable.index.places(query).is_none() {
+        let Some(durable) = self.durable.index.places(query, after)? else {
             return self.last_of_all(query, after, now);
-        }
+        };
         for batch in self.batches() {
-            if let Some(place) = self.last_match(&batch.index, query, after, now)? {
+            if let Some(places) = places_in(&batch.index, self.durable.index.secret, query)?
+                && let Some(place) = self.last_match(&places, query, after, now)?
+            {
                 return Ok(Some(place));
             }
         }
-        self.last_match(&self.durable.index, query, after, now)
+        self.last_match(&durable, query, after, now)
     }
 }

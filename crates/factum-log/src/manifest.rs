@@ -84,6 +84,17 @@ impl Manifest {
         disk.rename(NEW, NAME)?;
         disk.sync_names()
     }
+
+    /// Removes it, if there is one: a log without a hint is better than one with a wrong hint.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn remove(disk: &dyn Disk) -> io::Result<()> {
+        for name in disk.list()?.iter().filter(|name| *name == NAME || *name == NEW) {
+            disk.remove(name)?;
+        }
+        disk.sync_names()
+    }
 }
 
 #[cfg(test)]

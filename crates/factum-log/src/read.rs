@@ -11,7 +11,7 @@ use factum::{
 
 use crate::{
     format::SEGMENT_HEADER,
-    index::Index,
+    index::{Layers, Places, Settled},
     log::{Durable, Log},
     segment::{Frame, Frames, Segment, Stop},
 };
@@ -22,6 +22,8 @@ const PAGE_BYTES: usize = 4 << 20;
 const SCAN_BYTES: u64 = 16 << 20;
 /// Places that are looked up at once.
 const PLACES: usize = 256;
+/// How often one page does so: one that finds little must not keep a reader waiting.
+const LOOKS: usize = 64;
 /// A query is answered by a scan if it may match one event in so many of those it lies among.
 const DENSE: u64 = 4;
 
@@ -45,7 +47,7 @@ struct Begun {
     stream: Option<StreamState>,
     after: Position,
     before: Position,
-    by_scan: bool,
+    settled: Settled,
 }
 
 /// Reads a page.
@@ -59,12 +61,17 @@ pub fn page(log: &Log, read: &Read) -> Result<Page> {
         Source::Stream(stream) => Query::stream(stream.clone()),
         Source::Query(query) => query.clone(),
     };
-    let begun = begin(log, read, &query)?;
-    let Begun { head, stream, after, before, by_scan } = begun;
+    let Begun { head, stream, after, before, settled } = begin(log, read)?;
     let (direction, limit) = (read.direction, read.limit);
+    // Runs are read outside of the lock.
+    let places =
+        settled.places(&query, after, before)?.filter(|places| !is_dense(log, places, &query, after, before));
     let mut reading =
         Reading { log, now: log.now(), query, direction, limit, after, before, events: Vec::new(), bytes: 0 };
-    let looked_at_all = if by_scan { reading.scan()? } else { reading.look_up()? };
+    let looked_at_all = match places {
+        None => reading.scan()?,
+        Some(places) => reading.look_up(&places, settled.end)?,
+    };
     let next = match (looked_at_all, direction) {
         (true, _) => None,
         (false, Direction::Forwards) => Some(Start::Beyond(head.log.at(reading.after))),
@@ -78,16 +85,12 @@ pub fn page(log: &Log, read: &Read) -> Result<Page> {
     Ok(Page { events: reading.events, token, head, next, stream })
 }
 
-fn begin(log: &Log, read: &Read, query: &Query) -> Result<Begun> {
-    let until = match read.as_of {
-        Some(AsOf::Time(time)) => Some(first_after(log, time)?),
-        Some(AsOf::Position(position)) => Some(Position(position.0.saturating_add(1))),
-        None => None,
-    };
+/// Looks at everything at one moment: what comes later is not of this reading.
+fn begin(log: &Log, read: &Read) -> Result<Begun> {
     let durable = log.durable();
     let head = durable.log.at(durable.head());
     let stream = match &read.source {
-        Source::Stream(name) => Some(durable.index.state(name).unwrap_or_default()),
+        Source::Stream(name) => Some(durable.index.state(name)?.unwrap_or_default()),
         _ => None,
     };
     if let (Source::Stream(name), Some(StreamState { life: Life::Tombstoned, .. })) = (&read.source, stream) {
@@ -105,39 +108,53 @@ fn begin(log: &Log, read: &Read, query: &Query) -> Result<Begun> {
         }
         (Start::Revision(revision), direction) => {
             if let Source::Stream(name) = &read.source {
-                (after, before) = around(&durable.index, name, revision, direction, (after, before));
+                (after, before) = around(&durable.index, name, revision, direction, (after, before))?;
             }
         }
     }
+    if let (Source::Stream(name), Some(state)) = (&read.source, &stream)
+        && state.hidden_before > Revision::FIRST
+    {
+        // What is hidden for good need not be looked at.
+        let (first, _) =
+            around(&durable.index, name, state.hidden_before, Direction::Forwards, (after, before))?;
+        after = after.max(first);
+    }
+    let settled = durable.index.settled();
+    drop(durable);
+    match read.as_of {
+        Some(AsOf::Time(time)) => before = before.min(first_after(log, time)?.unwrap_or(end)),
+        Some(AsOf::Position(position)) => before = before.min(Position(position.0.saturating_add(1))),
+        None => {}
+    }
     // A token beyond the moment looked from: nothing to see, and no step back.
-    before = until.map_or(before, |until| before.min(until)).max(Position(after.0 + 1));
-    let by_scan = match durable.index.places(query) {
-        None => true,
-        Some(places) => {
-            let places = places.at_most(after, before) as u64;
-            places > PLACES as u64 && places * DENSE > events_between(&durable, after, before)
-        }
-    };
-    Ok(Begun { head, stream, after, before, by_scan })
+    Ok(Begun { head, stream, after, before: before.max(Position(after.0 + 1)), settled })
+}
+
+/// Whether a query may match so much that reading everything is quicker than going to each place.
+fn is_dense(log: &Log, settled: &Places<'_>, query: &Query, after: Position, before: Position) -> bool {
+    let durable = log.durable();
+    let newest = durable.index.newest_places(query);
+    let places = settled.about_between(after, before) + newest.about_between(after, before);
+    places > PLACES && places as u64 * DENSE > events_between(&durable, after, before)
 }
 
 /// The bounds within which the events of a stream lie that begin at a revision.
 fn around(
-    index: &Index,
+    index: &Layers,
     stream: &StreamName,
     revision: Revision,
     direction: Direction,
     (after, before): (Position, Position),
-) -> (Position, Position) {
-    let positions = index.positions_of(stream);
-    let place = |n: u64| usize::try_from(n).ok().and_then(|n| positions.get(n)).copied();
-    match direction {
-        Direction::Forwards => match place(revision.0) {
+) -> Result<(Position, Position)> {
+    Ok(match direction {
+        Direction::Forwards => match index.position_of(stream, revision)? {
             Some(first) => (Position(first.0 - 1), before),
-            None => (Position(before.0 - 1), before),
+            None => (Position(before.0.saturating_sub(1)), before),
         },
-        Direction::Backwards => (after, place(revision.0.saturating_add(1)).unwrap_or(before)),
-    }
+        Direction::Backwards if revision.0 == u64::MAX => (after, before),
+        Direction::Backwards => (after, index.position_of(stream, revision.next())?.unwrap_or(before)),
+    })
 }
 
 /// About how many events lie between two positions.
@@ -146,14 +163,15 @@ fn events_between(durable: &Durable, after: Position, before: Position) -> u64 {
     u64::try_from(u128::from(before.0 - after.0) * events / bytes).unwrap_or(u64::MAX)
 }
 
-/// The position of the first event that was recorded after `time`, or that after the last event.
-fn first_after(log: &Log, time: Timestamp) -> Result<Position> {
-    let (segment, end, start, last) = {
+/// The position of the first event that was recorded after `time`, if there is one.
+fn first_after(log: &Log, time: Timestamp) -> Result<Option<Position>> {
+    let (segment, end, start) = {
         let durable = log.durable();
         let beyond = durable.segments.partition_point(|segment| segment.header.last_recorded_at <= time);
         let n = beyond.saturating_sub(1);
-        let start = durable.sparse[n].until(time);
-        (durable.segments[n].clone(), durable.end_of(n), start, Position(durable.head().0 + 1))
+        let (segment, end) = (durable.segments[n].clone(), durable.end_of(n));
+        let start = durable.sparse.start_until(segment.first(), end, time) - segment.header.base;
+        (segment, end, start)
     };
     let mut found = None;
     walk(&segment, start, end, |frame| {
@@ -169,8 +187,7 @@ fn first_after(log: &Log, time: Timestamp) -> Result<Position> {
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    // None later in this segment: the next one begins with the first, if there is one.
-    Ok(found.unwrap_or_else(|| last.min(Position(end))))
+    Ok(found)
 }
 
 /// Hands on the frames of a segment from the offset `start` to the position `end`, all of which are durable.
@@ -210,14 +227,35 @@ fn between(segment: &Segment, offset: u64, end: u64) -> (Position, Position) {
 /// # Errors
 /// [`Error::Corrupt`], and those of the disk.
 pub fn block_before(durable: &Durable, before: Position) -> Result<(Vec<RecordedEvent>, Position)> {
-    let n = durable.segment_at(Position(before.0.saturating_sub(1)));
-    let segment = &durable.segments[n];
-    let offset = (before.0 - segment.header.base).min(durable.end_of(n) - segment.header.base);
-    let (start, _) = durable.sparse[n].around(offset.saturating_sub(1));
-    let events = events_of(segment, start, segment.header.base + offset)?;
-    // Before the first frame there is only the header, and the segment before.
-    let begin = if start <= SEGMENT_HEADER { segment.header.base } else { segment.header.base + start };
-    Ok((events, Position(begin.min(before.0 - 1))))
+    Block::before(durable, before).read()
+}
+
+/// A stretch of the log that is known to be there.
+struct Block {
+    segment: Arc<Segment>,
+    /// The offset of its first frame.
+    start: u64,
+    /// The position that its events lie before.
+    before: Position,
+}
+
+impl Block {
+    fn before(durable: &Durable, before: Position) -> Self {
+        let n = durable.segment_at(Position(before.0.saturating_sub(1)));
+        let segment = durable.segments[n].clone();
+        let end = before.0.min(durable.end_of(n));
+        let start = durable.sparse.start_for(segment.first(), end.saturating_sub(1)) - segment.header.base;
+        Self { segment, start, before: Position(end) }
+    }
+
+    /// Its events, and where it begins.
+    fn read(&self) -> Result<(Vec<RecordedEvent>, Position)> {
+        let events = events_of(&self.segment, self.start, self.before.0)?;
+        // Before the first frame there is only the header, and the segment before.
+        let base = self.segment.header.base;
+        let begin = if self.start <= SEGMENT_HEADER { base } else { base + self.start };
+        Ok((events, Position(begin.min(self.before.0.saturating_sub(1)))))
+    }
 }
 
 /// The events between a frame's start and a position that need not be a frame's.
@@ -247,14 +285,23 @@ impl Reading<'_> {
         self.events.len() >= self.limit || self.bytes >= PAGE_BYTES
     }
 
-    /// Moves past an event, and keeps it if it is wanted. `state` is asked only when a stream hides something.
-    fn take(&mut self, event: RecordedEvent, state: impl FnOnce(&StreamName) -> StreamState, hiding: bool) {
+    /// Moves past an event, and keeps it if it is wanted.
+    fn take(&mut self, event: RecordedEvent) -> Result<()> {
         self.pass(event.position);
-        let shown = !hiding || state(&event.stream).shows(event.revision, event.recorded_at, self.now);
-        if shown && self.query.matches(&event) {
+        if self.query.matches(&event) && self.shows(&event)? {
             self.bytes += event.data.len() + event.metadata.as_bytes().len();
             self.events.push(event);
         }
+        Ok(())
+    }
+
+    fn shows(&self, event: &RecordedEvent) -> Result<bool> {
+        let durable = self.log.durable();
+        if !durable.index.hides_something() {
+            return Ok(true);
+        }
+        let state = durable.index.state(&event.stream)?.unwrap_or_default();
+        Ok(state.shows(event.revision, event.recorded_at, self.now))
     }
 
     fn pass(&mut self, position: Position) {
@@ -265,19 +312,16 @@ impl Reading<'_> {
     }
 
     /// Reads at the places that the index knows. Whether all was looked at.
-    fn look_up(&mut self) -> Result<bool> {
-        loop {
+    fn look_up(&mut self, settled: &Places<'_>, settled_end: u64) -> Result<bool> {
+        for _ in 0..LOOKS {
             let wanted = PLACES.min(self.limit - self.events.len());
-            let (places, segments) = self.places(wanted);
+            let places = self.places(settled, settled_end, wanted)?;
             let all = places.len() < wanted;
+            let segments = self.log.durable().segments.clone();
             for (n, place) in places.iter().enumerate() {
                 let segment =
                     &segments[segments.partition_point(|segment| segment.header.base <= place.0) - 1];
-                let event = segment.event(*place)?;
-                let durable = self.log.durable();
-                let hiding = durable.index.hides_something();
-                self.take(event, |stream| durable.index.state(stream).unwrap_or_default(), hiding);
-                drop(durable);
+                self.take(segment.event(*place)?)?;
                 if self.is_full() {
                     return Ok(all && n + 1 == places.len());
                 }
@@ -286,28 +330,35 @@ impl Reading<'_> {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
 
-    /// The next places to look at, and the segments they are in.
-    fn places(&self, wanted: usize) -> (Vec<Position>, Arc<Vec<Arc<Segment>>>) {
-        let durable = self.log.durable();
-        let mut places = Vec::new();
+    /// The next places to look at: those of the part of the index that does not change, and those in memory, which are looked up
+    /// under the lock.
+    fn places(&self, settled: &Places<'_>, settled_end: u64, wanted: usize) -> Result<Vec<Position>> {
+        let mut found = Vec::new();
         let (mut after, mut before) = (self.after, self.before);
-        if let Some(found) = durable.index.places(&self.query) {
-            while places.len() < wanted {
-                let place = match self.direction {
-                    Direction::Forwards => found.next(after).filter(|place| *place < before),
-                    Direction::Backwards => found.previous(before).filter(|place| *place > after),
-                };
-                let Some(place) = place else { break };
-                match self.direction {
-                    Direction::Forwards => after = place,
-                    Direction::Backwards => before = place,
+        let newest = Position(settled_end.saturating_sub(1));
+        match self.direction {
+            Direction::Forwards => {
+                more_after(settled, &mut after, before, wanted, &mut found)?;
+                after = after.max(newest);
+                let durable = self.log.durable();
+                if let Some(places) = durable.index.places(&self.query, after)? {
+                    more_after(&places, &mut after, before, wanted, &mut found)?;
                 }
-                places.push(place);
+            }
+            Direction::Backwards => {
+                let durable = self.log.durable();
+                if let Some(places) = durable.index.places(&self.query, after.max(newest))? {
+                    more_before(&places, after.max(newest), &mut before, wanted, &mut found)?;
+                }
+                drop(durable);
+                before = before.min(Position(settled_end));
+                more_before(settled, after, &mut before, wanted, &mut found)?;
             }
         }
-        (places, durable.segments.clone())
+        Ok(found)
     }
 
     /// Reads event after event. Whether all was looked at.
@@ -333,9 +384,9 @@ impl Reading<'_> {
             let durable = self.log.durable();
             let n = durable.segment_at(Position(self.after.0 + 1));
             let segment = durable.segments[n].clone();
-            let offset = (self.after.0 + 1).saturating_sub(segment.header.base);
             let end = durable.end_of(n).min(self.before.0.max(segment.first()));
-            (segment, durable.sparse[n].around(offset).0, end, n + 1 == durable.segments.len())
+            let start = durable.sparse.start_for(segment.first(), self.after.0 + 1) - segment.header.base;
+            (segment, start, end, n + 1 == durable.segments.len())
         };
         let limit = if end == self.before.0 { segment.end() } else { end };
         let mut looked = 0;
@@ -362,8 +413,6 @@ impl Reading<'_> {
     }
 
     fn take_frame(&mut self, segment: &Segment, frame: &Frame) -> Result<()> {
-        let durable = self.log.durable();
-        let hiding = durable.index.hides_something();
         for read in frame.events(segment) {
             let (_, event) = read.map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
             if event.position <= self.after {
@@ -372,7 +421,7 @@ impl Reading<'_> {
             if event.position >= self.before || self.is_full() {
                 break;
             }
-            self.take(event, |stream| durable.index.state(stream).unwrap_or_default(), hiding);
+            self.take(event)?;
         }
         if !self.is_full() {
             // The frame is done with: the next step must not begin in it again.
@@ -383,10 +432,9 @@ impl Reading<'_> {
     }
 
     fn scan_backwards(&mut self) -> Result<u64> {
-        let durable = self.log.durable();
-        let (events, begin) = block_before(&durable, self.before)?;
+        let block = Block::before(&self.log.durable(), self.before);
+        let (events, begin) = block.read()?;
         let looked = self.before.0 - begin.0;
-        let hiding = durable.index.hides_something();
         for event in events.into_iter().rev() {
             if event.position <= self.after {
                 break;
@@ -394,11 +442,43 @@ impl Reading<'_> {
             if self.is_full() {
                 return Ok(looked);
             }
-            self.take(event, |stream| durable.index.state(stream).unwrap_or_default(), hiding);
+            self.take(event)?;
         }
         if !self.is_full() {
             self.before = begin.max(Position(self.after.0 + 1));
         }
         Ok(looked)
     }
+}
+
+/// Adds places beyond `after` to those found, and moves `after` to the last of them.
+fn more_after(
+    places: &Places<'_>,
+    after: &mut Position,
+    before: Position,
+    wanted: usize,
+    found: &mut Vec<Position>,
+) -> Result<()> {
+    while found.len() < wanted {
+        let Some(place) = places.next(*after)?.filter(|place| *place < before) else { break };
+        found.push(place);
+        *after = place;
+    }
+    Ok(())
+}
+
+/// Adds places before `before` to those found, and moves `before` to the last of them.
+fn more_before(
+    places: &Places<'_>,
+    after: Position,
+    before: &mut Position,
+    wanted: usize,
+    found: &mut Vec<Position>,
+) -> Result<()> {
+    while found.len() < wanted {
+        let Some(place) = places.previous(*before, after)? else { break };
+        found.push(place);
+        *before = place;
+    }
+    Ok(())
 }

@@ -23,7 +23,8 @@ use crate::{
         ALIGN, Damage, FRAME_HEADER, FrameHeader, MAX_BODY, SEGMENT_HEADER, SEGMENT_HEADER_BYTES,
         SegmentHeader, align,
     },
-    index::{Index, Indexed, keys_of, with_event},
+    index::{Indexed, Layers, Run, Secret, Span, run, with_event},
+    log::Settings,
     manifest::{self, Manifest},
     segment::{Frames, Segment, Stop},
     sparse::Sparse,
@@ -55,9 +56,9 @@ pub struct Recovered {
     /// Its segments, in order. At least one.
     pub segments: Vec<Arc<Segment>>,
     /// Where to find everything.
-    pub index: Index,
-    /// Where frames begin, by segment.
-    pub sparse: Vec<Sparse>,
+    pub index: Layers,
+    /// Where frames begin.
+    pub sparse: Sparse,
     /// Where the next frame goes.
     pub end: u64,
     /// The number of the next frame.
@@ -81,10 +82,10 @@ pub struct Birth {
 ///
 /// # Errors
 /// [`Error::Corrupt`] if acknowledged events are damaged or missing, and those of the disk.
-pub fn recover(disk: &dyn Disk, birth: Option<Birth>, bugs: Bugs) -> Result<Recovered> {
+pub fn recover(disk: &dyn Disk, birth: Option<Birth>, settings: &Settings) -> Result<Recovered> {
     let doing = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
     let mut names = disk.list().map_err(doing)?;
-    for leftover in names.extract_if(.., |name| name.ends_with(".new")) {
+    for leftover in names.extract_if(.., |name| name.strip_suffix(".new").is_some_and(is_ours)) {
         // Made but never named: nothing was ever written to it that counts.
         disk.remove(&leftover).map_err(doing)?;
     }
@@ -93,12 +94,28 @@ pub fn recover(disk: &dyn Disk, birth: Option<Birth>, bugs: Bugs) -> Result<Reco
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| Segment::number_in(name)).collect();
     numbers.sort_unstable();
     if numbers.is_empty() {
-        return begin(disk, birth, manifest.as_ref(), bugs);
+        return begin(disk, birth, manifest.as_ref(), settings);
     }
-    let mut found = Found::open(disk, &numbers, manifest, bugs)?;
-    found.read_sealed()?;
+    let mut found = Found::open(disk, &numbers, manifest, settings)?;
+    found.believe_runs(disk, &names)?;
+    found.read_sealed(disk)?;
     let recovery = found.settle_tail(disk)?;
-    found.into_recovered(recovery)
+    Ok(found.into_recovered(recovery))
+}
+
+/// Whether a file of this name is one of the engine's.
+fn is_ours(name: &str) -> bool {
+    Segment::number_in(name).is_some()
+        || Run::span_in(name).is_some()
+        || cut_in(name)
+        || name == manifest::NAME
+}
+
+/// Whether this is the name of a copy of cut-off bytes: segment, offset and a number, all of fixed width.
+fn cut_in(name: &str) -> bool {
+    let digits = |part: &str, length| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = name.strip_suffix(".cut").unwrap_or_default().split('-').collect();
+    matches!(parts[..], [segment, offset, n] if digits(segment, 10) && digits(offset, 12) && digits(n, 3))
 }
 
 /// Begins a log.
@@ -106,7 +123,7 @@ fn begin(
     disk: &dyn Disk,
     birth: Option<Birth>,
     manifest: Option<&Manifest>,
-    bugs: Bugs,
+    settings: &Settings,
 ) -> Result<Recovered> {
     if let Some(Manifest { last_segment, .. }) = manifest {
         return Err(missing(disk, &format!("{} should be there", Segment::name(*last_segment))));
@@ -124,13 +141,13 @@ fn begin(
         previous_end: 0,
         last_recorded_at: Timestamp(i64::MIN),
     };
-    let segment = make_segment(disk, header, bugs)?;
+    let segment = make_segment(disk, header, settings.bugs)?;
     let end = segment.first();
     Ok(Recovered {
         log: header.log,
         segments: vec![Arc::new(segment)],
-        index: Index::default(),
-        sparse: vec![Sparse::default()],
+        index: Layers::new(settings.secret, Vec::new()),
+        sparse: Sparse::default(),
         end,
         next_frame: 1,
         last_recorded_at: header.last_recorded_at,
@@ -138,28 +155,45 @@ fn begin(
     })
 }
 
+/// Why a segment was not made.
+#[derive(Debug)]
+pub enum Unmade {
+    /// There is none. It can be tried again.
+    Absent(Error),
+    /// Nobody knows: it may be found after a restart. Nothing may be written any more to the one before it.
+    Unknown(Error),
+}
+
+impl From<Unmade> for Error {
+    fn from(unmade: Unmade) -> Self {
+        match unmade {
+            Unmade::Absent(error) | Unmade::Unknown(error) => error,
+        }
+    }
+}
+
 /// Makes a segment whose header is durable before its name is, and its name before anything is written to it.
 ///
 /// # Errors
-/// [`Error::StorageFull`] if there is no room, and those of the disk. Then there is no such segment.
-pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Result<Segment> {
+/// Whether there may be one all the same.
+pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Result<Segment, Unmade> {
     let name = Segment::name(header.number);
-    let path = disk.path_of(&name);
+    let (path, new) = (disk.path_of(&name), format!("{name}.new"));
     let make = || {
-        let new = format!("{name}.new");
         if disk.list()?.contains(&new) {
             disk.remove(&new)?;
         }
         let file = disk.create(&new, header.capacity)?;
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
-        disk.rename(&new, &name)?;
-        if !bugs.has(Bug::NoNameSync) {
-            disk.sync_names()?;
-        }
         Ok(file)
     };
-    let file = make().map_err(|error| explain(&error, "make", &path, Outcome::No))?;
+    let publish = || {
+        disk.rename(&new, &name)?;
+        if bugs.has(Bug::NoNameSync) { Ok(()) } else { disk.sync_names() }
+    };
+    let file = make().map_err(|error| Unmade::Absent(explain(&error, "make", &path, Outcome::No)))?;
+    publish().map_err(|error| Unmade::Unknown(explain(&error, "name", &path, Outcome::No)))?;
     Ok(Segment::new(header, file, path))
 }
 
@@ -172,8 +206,11 @@ fn missing(disk: &dyn Disk, what: &str) -> Error {
 struct Found {
     segments: Vec<Arc<Segment>>,
     manifest: Option<Manifest>,
-    index: Index,
-    sparse: Vec<Sparse>,
+    index: Layers,
+    sparse: Sparse,
+    /// Everything before this position is in the index.
+    indexed: u64,
+    run_events: u64,
     /// What the last whole frame, or the header of the last segment, says of what is to come.
     next_frame: u64,
     last_recorded_at: Timestamp,
@@ -184,7 +221,12 @@ struct Found {
 }
 
 impl Found {
-    fn open(disk: &dyn Disk, numbers: &[u32], manifest: Option<Manifest>, bugs: Bugs) -> Result<Self> {
+    fn open(
+        disk: &dyn Disk,
+        numbers: &[u32],
+        manifest: Option<Manifest>,
+        settings: &Settings,
+    ) -> Result<Self> {
         let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(numbers.len());
         for (expected, &number) in (1..).zip(numbers) {
             if number != expected {
@@ -194,6 +236,11 @@ impl Found {
         }
         for pair in segments.windows(2) {
             let (before, after) = (&pair[0].header, &pair[1].header);
+            if frame_after(&pair[0], after)? {
+                let damage =
+                    Damage("the segment before it goes on after the place where this one says that it ends");
+                return Err(pair[1].corrupt(0, None, damage));
+            }
             let follows = after.log.log_id == before.log.log_id
                 && after.log.epoch >= before.log.epoch
                 && after.previous_end >= pair[0].first()
@@ -208,6 +255,13 @@ impl Found {
             }
         }
         let (first, last) = (segments[0].header, segments[segments.len() - 1].header);
+        if (first.base, first.first_frame, first.events_before) != (0, 1, 0) {
+            return Err(segments[0].corrupt(
+                0,
+                None,
+                Damage("it says that it is not the first segment of a log"),
+            ));
+        }
         if let Some(manifest) = &manifest {
             if manifest.log_id != first.log.log_id {
                 return Err(missing(disk, &format!("the segments of log {}", manifest.log_id)));
@@ -223,21 +277,90 @@ impl Found {
         Ok(Self {
             segments,
             manifest,
-            index: Index::default(),
-            sparse: Vec::new(),
+            index: Layers::new(settings.secret, Vec::new()),
+            sparse: Sparse::default(),
+            indexed: 0,
+            run_events: settings.run_events,
             next_frame: first.first_frame,
             last_recorded_at: first.last_recorded_at,
             durable,
             end: 0,
-            bugs,
+            bugs: settings.bugs,
         })
     }
 
-    /// Reads the segments before the last, all of whose frames must be there.
-    fn read_sealed(&mut self) -> Result<()> {
+    /// Takes the runs of the index whose stretches follow each other from the beginning of the log, and removes the others. The
+    /// log is not read again as far as they reach.
+    fn believe_runs(&mut self, disk: &dyn Disk, names: &[String]) -> Result<()> {
+        let mut spans: Vec<(u64, u64)> = names.iter().filter_map(|name| Run::span_in(name)).collect();
+        // The longest of those that begin at the same place is the one that the others were merged into.
+        spans.sort_unstable_by_key(|&(start, end)| (start, std::cmp::Reverse(end)));
+        let mut runs: Vec<Arc<Run>> = Vec::new();
+        let mut at = 0;
+        for &(start, end) in &spans {
+            if start == at
+                && let Ok(run) = Run::open(disk, &Run::name(start, end))
+                && run.span.log_id == self.segments[0].header.log.log_id
+                && (run.span.start, run.span.end) == (start, end)
+                && runs.last().is_none_or(|last| last.span.secret == run.span.secret)
+            {
+                at = end;
+                runs.push(Arc::new(run));
+            }
+        }
+        // What the last one says of its end must be what the log says there.
+        while let Some(run) = runs.last()
+            && !self.ends_there(&run.span, &run.sparse)?
+        {
+            runs.pop();
+        }
+        for (start, end) in spans {
+            if !runs.iter().any(|run| (run.span.start, run.span.end) == (start, end)) {
+                let name = Run::name(start, end);
+                disk.remove(&name)
+                    .map_err(|error| explain(&error, "remove", &disk.path_of(&name), Outcome::No))?;
+            }
+        }
+        for run in &runs {
+            self.sparse.extend(&run.sparse);
+        }
+        if let Some(Span { end, next_frame, last_recorded_at, secret, .. }) = runs.last().map(|run| run.span)
+        {
+            (self.indexed, self.next_frame, self.last_recorded_at) = (end, next_frame, last_recorded_at);
+            self.durable = self.durable.max(end);
+            self.index = Layers::new(Secret(secret), runs);
+        }
+        Ok(())
+    }
+
+    /// Whether a frame of the log ends where a run does, and is the one that the run says.
+    fn ends_there(&self, span: &Span, sparse: &[(u64, Timestamp)]) -> Result<bool> {
+        let Some(&(start, _)) = sparse.last() else { return Ok(false) };
+        let n = self.segments.partition_point(|segment| segment.header.base <= start).saturating_sub(1);
+        let segment = &self.segments[n];
+        let base = segment.header.base;
+        if start < segment.first() || span.end > segment.end() {
+            return Ok(false);
+        }
+        let mut frames = Frames::new(segment, start - base, span.end - base);
+        let mut last = None;
+        while let Ok(frame) = frames.next()? {
+            if frame.checked(segment).is_err() {
+                return Ok(false);
+            }
+            last = Some(frame.header.number);
+        }
+        Ok(base + frames.offset() == span.end && last.map(|number| number + 1) == Some(span.next_frame))
+    }
+
+    /// Reads the segments before the last, as far as they are not indexed yet. All of their frames must be there.
+    fn read_sealed(&mut self, disk: &dyn Disk) -> Result<()> {
         for n in 1..self.segments.len() {
             let (segment, next) = (self.segments[n - 1].clone(), self.segments[n].header);
-            let stop = self.read_frames(&segment, next.previous_end - segment.header.base)?;
+            if self.indexed >= next.previous_end {
+                continue;
+            }
+            let stop = self.read_frames(disk, &segment, next.previous_end - segment.header.base)?;
             if self.end != next.previous_end || self.next_frame != next.first_frame {
                 let damage = match stop {
                     Stop::Damage(damage) => damage,
@@ -250,58 +373,71 @@ impl Found {
     }
 
     /// Takes in frame after frame while they are whole and follow each other.
-    fn read_frames(&mut self, segment: &Segment, limit: u64) -> Result<Stop> {
-        let mut frames = Frames::new(segment, SEGMENT_HEADER, limit);
-        let mut sparse = Sparse::default();
-        let stop = loop {
-            self.end = segment.header.base + frames.offset();
+    fn read_frames(&mut self, disk: &dyn Disk, segment: &Segment, limit: u64) -> Result<Stop> {
+        let base = segment.header.base;
+        let mut frames = Frames::new(segment, self.indexed.max(segment.first()) - base, limit);
+        loop {
+            self.end = base + frames.offset();
             let frame = match frames.next()? {
                 Ok(frame) => frame,
-                Err(stop) => break stop,
+                Err(stop) => return Ok(stop),
             };
             if frame.header.number != self.next_frame || frame.header.events_before != self.index.events() {
-                break Stop::Damage(Damage("a frame does not follow the one before it"));
+                return Ok(Stop::Damage(Damage("a frame does not follow the one before it")));
             }
             let events = match frame.checked(segment) {
                 Ok(events) => events,
                 Err(_) if self.bugs.has(Bug::HeaderOnlyCrc) => {
                     frame.events(segment).filter_map(|read| Some(read.ok()?.1)).collect()
                 }
-                Err(damage) => break Stop::Damage(damage),
+                Err(damage) => return Ok(Stop::Damage(damage)),
             };
             self.durable = self.durable.max(frame.header.synced_upto);
+            if self.durable >= self.end {
+                self.write_run(disk);
+            }
             self.next_frame += 1;
             self.last_recorded_at = frame.header.recorded_at;
-            sparse.add(frame.offset, events.first().map(|event| event.recorded_at));
+            self.sparse.add(base + frame.offset, events.first().map(|event| event.recorded_at));
             for event in &events {
                 self.take_in(segment, event)?;
             }
-        };
-        self.sparse.push(sparse);
-        Ok(stop)
+        }
+    }
+
+    /// Keeps what is indexed in memory bounded while a long log is read. A run that cannot be written now is written later.
+    fn write_run(&mut self, disk: &dyn Disk) {
+        let log_id = self.segments[0].header.log.log_id;
+        self.index.freeze(self.run_events, self.end, self.next_frame, log_id);
+        if let Some((index, span)) = self.index.frozen()
+            && let Ok(run) = run::make(disk, span, &*index, self.sparse.between(span.start, span.end))
+        {
+            self.index.thaw(run);
+        }
     }
 
     fn take_in(&mut self, segment: &Segment, event: &RecordedEvent) -> Result<()> {
-        let state = self.index.state(&event.stream).unwrap_or_default();
+        let state = self.index.state(&event.stream)?.unwrap_or_default();
         let (state, revision) = with_event(state);
         if revision != event.revision {
             let offset = event.position.0 - segment.header.base;
             let damage = Damage("an event's revision does not follow the one before it in its stream");
             return Err(segment.corrupt(offset, Some((event.position, event.position)), damage));
         }
-        self.index.add(Indexed {
+        let keys = self.index.secret.keys_of(&event.stream, &event.event_type, &event.tags);
+        self.index.memory.add(Indexed {
             position: event.position,
             recorded_at: event.recorded_at,
             stream: &event.stream,
             id: event.id,
-            keys: &keys_of(&event.stream, &event.event_type, &event.tags),
+            keys: &keys,
             state,
         });
         if let Some((described, change)) =
             LifeChange::of_event(&event.stream, &event.event_type, &event.data)?
         {
-            let before = self.index.state(&described).unwrap_or_default();
-            self.index.describe(&described, before, &change, event.recorded_at);
+            let before = self.index.state(&described)?.unwrap_or_default();
+            self.index.memory.describe(&described, before, &change, event.recorded_at);
         }
         Ok(())
     }
@@ -309,9 +445,11 @@ impl Found {
     /// Reads the last segment, and makes its end safe to go on from.
     fn settle_tail(&mut self, disk: &dyn Disk) -> Result<Recovery> {
         let segment = self.segments[self.segments.len() - 1].clone();
-        self.next_frame = segment.header.first_frame;
-        self.last_recorded_at = segment.header.last_recorded_at;
-        let stop = self.read_frames(&segment, segment.header.capacity)?;
+        if self.indexed < segment.first() {
+            (self.next_frame, self.last_recorded_at) =
+                (segment.header.first_frame, segment.header.last_recorded_at);
+        }
+        let stop = self.read_frames(disk, &segment, segment.header.capacity)?;
         let clean = self
             .manifest
             .as_ref()
@@ -351,26 +489,27 @@ impl Found {
     /// Copies what follows the last whole frame, then writes zeros there.
     fn cut_off(&self, disk: &dyn Disk, segment: &Segment, residue: &Residue) -> Result<String> {
         let offset = self.end - segment.header.base;
-        let name = format!("{:010}-{offset}.cut", segment.header.number);
-        let cut = || -> io::Result<()> {
-            let names = disk.list()?;
-            let mut copies: Vec<&String> = names.iter().filter(|name| name.ends_with(".cut")).collect();
+        let cut = || -> io::Result<String> {
+            let mut copies: Vec<String> = disk.list()?.into_iter().filter(|name| cut_in(name)).collect();
             copies.sort();
-            // A copy of an earlier attempt at this very cut has more in it than is left now.
-            if !copies.contains(&&name) {
-                for oldest in copies.iter().rev().skip(KEPT_CUTS - 1) {
-                    disk.remove(oldest)?;
-                }
-                let new = format!("{name}.new");
-                let copy = disk.create(&new, residue.bytes)?;
-                copy.write_at(&residue.copy, 0)?;
-                copy.sync()?;
-                disk.rename(&new, &name)?;
-                disk.sync_names()?;
+            for oldest in copies.iter().rev().skip(KEPT_CUTS - 1) {
+                disk.remove(oldest)?;
             }
-            segment.file.write_at(&vec![0; residue.copy.len()], offset)
+            let place = format!("{:010}-{offset:012}", segment.header.number);
+            let same_place = copies.iter().rev().find(|name| name.starts_with(&place));
+            let last = same_place.and_then(|name| name[place.len() + 1..].strip_suffix(".cut")?.parse().ok());
+            let name = format!("{place}-{:03}.cut", (last.unwrap_or(0) + 1) % 1000);
+            let new = format!("{name}.new");
+            let copy = disk.create(&new, residue.bytes)?;
+            copy.write_at(&residue.copy, 0)?;
+            copy.sync()?;
+            disk.rename(&new, &name)?;
+            disk.sync_names()?;
+            segment.file.write_at(&vec![0; residue.copy.len()], offset)?;
+            Ok(name)
         };
-        cut().map_err(|error| explain(&error, "cut a torn frame off", &segment.path, Outcome::No))?;
+        let name =
+            cut().map_err(|error| explain(&error, "cut a torn frame off", &segment.path, Outcome::No))?;
         Ok(disk.path_of(&name))
     }
 
@@ -400,11 +539,11 @@ impl Found {
         segment.corrupt(self.end - segment.header.base, Some(positions), damage)
     }
 
-    fn into_recovered(self, recovery: Recovery) -> Result<Recovered> {
+    fn into_recovered(self, recovery: Recovery) -> Recovered {
         let last = &self.segments[self.segments.len() - 1];
         let manifest_epoch = self.manifest.as_ref().map_or(0, |manifest| manifest.epoch);
         let log = LogIdentity { epoch: last.header.log.epoch.max(manifest_epoch), ..last.header.log };
-        Ok(Recovered {
+        Recovered {
             log,
             segments: self.segments,
             index: self.index,
@@ -413,7 +552,7 @@ impl Found {
             next_frame: self.next_frame,
             last_recorded_at: self.last_recorded_at,
             recovery,
-        })
+        }
     }
 }
 
@@ -428,12 +567,22 @@ fn open_segment(disk: &dyn Disk, number: u32) -> Result<Segment> {
     let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| match header {
         header if header.number != number => Err(Damage("the segment's file has the name of another")),
         header if header.capacity > length => Err(Damage("the file is shorter than its segment")),
+        SegmentHeader { base, capacity, .. } if base.checked_add(capacity).is_none() => {
+            Err(Damage("the segment claims positions beyond the last there is"))
+        }
         header => Ok(header),
     });
     header.map(|header| Segment::new(header, file, path.clone())).map_err(|damage| {
         let problem = format!("{}; restore it from a backup or a replica", damage.0);
         Corrupt { segment: path, offset: 0, positions: None, problem }.into()
     })
+}
+
+/// Whether a segment has a whole frame where its successor says that it ends: then both were written to.
+fn frame_after(segment: &Segment, next: &SegmentHeader) -> Result<bool> {
+    let Some(offset) = next.previous_end.checked_sub(segment.header.base) else { return Ok(false) };
+    let frame = Frames::new(segment, offset.max(SEGMENT_HEADER), segment.header.capacity).next()?;
+    Ok(frame.is_ok_and(|frame| frame.header.number >= next.first_frame && frame.checked(segment).is_ok()))
 }
 
 /// What lies beyond the last whole frame.

@@ -1,6 +1,7 @@
 //! The store: a log, the thread that commits to it, and the contract.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -16,6 +17,7 @@ use factum::{
 use crate::{
     bugs::Bugs,
     disk::{Directory, Disk, explain},
+    index::Secret,
     log::{Log, Settings},
     read,
     recovery::Recovery,
@@ -24,6 +26,8 @@ use crate::{
 /// How long nothing must come before a mark is written, and how much longer before it is synced on its own.
 const QUIET: Duration = Duration::from_millis(50);
 const SETTLE: Duration = Duration::from_millis(500);
+/// How long the indexing thread sleeps when nobody wakes it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Bytes of an event and of an append that no configuration may exceed.
 const MOST_EVENT_BYTES: usize = 16 << 20;
 const MOST_APPEND_BYTES: usize = 16 << 20;
@@ -44,6 +48,7 @@ pub struct Options {
     clock: Arc<dyn Clock>,
     first_segment_bytes: u64,
     segment_bytes: u64,
+    run_events: u64,
 }
 
 impl Options {
@@ -56,6 +61,7 @@ impl Options {
             clock: Arc::new(SystemClock),
             first_segment_bytes: 16 << 20,
             segment_bytes: 256 << 20,
+            run_events: 128 << 10,
         }
     }
 
@@ -82,6 +88,13 @@ impl Options {
     #[must_use]
     pub fn segments(self, first_bytes: u64, most_bytes: u64) -> Self {
         Self { first_segment_bytes: first_bytes.max(8192), segment_bytes: most_bytes.max(8192), ..self }
+    }
+
+    /// How many events are indexed in memory before their index is written to a file: about 300 bytes each, and up to twice as
+    /// many for a while. By default 131,072.
+    #[must_use]
+    pub fn indexed_in_memory(self, events: u64) -> Self {
+        Self { run_events: events.max(1), ..self }
     }
 
     /// Opens the store.
@@ -128,8 +141,10 @@ impl Options {
             limits: self.limits,
             clock: self.clock,
             birth: self.create.then(|| EventId::new().0),
+            secret: new_secret(),
             first_segment_bytes: self.first_segment_bytes,
             segment_bytes: self.segment_bytes,
+            run_events: self.run_events,
             bugs: Bugs::default(),
         };
         LogStore::start(Log::open(disk, settings)?)
@@ -145,7 +160,8 @@ pub struct LogStore(Arc<Running>);
 #[derive(Debug)]
 struct Running {
     log: Arc<Log>,
-    thread: Mutex<Option<JoinHandle<Result<()>>>>,
+    /// The one that commits, and the one that writes the index; once they have ended, how.
+    threads: Mutex<Result<Vec<JoinHandle<Result<()>>>, Result<()>>>,
 }
 
 impl LogStore {
@@ -159,11 +175,19 @@ impl LogStore {
 
     fn start(log: Log) -> Result<Self> {
         let log = Arc::new(log);
-        let committing = log.clone();
-        let thread = thread::Builder::new().name("factum-log".into()).spawn(move || commit_on(&committing));
-        let why = |error| format!("its thread cannot be started ({error})");
-        let thread = thread.map_err(|error| Error::Unavailable { why: why(error), outcome: Outcome::No })?;
-        Ok(Self(Arc::new(Running { log, thread: Mutex::new(Some(thread)) })))
+        let committing = start_thread("factum-commit", &log, commit_on)?;
+        let indexing = start_thread("factum-index", &log, |log| {
+            index_on(log);
+            Ok(())
+        });
+        let indexing = match indexing {
+            Ok(indexing) => indexing,
+            Err(error) => {
+                log.begin_closing();
+                return Err(error);
+            }
+        };
+        Ok(Self(Arc::new(Running { log, threads: Mutex::new(Ok(vec![committing, indexing])) })))
     }
 
     /// What opening it did to the log.
@@ -186,8 +210,16 @@ impl LogStore {
 impl Running {
     fn close(&self) -> Result<()> {
         self.log.begin_closing();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        thread.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(stopped(Outcome::Unknown))))
+        // Whoever closes it a second time waits for the first, and is told the same.
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(running) = &mut *threads {
+            let ended = |thread: JoinHandle<Result<()>>| {
+                thread.join().unwrap_or_else(|_| Err(stopped(Outcome::Unknown)))
+            };
+            let results: Vec<Result<()>> = std::mem::take(running).into_iter().map(ended).collect();
+            *threads = Err(results.into_iter().collect());
+        }
+        threads.as_ref().err().cloned().unwrap_or(Ok(()))
     }
 }
 
@@ -198,8 +230,21 @@ impl Drop for Running {
     }
 }
 
-/// What the committing thread does until the log is closed.
+/// A secret that nobody can guess.
+fn new_secret() -> Secret {
+    let (high, low) = EventId::new().0.as_u64_pair();
+    Secret(xxhash_rust::xxh3::xxh3_64_with_seed(&low.to_le_bytes(), high))
+}
+
+/// What the committing thread does until the log is closed. If it breaks, nobody must wait for it.
 fn commit_on(log: &Log) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(|| commit_until_closed(log))).unwrap_or_else(|_| {
+        log.give_up(&stopped(Outcome::Unknown));
+        Err(stopped(Outcome::Unknown))
+    })
+}
+
+fn commit_until_closed(log: &Log) -> Result<()> {
     let mut quiet = Duration::ZERO;
     loop {
         while log.commit() {
@@ -220,6 +265,24 @@ fn commit_on(log: &Log) -> Result<()> {
             log.settle();
         }
     }
+}
+
+/// What the indexing thread does until the log is closed. A failure loses nothing: the part stays in memory for now.
+fn index_on(log: &Log) {
+    while log.wait_for_frozen(LOOK_AGAIN) {
+        while let Ok(true) = log.write_run() {}
+    }
+}
+
+fn start_thread(
+    name: &str,
+    log: &Arc<Log>,
+    work: impl FnOnce(&Log) -> Result<()> + Send + 'static,
+) -> Result<JoinHandle<Result<()>>> {
+    let log = log.clone();
+    let started = thread::Builder::new().name(name.into()).spawn(move || work(&log));
+    let why = |error| format!("its thread cannot be started ({error})");
+    started.map_err(|error| Error::Unavailable { why: why(error), outcome: Outcome::No })
 }
 
 fn stopped(outcome: Outcome) -> Error {
@@ -250,7 +313,7 @@ impl EventStore for LogStore {
     }
 
     async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
-        Ok(self.0.log.durable().index.state(stream).unwrap_or_default())
+        Ok(self.0.log.durable().index.state(stream)?.unwrap_or_default())
     }
 
     async fn changed(&self, position: Position) {

@@ -50,6 +50,7 @@ noticed! {
     rolling_without_a_sync_is_noticed: RollWithoutSync,
     retrying_a_failed_sync_is_noticed: RetryAfterFailedSync,
     cutting_acknowledged_events_off_is_noticed: NaiveTruncation,
+    going_on_after_a_failed_roll_is_noticed: GoOnAfterFailedRoll,
 }
 
 fn event(bytes: usize) -> Append {

@@ -1,25 +1,40 @@
-//! Read models of any shape: tables of your own, changed by SQL.
+//! Projections in SQL: tables of their own, changed by statements of their own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    fmt,
+    ops::Deref,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use factum::{
-    Error, Event, EventStore, Factum, Query, Recorded, RecordedEvent, Result, Token,
-    projection::{
-        Attached, Difference, Generation, Place, Runner, Status, Target, check_model_name, guarded,
-    },
+    Consumer, Difference, Error, Event, EventStore, EventStoreExt, Factum, Query, Read, ReadStore, Recorded,
+    Result, Token,
+    consumer::{Batch, Filled, Filler, Form},
+    read::AsOf,
+    reads::{Generation, Lease},
 };
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, params_from_iter};
 
-use crate::file::{self, Sqlite, Trouble};
+use crate::{
+    Params, Row, Sqlite, Value,
+    fault::{Fault, explain},
+    models,
+};
 
-/// A read model with tables of its own.
+/// A read model in SQL, for whatever is not one document per key.
+///
+/// A table's name stands in braces: `{by_day}` is the table `by_day` of the generation that is being filled. Readers see it
+/// as a view that is called like the model and the table, `turnover_by_day`.
 ///
 /// ```
 /// # use factum::prelude::*;
-/// # use factum_sqlite::{Sql, SqlProjection};
-/// # #[derive(Debug, Serialize, Deserialize)]
-/// # enum OrderEvent { Placed { total: i64 } }
+/// # use factum_sqlite::{Sql, SqlProjection, Sqlite};
+/// # #[derive(Serialize, Deserialize)] enum OrderEvent { Paid { day: String, cents: i64 } }
 /// # impl Event for OrderEvent { const CATEGORY: &'static str = "order"; }
 /// struct Turnover;
 ///
@@ -27,179 +42,263 @@ use crate::file::{self, Sqlite, Trouble};
 ///     const NAME: &'static str = "turnover";
 ///     type Event = OrderEvent;
 ///
-///     fn setup(&self, sql: &Sql<'_>) -> rusqlite::Result<()> {
-///         sql.execute_batch(&format!("CREATE TABLE {} (day TEXT PRIMARY KEY, total INTEGER NOT NULL)", sql.table("days")))
+///     fn setup(&self, sql: &Sql<'_>) -> factum::Result<()> {
+///         sql.execute("CREATE TABLE {by_day} (day TEXT PRIMARY KEY, cents INTEGER NOT NULL)", ())?;
+///         Ok(())
 ///     }
 ///
-///     fn apply(&self, sql: &Sql<'_>, event: &Recorded<OrderEvent>) -> rusqlite::Result<()> {
-///         let OrderEvent::Placed { total } = event.event;
-///         let day = event.record.recorded_at.to_string()[..10].to_owned();
-///         let add = format!("INSERT INTO {} VALUES (?1, ?2) ON CONFLICT DO UPDATE SET total = total + ?2", sql.table("days"));
-///         sql.prepare_cached(&add)?.execute((day, total))?;
+///     fn apply(&self, sql: &Sql<'_>, event: &Recorded<OrderEvent>) -> factum::Result<()> {
+///         let OrderEvent::Paid { day, cents } = &event.event;
+///         let add = "INSERT INTO {by_day} VALUES (?1, ?2) ON CONFLICT DO UPDATE SET cents = cents + excluded.cents";
+///         sql.execute(add, (day, *cents))?;
 ///         Ok(())
 ///     }
 /// }
+///
+/// # async fn example(factum: Factum) -> factum::Result<()> {
+/// let turnover = Sqlite::open("read.db")?.project(&factum, Turnover).await?;
+/// for row in turnover.query("SELECT day, cents FROM {by_day} ORDER BY day", ()).await? {
+///     println!("{}: {}", row.get::<String>(0)?, row.get::<i64>(1)?);
+/// }
+/// # Ok(())
+/// # }
 /// ```
 pub trait SqlProjection: Send + Sync + 'static {
-    /// What it is called: letters, digits and `_`.
+    /// The model's name: a word of a-z, 0-9 and `_`.
     const NAME: &'static str;
-    /// A new number rebuilds it.
+    /// Raise it whenever the tables should come out differently: the model is then filled anew, and switched when it is ready.
     const VERSION: u32 = 1;
-    /// The events that it understands.
+    /// What it is made from. Every event that [`query`](SqlProjection::query) selects must be one.
     type Event: Event;
 
-    /// Which events it looks at: those of the category, unless it says otherwise.
+    /// The events that it is made from: those of the event's category.
     ///
     /// # Errors
-    /// What is wrong with a name in it.
+    /// Those of [`Query`]'s constructors.
     fn query(&self) -> Result<Query> {
         Ok(Query::category(Self::Event::CATEGORY))
     }
 
-    /// Makes its tables, under the names that [`Sql::table`] gives them.
+    /// Makes the tables.
     ///
     /// # Errors
-    /// Those of SQLite.
-    fn setup(&self, sql: &Sql<'_>) -> rusqlite::Result<()>;
+    /// Those of [`Sql`].
+    fn setup(&self, sql: &Sql<'_>) -> Result<()>;
 
-    /// Changes its tables by what happened. The checkpoint moves in the same transaction.
+    /// Changes the tables as the event demands, in the transaction that also moves the checkpoint.
     ///
     /// # Errors
-    /// Those of SQLite: they stop the projection.
-    fn apply(&self, sql: &Sql<'_>, event: &Recorded<Self::Event>) -> rusqlite::Result<()>;
+    /// Those of [`Sql`], and whatever it refuses: the projection then stops before this event, and says so.
+    fn apply(&self, sql: &Sql<'_>, event: &Recorded<Self::Event>) -> Result<()>;
 }
 
-/// The database, as one generation of a read model sees it. It is a `rusqlite` connection within a transaction: statements that
-/// begin or end one are not for you.
-#[derive(Debug)]
-pub struct Sql<'a> {
-    db: &'a Connection,
-    name: &'a str,
-    generation: u64,
+/// A transaction on the tables of one generation.
+pub struct Sql<'c> {
+    connection: &'c Connection,
+    place: Arc<str>,
+    prefix: String,
+    /// Statements with their braces resolved.
+    resolved: RefCell<HashMap<String, Arc<str>>>,
 }
 
-impl Sql<'_> {
-    /// The full name of a table of this read model: each generation has its own.
-    pub fn table(&self, name: &str) -> String {
-        format!("\"{}_g{}_{}\"", self.name, self.generation, name.replace('"', "\"\""))
+impl fmt::Debug for Sql<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sql({} in {})", self.prefix, self.place)
     }
 }
 
-impl std::ops::Deref for Sql<'_> {
-    type Target = Connection;
+impl<'c> Sql<'c> {
+    fn new(connection: &'c Connection, place: &Arc<str>, model: &str, generation: u32) -> Self {
+        let (place, prefix) = (place.clone(), models::table(model, generation));
+        Self { connection, place, prefix, resolved: RefCell::default() }
+    }
 
-    fn deref(&self) -> &Connection {
-        self.db
+    /// Executes a statement, and says how many rows it changed. It is prepared once.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for what SQLite refuses, and failures of the database.
+    pub fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {
+        let execute = || {
+            let mut statement = self.connection.prepare_cached(&self.resolve(sql))?;
+            Ok(statement.execute(params_from_iter(params.values()))?)
+        };
+        execute().map_err(|fault| explain(&self.place, fault))
+    }
+
+    /// The rows that a query gives.
+    ///
+    /// # Errors
+    /// As for [`execute`](Self::execute).
+    pub fn query(&self, sql: &str, params: impl Params) -> Result<Vec<Row>> {
+        let query = || {
+            let mut statement = self.connection.prepare_cached(&self.resolve(sql))?;
+            let columns = statement.column_count();
+            let row = |row: &rusqlite::Row<'_>| {
+                let values = (0..columns).map(|column| row.get_ref(column).map(Value::from));
+                values.collect::<rusqlite::Result<_>>().map(Row)
+            };
+            let rows = statement.query_map(params_from_iter(params.values()), row)?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        };
+        query().map_err(|fault| explain(&self.place, fault))
+    }
+
+    fn resolve(&self, sql: &str) -> Arc<str> {
+        if let Some(known) = self.resolved.borrow().get(sql) {
+            return known.clone();
+        }
+        let resolved: Arc<str> = resolve(sql, &self.prefix).into();
+        self.resolved.borrow_mut().insert(sql.to_owned(), resolved.clone());
+        resolved
     }
 }
 
-/// A read model of any shape that is being kept. It is kept as long as a clone of this lives.
+/// Replaces `{name}` by the table's full name, quoted. Braces around anything but a name stay as they are: JSON has them too.
+fn resolve(sql: &str, prefix: &str) -> String {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let (mut resolved, mut rest) = (String::with_capacity(sql.len() + 32), sql);
+    while let Some((before, after)) = rest.split_once('{') {
+        resolved += before;
+        match after.split_once('}') {
+            Some((name, after)) if is_name(name) => {
+                resolved += &format!("\"{prefix}_{name}\"");
+                rest = after;
+            }
+            _ => {
+                resolved.push('{');
+                rest = after;
+            }
+        }
+    }
+    resolved + rest
+}
+
+/// A projection in SQL that is kept up to date in the background. It stops when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct ProjectedSql {
-    name: &'static str,
+pub struct SqlProjected<P> {
+    consumer: Consumer,
+    projection: Arc<P>,
     sqlite: Sqlite,
-    runner: Arc<Runner>,
+    store: Arc<dyn EventStore>,
+}
+
+impl<P> Deref for SqlProjected<P> {
+    type Target = Consumer;
+
+    fn deref(&self) -> &Consumer {
+        &self.consumer
+    }
 }
 
 impl Sqlite {
-    /// Keeps a read model of any shape from now on: catches up from its checkpoint, then follows.
+    /// Keeps a read model in SQL up to date, in the background: first what is in the log, then what comes. It goes on where it
+    /// was left, exactly once, and takes the model over from any other worker.
     ///
     /// # Errors
-    /// As for [`Factum::project`].
-    pub async fn project<P: SqlProjection>(&self, factum: &Factum, projection: P) -> Result<ProjectedSql> {
-        check_model_name(P::NAME)?;
-        let target = Arc::new(Tables { projection: Arc::new(projection), sqlite: self.clone() });
-        let store: Arc<dyn EventStore> = factum.store().clone();
-        let runner = Arc::new(Runner::start(store, target).await?);
-        Ok(ProjectedSql { name: P::NAME, sqlite: self.clone(), runner })
+    /// Those of [`Factum::consume`].
+    pub async fn project<P: SqlProjection>(&self, factum: &Factum, projection: P) -> Result<SqlProjected<P>> {
+        let (sqlite, projection) = (self.clone(), Arc::new(projection));
+        let form = SqlForm { sqlite: sqlite.clone(), projection: projection.clone() };
+        Ok(SqlProjected {
+            consumer: factum.consume(form).await?,
+            projection,
+            sqlite,
+            store: factum.store().clone(),
+        })
     }
 }
 
-impl ProjectedSql {
-    /// Reads from its tables.
+impl<P: SqlProjection> SqlProjected<P> {
+    /// The rows that a query gives. `{table}` is the table as readers see it.
     ///
     /// # Errors
-    /// Those of SQLite, and [`Error::NotFound`] before the first generation exists.
-    pub async fn query<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Sql<'_>) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let name = self.name;
-        let query = move |own: &Sqlite| {
-            own.read(|db| {
-                // One snapshot for finding the tables and for reading them.
-                let snapshot = db.unchecked_transaction()?;
-                match file::active(&snapshot, name)? {
-                    Some(generation) => work(&Sql { db: &snapshot, name, generation }).map(Some),
-                    None => Ok(None),
-                }
-            })?
-            .ok_or_else(|| Error::NotFound { what: format!("read model `{name}`") })
-        };
-        self.sqlite.blocking(query).await
+    /// [`Error::InvalidInput`] for what SQLite refuses, and failures of the database.
+    pub async fn query(&self, sql: impl Into<String>, params: impl Params) -> Result<Vec<Row>> {
+        let (sql, params, place) = (sql.into(), params.values(), self.sqlite.place.clone());
+        self.sqlite
+            .look(move |tx| {
+                let active = models::catalog(tx, P::NAME)?.active.map_or(0, |active| active.number);
+                Ok(Sql::new(tx, &place, P::NAME, active).query(&sql, params)?)
+            })
+            .await
     }
 
-    /// As for [`factum::Projected::wait_for_within`].
+    /// Compares the tables with what the visible events of the log make, up to where the model is. Nothing: they agree.
     ///
     /// # Errors
-    /// As there.
-    pub async fn wait_for_within(&self, token: impl Into<Token>, at_most: Duration) -> Result<()> {
-        self.runner.wait_for(token.into(), at_most).await
+    /// Those of reading the log and the database, and [`Error::LogRewound`] if the model is of another history.
+    pub async fn verify(&self) -> Result<Vec<Difference>> {
+        let (active, stored) = self
+            .sqlite
+            .look(|tx| {
+                let Some(active) = models::catalog(tx, P::NAME)?.active else {
+                    return Ok((None, BTreeMap::new()));
+                };
+                Ok((active.checkpoint, contents(tx, P::NAME, active.number)?))
+            })
+            .await?;
+        let expected = self.fold(active).await?;
+        let keys = stored.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>();
+        let times = |rows: &BTreeMap<String, u64>, key| rows.get(key).map(|n| format!("there {n} time(s)"));
+        let compared = keys.into_iter().map(|key| Difference {
+            key: key.clone(),
+            kept: times(&stored, key),
+            by_the_log: times(&expected, key),
+        });
+        Ok(compared.filter(|row| row.kept != row.by_the_log).collect())
     }
 
-    /// As for [`factum::Projected::wait_for`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn wait_for(&self, done: impl Into<Token>) -> Result<()> {
-        self.runner.wait_for(done.into(), Duration::from_secs(10)).await
-    }
-
-    /// As for [`factum::Projected::rebuild`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn rebuild(&self) -> Result<()> {
-        self.runner.rebuild().await
-    }
-
-    /// As for [`factum::Projected::status`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn status(&self) -> Result<Status> {
-        self.runner.status().await
-    }
-
-    /// As for [`factum::Projected::stop`].
-    pub async fn stop(&self) {
-        self.runner.stop().await;
+    /// What the tables must hold at `checkpoint`: the log, applied to an empty database in memory.
+    async fn fold(&self, checkpoint: Option<Token>) -> Result<BTreeMap<String, u64>> {
+        let fresh = Sqlite::memory()?;
+        let form = SqlForm { sqlite: fresh.clone(), projection: self.projection.clone() };
+        let lease = fresh.claim(P::NAME).await?;
+        let generation = form.create(&lease).await?;
+        if let Some(checkpoint) = checkpoint {
+            let head = self.store.head().await?.token;
+            let position = checkpoint.position_in(head.log, head.position)?;
+            let read = Read::query(self.projection.query()?).as_of(AsOf::Position(position));
+            let mut pages = Vec::new();
+            self.store
+                .read_pages(read, |page| {
+                    pages.push((page.events, page.token));
+                    Ok::<_, Error>(())
+                })
+                .await?;
+            let (mut filler, mut from) = (form.filler(generation.number), None);
+            for (events, to) in pages {
+                let filled = filler.fill(&lease, Batch { from, to, events }).await?;
+                from = filled.checkpoint;
+                filled.problem.map_or(Ok(()), Err)?;
+            }
+        }
+        fresh.look(move |tx| contents(tx, P::NAME, generation.number)).await
     }
 }
 
-/// A projection and the file its tables are in.
-struct Tables<P> {
-    projection: Arc<P>,
+/// Every row of every table of a generation, as text, with how often it is there.
+fn contents(tx: &Connection, model: &str, generation: u32) -> Result<BTreeMap<String, u64>, Fault> {
+    let mut rows = BTreeMap::new();
+    for (view, table) in models::tables(tx, model, generation)? {
+        let sql = Sql::new(tx, &"".into(), model, generation);
+        for Row(values) in sql.query(&format!("SELECT * FROM \"{table}\""), ())? {
+            *rows.entry(format!("{view} {values:?}")).or_default() += 1;
+        }
+    }
+    Ok(rows)
+}
+
+struct SqlForm<P> {
     sqlite: Sqlite,
-}
-
-/// Drops the tables of a generation.
-fn drop_tables(db: &Transaction<'_>, name: &str, generation: u64) -> rusqlite::Result<()> {
-    let mine = format!("{name}_g{generation}_");
-    let mut select =
-        db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND substr(name, 1, ?1) = ?2")?;
-    let length = i64::try_from(mine.len()).unwrap_or(i64::MAX);
-    let tables: Vec<String> =
-        select.query_map((length, &mine), |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    for table in tables {
-        db.execute_batch(&format!("DROP TABLE \"{}\";", table.replace('"', "\"\"")))?;
-    }
-    Ok(())
+    projection: Arc<P>,
 }
 
 #[async_trait]
-impl<P: SqlProjection> Target for Tables<P> {
-    fn name(&self) -> &'static str {
+impl<P: SqlProjection> Form for SqlForm<P> {
+    fn name(&self) -> &str {
         P::NAME
     }
 
@@ -211,94 +310,136 @@ impl<P: SqlProjection> Target for Tables<P> {
         self.projection.query()
     }
 
-    async fn attach(&self) -> Result<Attached> {
-        self.sqlite.blocking(|own| own.write(|db| file::attach(db, P::NAME))).await
+    fn reads(&self) -> &dyn ReadStore {
+        &self.sqlite
     }
 
-    async fn begin(&self, epoch: u64) -> Result<Generation> {
-        let projection = self.projection.clone();
-        let begin = move |own: &Sqlite| {
-            own.write(|db| {
-                let (generation, replaced) = file::begin(db, P::NAME, epoch, P::VERSION)?;
-                projection.setup(&Sql { db, name: P::NAME, generation: generation.number })?;
-                if let Some(replaced) = replaced {
-                    drop_tables(db, P::NAME, replaced)?;
-                }
+    async fn create(&self, lease: &Lease) -> Result<Generation> {
+        let (lease, projection, place) = (lease.clone(), self.projection.clone(), self.sqlite.place.clone());
+        self.sqlite
+            .change(move |tx| {
+                let generation = models::create(tx, &lease, P::VERSION)?;
+                projection.setup(&Sql::new(tx, &place, P::NAME, generation.number))?;
                 Ok(generation)
             })
-        };
-        self.sqlite.blocking(begin).await
+            .await
     }
 
-    async fn apply(
-        &self,
-        place: Place<'_>,
-        from: Option<Token>,
-        to: Token,
-        events: Vec<RecordedEvent>,
-    ) -> Result<()> {
-        let (projection, epoch, generation) = (self.projection.clone(), place.epoch, place.generation);
-        let apply = move |own: &Sqlite| {
-            own.write(|db| {
-                file::move_checkpoint(db, Place { name: P::NAME, epoch, generation }, from, to)?;
-                let sql = Sql { db, name: P::NAME, generation };
-                for event in events {
-                    let event = Recorded::decode(event)?;
-                    let what = format!(
-                        "the event at position {} in `{}`",
-                        event.record.position, event.record.stream
-                    );
-                    match guarded(|| what.clone(), || projection.apply(&sql, &event))? {
-                        Err(error) if error.sqlite_error_code().is_none_or(blames_the_event) => {
-                            return Err(Error::invalid(what, format!("its SQL failed ({error})")).into());
-                        }
-                        result => result.map_err(Trouble::Sqlite)?,
-                    }
-                }
-                Ok(())
-            })
-        };
-        self.sqlite.blocking(apply).await
-    }
-
-    async fn activate(&self, place: Place<'_>) -> Result<()> {
-        let (epoch, generation) = (place.epoch, place.generation);
-        let activate = move |own: &Sqlite| {
-            own.write(|db| {
-                if let Some(old) = file::activate(db, Place { name: P::NAME, epoch, generation })? {
-                    drop_tables(db, P::NAME, old)?;
-                }
-                Ok(())
-            })
-        };
-        self.sqlite.blocking(activate).await
-    }
-
-    /// Of tables of any shape, only their owner knows how to compare them.
-    async fn differences(&self, _: Vec<RecordedEvent>) -> Result<Vec<Difference>> {
-        Err(Error::invalid(
-            format!("the read model `{}`", P::NAME),
-            "only read models of one row per key can be verified",
-        ))
+    fn filler(&self, generation: u32) -> Box<dyn Filler> {
+        let (sqlite, projection) = (self.sqlite.clone(), self.projection.clone());
+        Box::new(SqlFiller { sqlite, projection, generation })
     }
 }
 
-/// Whether an error of SQLite is due to what was asked, and not to the state of the database.
-fn blames_the_event(code: rusqlite::ErrorCode) -> bool {
-    use rusqlite::ErrorCode::{
-        CannotOpen, DatabaseBusy, DatabaseCorrupt, DatabaseLocked, DiskFull, NotADatabase, OutOfMemory,
-        ReadOnly, SystemIoFailure,
-    };
-    !matches!(
-        code,
-        CannotOpen
-            | DatabaseBusy
-            | DatabaseCorrupt
-            | DatabaseLocked
-            | DiskFull
-            | NotADatabase
-            | OutOfMemory
-            | ReadOnly
-            | SystemIoFailure
-    )
+struct SqlFiller<P> {
+    sqlite: Sqlite,
+    projection: Arc<P>,
+    generation: u32,
+}
+
+#[async_trait]
+impl<P: SqlProjection> Filler for SqlFiller<P> {
+    async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<Filled> {
+        let Batch { from, to, events: records } = batch;
+        let (mut events, mut problem) = (Vec::with_capacity(records.len()), None);
+        for record in records {
+            match Recorded::decode(record) {
+                Ok(event) => events.push(event),
+                Err(error) => {
+                    problem = Some(error);
+                    break;
+                }
+            }
+        }
+        let work = Work {
+            lease: lease.clone(),
+            projection: self.projection.clone(),
+            place: self.sqlite.place.clone(),
+            generation: self.generation,
+            from,
+            events,
+        };
+        self.sqlite.writer().run(move |connection| work.done(connection, to, problem)).await
+    }
+}
+
+/// A batch on its way to the writing thread.
+struct Work<P: SqlProjection> {
+    lease: Lease,
+    projection: Arc<P>,
+    place: Arc<str>,
+    generation: u32,
+    from: Option<Token>,
+    events: Vec<Recorded<P::Event>>,
+}
+
+impl<P: SqlProjection> Work<P> {
+    /// Applies all, or as many as the projection can, in one transaction with the checkpoint.
+    fn done(
+        mut self,
+        connection: &mut Connection,
+        to: Token,
+        mut problem: Option<Error>,
+    ) -> Result<Filled, Fault> {
+        loop {
+            let to = match (&problem, self.events.last()) {
+                (None, _) => to,
+                (Some(_), Some(last)) => to.log.at(last.record.position),
+                (Some(_), None) => return Ok(Filled { checkpoint: self.from, problem }),
+            };
+            let tx = models::begin(connection)?;
+            models::advance(&tx, &self.lease, self.generation, self.from, to)?;
+            match self.apply(&tx)? {
+                None => {
+                    tx.commit()?;
+                    return Ok(Filled { checkpoint: Some(to), problem });
+                }
+                // What it did before it failed goes with the transaction: begin again, and end before.
+                Some((at, error)) => {
+                    self.events.truncate(at);
+                    problem = Some(error);
+                }
+            }
+        }
+    }
+
+    /// At which event the projection fails, and why; failures of the database are errors.
+    fn apply(&self, tx: &Connection) -> Result<Option<(usize, Error)>, Fault> {
+        let sql = Sql::new(tx, &self.place, P::NAME, self.generation);
+        for (at, event) in self.events.iter().enumerate() {
+            let applied = catch_unwind(AssertUnwindSafe(|| self.projection.apply(&sql, event)));
+            let reason = match applied {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) if error.is_retryable() || matches!(error, Error::Corrupt(_)) => {
+                    return Err(error.into());
+                }
+                Ok(Err(error)) => format!("it refused {}: {error}", place_of(event)),
+                Err(panic) => format!("it panicked on {}: {}", place_of(event), said(&*panic)),
+            };
+            return Ok(Some((at, Error::invalid(format!("the projection `{}`", P::NAME), reason))));
+        }
+        Ok(None)
+    }
+}
+
+fn place_of<E>(event: &Recorded<E>) -> String {
+    let record = &event.record;
+    format!("`{}` at position {} in `{}`", record.event_type, record.position, record.stream)
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_in_braces_are_tables() {
+        let sql = "INSERT INTO {by_day} SELECT json('{\"a\":{}}'), '{', '{x y}', {t2}.a FROM {t2}";
+        let expected = "INSERT INTO \"m_g3_by_day\" SELECT json('{\"a\":{}}'), '{', '{x y}', \"m_g3_t2\".a FROM \"m_g3_t2\"";
+        assert_eq!(resolve(sql, "m_g3"), expected);
+    }
 }

@@ -77,7 +77,10 @@ fn refuse_repeated_ids(append: &Append) -> Result<()> {
 }
 
 /// The original places if every event is recorded with the same content; `None` if none is.
-fn recorded_already(append: &Append, ledger: &impl Ledger) -> Result<Option<Vec<Placed>>> {
+///
+/// # Errors
+/// [`Error::IdConflict`], and those of the ledger.
+pub fn recorded_already(append: &Append, ledger: &impl Ledger) -> Result<Option<Vec<Placed>>> {
     let (mut placed, mut first_missing) = (Vec::new(), None);
     for (n, (stream, event)) in append.events().enumerate() {
         match ledger.find(stream, event.id)? {

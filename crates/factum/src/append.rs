@@ -57,6 +57,7 @@ pub enum Guard {
         expected: ExpectedRevision,
     },
     /// No visible event matches `query` at a position greater than that of `after`: a dynamic consistency boundary.
+    /// It notices what came, not what was hidden since.
     Query {
         /// What must not have happened.
         query: Query,

@@ -12,7 +12,7 @@ use crate::{
     query::Query,
     read::{AsOf, Read, Source},
     store::{EventStore, EventStoreExt},
-    stream::StreamState,
+    stream::{Life, StreamState},
     time::Timestamp,
 };
 
@@ -90,10 +90,13 @@ pub trait Model: Send + Sync + 'static {
 
     /// What must hold when the decision is recorded: nothing that the query selects has come since.
     ///
+    /// That says nothing of what has gone: events that were hidden since (deleted, truncated, too old) do not stop the
+    /// decision. Where they must, give the stream's guards as well.
+    ///
     /// # Errors
     /// Those of [`Model::query`].
-    fn guard(&self, seen: &Seen) -> Result<Guard> {
-        Ok(Guard::Query { query: self.query()?, after: seen.token })
+    fn guards(&self, seen: &Seen) -> Result<Vec<Guard>> {
+        Ok(vec![Guard::Query { query: self.query()?, after: seen.token }])
     }
 }
 
@@ -145,17 +148,24 @@ impl<A: Aggregate> Model for Entity<A> {
         Ok(Source::Stream(self.id.stream()?))
     }
 
-    /// The stream has not moved. Where all of its events are hidden, the stream itself says how far it had come.
-    fn guard(&self, seen: &Seen) -> Result<Guard> {
-        let last = self.revision.or(seen.stream.and_then(|stream| stream.last_revision));
-        let expected = last.map_or(ExpectedRevision::NoStream, ExpectedRevision::Exact);
-        Ok(Guard::Stream { stream: self.id.stream()?, expected })
+    /// The stream has neither moved nor been deleted; or, if it did not exist, it still does not. Where all of its events are
+    /// hidden, the stream itself says how far it had come.
+    fn guards(&self, seen: &Seen) -> Result<Vec<Guard>> {
+        let there = seen.stream.filter(|stream| stream.life == Life::Live);
+        let last = self.revision.or(there.and_then(|stream| stream.last_revision));
+        let expected = match last {
+            // A deleted stream keeps its revision, so that alone would let the decision revive it.
+            Some(last) => vec![ExpectedRevision::Exact(last), ExpectedRevision::StreamExists],
+            None => vec![ExpectedRevision::NoStream],
+        };
+        let stream = self.id.stream()?;
+        Ok(expected.into_iter().map(|expected| Guard::Stream { stream: stream.clone(), expected }).collect())
     }
 }
 
 /// One or several [`Model`]s, loaded and guarded together.
 pub trait Models: Send + Sync + Sized {
-    /// Loads each, and adds to `loaded` how far that has seen and the guard that follows.
+    /// Loads each, and adds to `loaded` how far that has seen and the guards that follow.
     ///
     /// # Errors
     /// Those of [`EventStore::read`], and those of decoding an event.
@@ -190,7 +200,7 @@ impl Loaded {
 impl<M: Model> Models for M {
     async fn load(&mut self, store: &dyn EventStore, loaded: &mut Loaded) -> Result<()> {
         let seen = fold(store, self, None).await?;
-        loaded.guards.push(self.guard(&seen)?);
+        loaded.guards.extend(self.guards(&seen)?);
         loaded.seen.push(seen.token);
         Ok(())
     }

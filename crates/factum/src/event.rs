@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, Limit, Result},
+    json,
     name::{EventType, StreamName, TYPE_BYTES, check_name},
     position::{Position, Revision},
     tags::Tags,
@@ -126,7 +127,8 @@ impl Metadata {
         )
     }
 
-    /// Takes bytes that a store wrote and checked earlier.
+    /// Takes bytes that a store wrote and checked earlier. For authors of stores: nothing is checked here, neither the shape nor
+    /// the limit; use [`from_json`](Self::from_json) for anything else.
     pub fn from_store(json: Bytes) -> Self {
         Self(json)
     }
@@ -255,22 +257,18 @@ impl NewEvent {
         self.data.len() + self.metadata.as_bytes().len() + self.event_type.len() + self.tags.packed().len()
     }
 
-    /// Whether `recorded` is this event: the same in everything but its place. JSON is compared as a value.
+    /// Whether `recorded` is this event: the same in everything but its place. JSON is compared as a value, and
+    /// its numbers to the last digit.
     pub fn same_content(&self, recorded: &RecordedEvent) -> bool {
         self.event_type == recorded.event_type
             && self.content_type == recorded.content_type
             && self.tags == recorded.tags
-            && same_json(self.metadata.as_bytes(), recorded.metadata.as_bytes())
+            && json::same(self.metadata.as_bytes(), recorded.metadata.as_bytes())
             && match self.content_type {
-                ContentType::Json => same_json(&self.data, &recorded.data),
+                ContentType::Json => json::same(&self.data, &recorded.data),
                 _ => self.data == recorded.data,
             }
     }
-}
-
-fn same_json(a: &[u8], b: &[u8]) -> bool {
-    let value = |json| serde_json::from_slice::<serde_json::Value>(json).ok();
-    a == b || matches!((value(a), value(b)), (Some(a), Some(b)) if a == b)
 }
 
 /// An event as the store keeps it, with its place.

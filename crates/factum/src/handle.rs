@@ -6,18 +6,17 @@ use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
     append::{Append, Appended, Placed},
     decision::{At, Decide, Entity, Loaded, Models, Writes, fold},
-    error::{Error, Result},
+    error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
     position::Token,
-    projection::{Projected, Projection, ReadStore},
     read::Read,
     store::{EventStore, EventStoreExt},
 };
 
 /// How often a command is tried before its conflict is reported.
 const ATTEMPTS: u32 = 64;
-/// How often an append is sent again after a failure that may pass.
-const RESENDS: u32 = 4;
+/// How often an append is sent, if failures that may pass keep coming.
+const SENDS: u32 = 4;
 
 /// The front door: an event store with the domain's words.
 ///
@@ -39,7 +38,7 @@ pub struct Done {
     pub events: Vec<Placed>,
     /// The id that all events of this flow of work share.
     pub correlation_id: String,
-    /// How often it was tried: more than once if somebody else was quicker, or the store failed for a moment.
+    /// How often it was decided: more than once if somebody else was quicker.
     pub attempts: u32,
 }
 
@@ -186,14 +185,17 @@ impl Factum {
 
     /// Appends, and sends the very same again after a failure that may pass: the event ids keep it from happening twice.
     async fn send(&self, append: Append) -> Result<Appended> {
-        let mut sent = 0;
+        let (mut sent, mut unknown) = (0, false);
         loop {
             sent += 1;
-            match self.store.append(append.clone()).await {
-                Err(Error::Unavailable { .. } | Error::Timeout { .. }) if sent < RESENDS => {
-                    back_off(sent + 3).await;
-                }
-                answer => return answer,
+            let error = match self.store.append(append.clone()).await {
+                Ok(appended) => return Ok(appended),
+                Err(error) => error,
+            };
+            unknown |= error.outcome() == Outcome::Unknown;
+            match error {
+                Error::Unavailable { .. } | Error::Timeout { .. } if sent < SENDS => back_off(sent + 3).await,
+                error => return Err(if unknown { still_unknown(error) } else { error }),
             }
         }
     }
@@ -227,15 +229,6 @@ impl Factum {
         records.into_iter().map(Recorded::decode).collect()
     }
 
-    /// Keeps a read model from now on: catches up from its checkpoint, then follows.
-    ///
-    /// # Errors
-    /// Those of the read store, [`Error::InvalidInput`] for a bad name, [`Error::LogRewound`] if the read model was made from
-    /// another log.
-    pub async fn project<P: Projection>(&self, projection: P, reads: impl ReadStore) -> Result<Projected<P>> {
-        Projected::start(self.store.clone(), projection, Arc::new(reads)).await
-    }
-
     fn metadata(&self, correlation_id: &str) -> Result<Metadata> {
         let parts = [
             ("actor", self.actor.as_deref()),
@@ -263,6 +256,22 @@ impl<A: Aggregate, C: Command<A>> Decide for OfOne<A, C> {
 
     fn decide(&self, entity: &Entity<A>) -> Result<Writes, C::Error> {
         Ok(Writes::to(&self.id, self.command.decide(&entity.state)?))
+    }
+}
+
+/// The last answer to an append of which an earlier answer was lost. That this attempt did not happen says nothing of the
+/// earlier one, unless the store came so far as to look for the event ids, and did not find them.
+fn still_unknown(error: Error) -> Error {
+    let outcome = Outcome::Unknown;
+    match error {
+        Error::Unavailable { why, .. } => Error::Unavailable { why, outcome },
+        Error::Timeout { what, after_ms, .. } => Error::Timeout { what, after_ms, outcome },
+        Error::Poisoned { cause, .. } => Error::Poisoned { cause, outcome },
+        // These come before the ids are looked for, or from looking for them.
+        Error::Fenced { .. } | Error::Corrupt(_) | Error::StorageFull { .. } => {
+            Error::Unavailable { why: format!("an earlier answer was lost, and then: {error}"), outcome }
+        }
+        settled => settled,
     }
 }
 

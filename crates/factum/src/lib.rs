@@ -6,10 +6,12 @@ pub mod admission;
 pub mod aggregate;
 pub mod append;
 pub mod codec;
+pub mod consumer;
 pub mod decision;
 pub mod error;
 pub mod event;
 pub mod handle;
+mod json;
 pub mod memory;
 pub mod name;
 pub mod position;
@@ -17,16 +19,19 @@ pub mod prelude;
 pub mod projection;
 pub mod query;
 pub mod read;
+pub mod reads;
 pub mod store;
 pub mod stream;
 pub mod subscription;
 pub mod tags;
 pub mod testkit;
 pub mod time;
+mod worker;
 
 pub use self::{
     aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
+    consumer::{Consumer, State, Status},
     decision::{At, Decide, Entity, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
@@ -34,9 +39,10 @@ pub use self::{
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
-    projection::{MemoryReads, Projected, Projection, ReadStore},
+    projection::{Difference, Projected, Projection},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
+    reads::{MemoryReads, ReadStore},
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
     subscription::{Delivery, Subscription},

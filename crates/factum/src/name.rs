@@ -46,7 +46,8 @@ macro_rules! name {
                 Ok(Self(name))
             }
 
-            /// Takes a name that a store checked when it wrote it.
+            /// Takes a name that a store checked when it wrote it. For authors of stores: nothing is checked here, not even
+            /// the length; use [`new`](Self::new) for anything else.
             pub fn from_store(name: ByteString) -> Self {
                 Self(name)
             }

@@ -1,283 +1,376 @@
-//! Read models: what a projection makes of the log, kept in a store of its own, exactly once.
-//!
-//! A read model lives in *generations*. The active one is read; a rebuild fills another from the start of the log and takes its
-//! place once it has come as far. The rows of a generation and its checkpoint change in one transaction, which also makes sure
-//! that no other worker has taken over: so each event has its effect once, whatever crashes when.
+//! Projections: read models made of the log, one row per key.
 
-mod document;
-mod memory;
-mod runner;
-
-use std::{sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fmt,
+    ops::Deref,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 
-use self::document::Documents;
-pub use self::{
-    memory::MemoryReads,
-    runner::{Runner, State, Status, Target},
-};
 use crate::{
     aggregate::{Event, Recorded},
-    error::{Error, Result},
-    event::RecordedEvent,
-    position::Token,
+    consumer::{Batch, Consumer, Filled, Filler, Form},
+    error::{Corrupt, Error, Result},
+    handle::Factum,
     query::Query,
-    store::EventStore,
+    read::{AsOf, Read},
+    reads::{Lease, ReadStore, Step},
+    store::{EventStore, EventStoreExt},
 };
 
-/// A read model with one row per key.
+/// Rows that a filler keeps in memory between batches, at most.
+const CACHED_ROWS: usize = 50_000;
+
+/// A read model: one row per key, changed by one event after another. Pure.
+///
+/// ```
+/// # use factum::prelude::*;
+/// # #[derive(Serialize, Deserialize)] enum AccountEvent { MoneyDeposited { cents: i64 }, AccountClosed }
+/// # impl Event for AccountEvent { const CATEGORY: &'static str = "account"; }
+/// struct Balances;
+///
+/// impl Projection for Balances {
+///     const NAME: &'static str = "balances";
+///     type Event = AccountEvent;
+///     type Row = i64;
+///
+///     fn evolve(&self, row: Option<i64>, event: &Recorded<AccountEvent>) -> Option<i64> {
+///         match &event.event {
+///             AccountEvent::MoneyDeposited { cents } => Some(row.unwrap_or(0) + cents),
+///             AccountEvent::AccountClosed => None,
+///         }
+///     }
+/// }
+/// ```
 pub trait Projection: Send + Sync + 'static {
-    /// What it is called in the read store: letters, digits and `_`.
+    /// The model's name: a word of a-z, 0-9 and `_`. Where the model lives in tables, this is what they are called.
     const NAME: &'static str;
-    /// A new number rebuilds it.
+    /// Raise it whenever the rows should come out differently: the model is then filled anew, and switched when it is ready.
     const VERSION: u32 = 1;
-    /// The events that it understands.
+    /// What it is made from. Every event that [`query`](Projection::query) selects must be one.
     type Event: Event;
-    /// What is kept for a key.
+    /// A row.
     type Row: Serialize + DeserializeOwned + Send + Sync + 'static;
 
-    /// Which events it looks at: those of the category, unless it says otherwise.
+    /// The events that it is made from: those of the event's category.
     ///
     /// # Errors
-    /// What is wrong with a name in it.
+    /// Those of [`Query`]'s constructors.
     fn query(&self) -> Result<Query> {
         Ok(Query::category(Self::Event::CATEGORY))
     }
 
-    /// Which row an event concerns: the one of its stream's id, unless it says otherwise. `None`: none.
+    /// The key of the row that an event changes: the id in the stream's name. `None` if it changes none.
     fn key(&self, event: &Recorded<Self::Event>) -> Option<String> {
         Some(event.record.stream.id().to_owned())
     }
 
-    /// What becomes of the row. `None`: there is none any more.
+    /// The row after an event; `None` takes it away.
     fn evolve(&self, row: Option<Self::Row>, event: &Recorded<Self::Event>) -> Option<Self::Row>;
 }
 
-/// One generation of a read model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Generation {
-    /// Its number: each new one is larger.
-    pub number: u64,
-    /// The version of the projection that makes it.
-    pub version: u32,
-    /// How far it has come; `None`: nowhere yet.
-    pub checkpoint: Option<Token>,
-}
-
-/// A read model, as the worker finds it that takes it over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attached {
-    /// The worker's fence: every change carries it, and fails once another worker has attached.
-    pub epoch: u64,
-    /// The generation that is read.
-    pub active: Option<Generation>,
-    /// The one that is to take its place.
-    pub building: Option<Generation>,
-}
-
-/// Which generation of which read model, in whose name.
-#[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
-    /// The read model.
-    pub name: &'a str,
-    /// The worker's fence.
-    pub epoch: u64,
-    /// The number of the generation.
-    pub generation: u64,
-}
-
-/// A row's key and its JSON.
-pub type JsonRow = (String, String);
-
-/// Where read models of one row per key are kept.
+/// A projection that is kept up to date in the background. It stops when the last clone is dropped.
 ///
-/// A change MUST be atomic, and MUST fail with [`Error::Fenced`] if another worker has attached since, or the checkpoint is not
-/// the expected one.
-#[async_trait]
-pub trait ReadStore: Send + Sync + std::fmt::Debug + 'static {
-    /// Takes a read model over from whoever had it; from now on their changes fail.
-    ///
-    /// # Errors
-    /// [`Error::InvalidInput`] for a bad name, and failures of the store.
-    async fn attach(&self, name: &str) -> Result<Attached>;
-
-    /// Begins a generation without rows, which is built from now on. One that was being built is dropped.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`], and failures of the store.
-    async fn begin(&self, name: &str, epoch: u64, version: u32) -> Result<Generation>;
-
-    /// The JSON of these rows, in the order of the keys.
-    ///
-    /// # Errors
-    /// Failures of the store.
-    async fn rows(&self, place: Place<'_>, keys: &[String]) -> Result<Vec<Option<String>>>;
-
-    /// Changes rows (`None` removes one) and moves the checkpoint, as one.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`], and failures of the store. Then nothing has changed.
-    async fn change(
-        &self,
-        place: Place<'_>,
-        from: Option<Token>,
-        to: Token,
-        rows: Vec<(String, Option<String>)>,
-    ) -> Result<()>;
-
-    /// Makes the generation that is being built the active one, and drops the one that was.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`], and failures of the store.
-    async fn activate(&self, place: Place<'_>) -> Result<()>;
-
-    /// A row of the active generation, and the version that made it.
-    ///
-    /// # Errors
-    /// Failures of the store.
-    async fn get(&self, name: &str, key: &str) -> Result<Option<String>>;
-
-    /// Rows of the active generation beyond a key, in the order of keys (by their bytes).
-    ///
-    /// # Errors
-    /// Failures of the store.
-    async fn page(&self, name: &str, beyond: Option<&str>, limit: usize) -> Result<Vec<JsonRow>>;
+/// Waiting, status, rebuilding and stopping are those of every [`Consumer`].
+#[derive(Debug)]
+pub struct Projected<P> {
+    consumer: Consumer,
+    projection: Arc<P>,
+    reads: Arc<dyn ReadStore>,
+    store: Arc<dyn EventStore>,
 }
 
-/// A read model's name may become part of a table's name: nothing but letters, digits and `_`.
-///
-/// # Errors
-/// [`Error::InvalidInput`] if it is anything else.
-pub fn check_model_name(name: &str) -> Result<()> {
-    let good = name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.len() <= 48
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if good {
-        return Ok(());
+impl<P> Clone for Projected<P> {
+    fn clone(&self) -> Self {
+        let Self { consumer, projection, reads, store } = self;
+        Self {
+            consumer: consumer.clone(),
+            projection: projection.clone(),
+            reads: reads.clone(),
+            store: store.clone(),
+        }
     }
-    let why = "a letter, then up to 47 letters, digits and `_`, are a read model's name";
-    Err(Error::invalid(format!("the read model's name `{name}`"), why))
 }
 
-/// What a read model and a fold of the log do not agree on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl<P> Deref for Projected<P> {
+    type Target = Consumer;
+
+    fn deref(&self) -> &Consumer {
+        &self.consumer
+    }
+}
+
+/// A row that is not what the log says.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
-    /// The key.
+    /// Which row.
     pub key: String,
-    /// The row's JSON in the read model.
+    /// The row in the read model, as JSON.
     pub kept: Option<String>,
-    /// The row's JSON by the log.
+    /// The row that the events make, as JSON.
     pub by_the_log: Option<String>,
 }
 
-/// A read model that is being kept. It is kept as long as a clone of this lives.
-#[derive(Debug)]
-pub struct Projected<P: Projection> {
-    documents: Arc<Documents<P>>,
-    runner: Arc<Runner>,
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_none = |json: &Option<String>| json.clone().unwrap_or_else(|| "no row".into());
+        write!(
+            f,
+            "`{}` is {}, but the log makes it {}",
+            self.key,
+            or_none(&self.kept),
+            or_none(&self.by_the_log)
+        )
+    }
 }
 
-impl<P: Projection> Clone for Projected<P> {
-    fn clone(&self) -> Self {
-        Self { documents: self.documents.clone(), runner: self.runner.clone() }
+impl Factum {
+    /// Keeps a read model up to date, in the background: first what is in the log, then what comes. It goes on where it was
+    /// left, exactly once, and takes the model over from any other worker.
+    ///
+    /// # Errors
+    /// Those of [`consume`](Factum::consume).
+    pub async fn project<P: Projection>(&self, projection: P, reads: impl ReadStore) -> Result<Projected<P>> {
+        let (projection, reads) = (Arc::new(projection), Arc::new(reads) as Arc<dyn ReadStore>);
+        let form = Documents { projection: projection.clone(), reads: reads.clone() };
+        Ok(Projected { consumer: self.consume(form).await?, projection, reads, store: self.store().clone() })
     }
 }
 
 impl<P: Projection> Projected<P> {
-    pub(crate) async fn start(
-        store: Arc<dyn EventStore>,
-        projection: P,
-        reads: Arc<dyn ReadStore>,
-    ) -> Result<Self> {
-        check_model_name(P::NAME)?;
-        let documents = Arc::new(Documents::new(projection, reads));
-        let target: Arc<dyn Target> = documents.clone();
-        Ok(Self { documents, runner: Arc::new(Runner::start(store, target).await?) })
-    }
-
-    /// Waits until the read model shows what a command did, for ten seconds at most.
-    ///
-    /// # Errors
-    /// As for [`Projected::wait_for_within`].
-    pub async fn wait_for(&self, done: impl Into<Token>) -> Result<()> {
-        self.runner.wait_for(done.into(), runner::PATIENCE).await
-    }
-
-    /// Waits until the read model has come as far as `token`.
-    ///
-    /// # Errors
-    /// [`Error::Timeout`] that tells how far it came, [`Error::LogRewound`] for a token of another log,
-    /// [`Error::Unavailable`] with the reason, if it has stopped.
-    pub async fn wait_for_within(&self, token: impl Into<Token>, at_most: Duration) -> Result<()> {
-        self.runner.wait_for(token.into(), at_most).await
-    }
-
     /// The row of a key.
     ///
     /// # Errors
-    /// Failures of the read store, and [`Error::Corrupt`] for a row that is not one of this projection.
+    /// [`Error::Corrupt`] if what is stored is not a row, and failures of the read store.
     pub async fn get(&self, key: &str) -> Result<Option<P::Row>> {
-        self.documents.get(key).await
+        let row = self.reads.get(P::NAME, key).await?;
+        row.map(|row| parse::<P>(key, &row)).transpose()
     }
 
-    /// All rows, in the order of keys (by their bytes).
+    /// All rows with their keys, sorted by key.
     ///
     /// # Errors
-    /// As for [`Projected::get`].
+    /// As for [`get`](Self::get).
     pub async fn all(&self) -> Result<Vec<(String, P::Row)>> {
-        self.documents.all().await
+        let rows = self.reads.snapshot(P::NAME).await?.rows;
+        let parsed = rows.into_iter().map(|(key, row)| parse::<P>(&key, &row).map(|row| (key, row)));
+        parsed.collect()
     }
 
-    /// Makes it again from the start of the log, while the present rows are still read and kept; returns when the new ones have
-    /// taken their place.
+    /// Compares the model with what the visible events of the log make, up to where the model is. Nothing: they agree.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] with the reason, if it stops before.
-    pub async fn rebuild(&self) -> Result<()> {
-        self.runner.rebuild().await
-    }
-
-    /// Compares it with a fold of the log up to its checkpoint. It does not move on meanwhile.
-    ///
-    /// # Errors
-    /// Those of the stores.
+    /// Those of reading the log and the model; [`Error::LogRewound`] if the model is of another history;
+    /// [`Error::Unavailable`] while a new version is being filled.
     pub async fn verify(&self) -> Result<Vec<Difference>> {
-        self.runner.verify().await
+        let snapshot = self.reads.snapshot(P::NAME).await?;
+        let Some(generation) = snapshot.generation else { return Ok(Vec::new()) };
+        if generation.version != P::VERSION {
+            let (name, stored, wanted) = (P::NAME, generation.version, P::VERSION);
+            let why =
+                format!("the read model `{name}` shows version {stored} until version {wanted} is filled");
+            return Err(Error::Unavailable { why, outcome: crate::Outcome::No });
+        }
+        let mut expected = BTreeMap::new();
+        if let Some(checkpoint) = generation.checkpoint {
+            let head = self.store.head().await?.token;
+            let position = checkpoint.position_in(head.log, head.position)?;
+            let read = Read::query(self.projection.query()?).as_of(AsOf::Position(position));
+            self.store.read_pages(read, |page| self.fold(&mut expected, page.events)).await?;
+        }
+        differences(snapshot.rows, expected)
     }
 
-    /// How far it is, and how well.
-    ///
-    /// # Errors
-    /// Those of the event store.
-    pub async fn status(&self) -> Result<Status> {
-        self.runner.status().await
-    }
-
-    /// Stops keeping it, after the present batch.
-    pub async fn stop(&self) {
-        self.runner.stop().await;
+    fn fold(&self, rows: &mut BTreeMap<String, P::Row>, records: Vec<crate::RecordedEvent>) -> Result<()> {
+        for record in records {
+            let event = Recorded::decode(record)?;
+            let Some(key) = self.projection.key(&event) else { continue };
+            if let Some(row) = self.projection.evolve(rows.remove(&key), &event) {
+                rows.insert(key, row);
+            }
+        }
+        Ok(())
     }
 }
 
-impl From<&Token> for Token {
-    fn from(token: &Token) -> Self {
-        *token
+fn differences<R: Serialize>(
+    stored: Vec<(String, String)>,
+    expected: BTreeMap<String, R>,
+) -> Result<Vec<Difference>> {
+    let mut rows: BTreeMap<String, (Option<String>, Option<String>)> = BTreeMap::new();
+    for (key, row) in stored {
+        rows.entry(key).or_default().0 = Some(row);
     }
+    for (key, row) in expected {
+        let row = to_json(&key, &row)?;
+        rows.entry(key).or_default().1 = Some(row);
+    }
+    let value = |json: &Option<String>| {
+        json.as_ref().map(|json| serde_json::from_str::<serde_json::Value>(json).ok())
+    };
+    let differing = rows.into_iter().filter(|(_, (kept, by_the_log))| value(kept) != value(by_the_log));
+    Ok(differing.map(|(key, (kept, by_the_log))| Difference { key, kept, by_the_log }).collect())
 }
 
-/// The events of a projection, read.
-fn decoded<E: Event>(events: Vec<RecordedEvent>) -> Result<Vec<Recorded<E>>> {
-    events.into_iter().map(Recorded::decode).collect()
-}
-
-/// Calls what a user wrote: a panic there is an error with a reason, not the end of a task that nobody watches.
-pub fn guarded<T>(what: impl FnOnce() -> String, work: impl FnOnce() -> T) -> Result<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
-        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let said =
-            said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into());
-        Error::invalid(what(), format!("its handler panicked: {said}"))
+fn parse<P: Projection>(key: &str, json: &str) -> Result<P::Row> {
+    serde_json::from_str(json).map_err(|e| {
+        let problem = format!(
+            "it is not a row of version {} of the projection ({e}); a rebuild makes it anew",
+            P::VERSION
+        );
+        let segment = format!("the row `{key}` of the read model `{}`", P::NAME);
+        Corrupt { segment, offset: e.column() as u64, positions: None, problem }.into()
     })
+}
+
+fn to_json(key: &str, row: &impl Serialize) -> Result<String> {
+    serde_json::to_string(row)
+        .map_err(|e| Error::invalid(format!("the row `{key}`"), format!("it cannot be JSON: {e}")))
+}
+
+/// One JSON document per key.
+struct Documents<P> {
+    projection: Arc<P>,
+    reads: Arc<dyn ReadStore>,
+}
+
+impl<P: Projection> Form for Documents<P> {
+    fn name(&self) -> &str {
+        P::NAME
+    }
+
+    fn version(&self) -> u32 {
+        P::VERSION
+    }
+
+    fn query(&self) -> Result<Query> {
+        self.projection.query()
+    }
+
+    fn reads(&self) -> &dyn ReadStore {
+        &*self.reads
+    }
+
+    fn filler(&self, generation: u32) -> Box<dyn Filler> {
+        let (projection, reads) = (self.projection.clone(), self.reads.clone());
+        Box::new(DocumentFiller { projection, reads, generation, rows: HashMap::new() })
+    }
+}
+
+struct DocumentFiller<P: Projection> {
+    projection: Arc<P>,
+    reads: Arc<dyn ReadStore>,
+    generation: u32,
+    /// Rows as they are stored; `None` for a key known to have no row. Whoever holds the lease is the only one to change them.
+    rows: HashMap<String, Option<P::Row>>,
+}
+
+/// An event with the key of the row that it changes.
+type Keyed<E> = (Option<String>, Recorded<E>);
+
+#[async_trait]
+impl<P: Projection> Filler for DocumentFiller<P> {
+    async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<Filled> {
+        let Batch { from, to, events } = batch;
+        let (events, mut problem) = self.prepare(events);
+        let mut events = &events[..];
+        while let Err((at, error)) = {
+            self.fetch(events).await?;
+            self.evolve(events)
+        } {
+            // A panic may have left a row half changed: begin the batch again, and end it before.
+            (events, problem) = (&events[..at], Some(error));
+            self.rows.clear();
+        }
+        let to = match (&problem, events.last()) {
+            (None, _) => to,
+            (Some(_), Some((_, last))) => to.log.at(last.record.position),
+            (Some(_), None) => return Ok(Filled { checkpoint: from, problem }),
+        };
+        let step = Step { generation: self.generation, from, to, rows: self.changed(events)? };
+        self.reads.commit(lease, step).await?;
+        if self.rows.len() > CACHED_ROWS {
+            self.rows.clear();
+        }
+        Ok(Filled { checkpoint: Some(to), problem })
+    }
+}
+
+impl<P: Projection> DocumentFiller<P> {
+    /// Decodes the events and finds their keys, up to the first for which that fails.
+    fn prepare(&self, records: Vec<crate::RecordedEvent>) -> (Vec<Keyed<P::Event>>, Option<Error>) {
+        let mut events = Vec::with_capacity(records.len());
+        for record in records {
+            let event = match Recorded::decode(record) {
+                Ok(event) => event,
+                Err(error) => return (events, Some(error)),
+            };
+            match unharmed(&event, P::NAME, || self.projection.key(&event)) {
+                Ok(key) => events.push((key, event)),
+                Err(error) => return (events, Some(error)),
+            }
+        }
+        (events, None)
+    }
+
+    /// Reads the rows that are not in memory yet.
+    async fn fetch(&mut self, events: &[Keyed<P::Event>]) -> Result<()> {
+        let keys = events.iter().filter_map(|(key, _)| key.as_ref());
+        let missing: HashSet<&String> = keys.filter(|key| !self.rows.contains_key(*key)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<String> = missing.into_iter().cloned().collect();
+        let rows = self.reads.rows(P::NAME, self.generation, missing.clone()).await?;
+        for (key, row) in missing.into_iter().zip(rows) {
+            let row = row.map(|row| parse::<P>(&key, &row)).transpose()?;
+            self.rows.insert(key, row);
+        }
+        Ok(())
+    }
+
+    /// Applies the events to the rows. In case of a panic: at which event, and what it said.
+    fn evolve(&mut self, events: &[Keyed<P::Event>]) -> Result<(), (usize, Error)> {
+        for (at, (key, event)) in events.iter().enumerate() {
+            let Some(row) = key.as_ref().and_then(|key| self.rows.get_mut(key)) else { continue };
+            let before = row.take();
+            *row = unharmed(event, P::NAME, || self.projection.evolve(before, event))
+                .map_err(|error| (at, error))?;
+        }
+        Ok(())
+    }
+
+    /// Each row that the events touched, as JSON.
+    fn changed(&self, events: &[Keyed<P::Event>]) -> Result<Vec<(String, Option<String>)>> {
+        // In the order of keys, which a tree of pages likes.
+        let touched: BTreeSet<&String> = events.iter().filter_map(|(key, _)| key.as_ref()).collect();
+        let rows = touched.into_iter().map(|key| {
+            let row = self.rows.get(key).and_then(Option::as_ref);
+            Ok((key.clone(), row.map(|row| to_json(key, row)).transpose()?))
+        });
+        rows.collect()
+    }
+}
+
+/// What `work` on an event gives. A panic in it becomes an error that says where.
+fn unharmed<E, T>(event: &Recorded<E>, projection: &str, work: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let record = &event.record;
+        let (kind, at, stream) = (&record.event_type, record.position, &record.stream);
+        let what = format!("the projection `{projection}`");
+        Error::invalid(
+            what,
+            format!("it panicked on `{kind}` at position {at} in `{stream}`: {}", said(&*panic)),
+        )
+    })
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Result,
-    event::{NewEvent, RecordedEvent},
+    event::RecordedEvent,
     name::{EventType, StreamName},
     tags::{Tags, check_tag},
 };
@@ -98,11 +98,6 @@ impl Query {
     pub fn matches(&self, event: &RecordedEvent) -> bool {
         self.any_of.iter().any(|c| c.holds(&event.stream, &event.event_type, &event.tags))
     }
-
-    /// Whether the event would match, once recorded in `stream`.
-    pub fn matches_new(&self, stream: &StreamName, event: &NewEvent) -> bool {
-        self.any_of.iter().any(|c| c.holds(stream, &event.event_type, &event.tags))
-    }
 }
 
 impl From<Criterion> for Query {
@@ -158,13 +153,30 @@ impl fmt::Display for Criterion {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::{
+        event::{ContentType, EventId, Metadata},
+        position::{Position, Revision},
+        time::Timestamp,
+    };
 
     #[test]
     fn alternatives_are_or_and_parts_are_and() {
-        let stream = StreamName::new("course-1").unwrap();
-        let event = NewEvent::bytes("SeatTaken", "").unwrap().with_tags(Tags::new(["c:1", "s:2"]).unwrap());
-        let matches = |query: Query| query.matches_new(&stream, &event);
+        let event = RecordedEvent {
+            position: Position(1),
+            stream: StreamName::new("course-1").unwrap(),
+            revision: Revision::FIRST,
+            recorded_at: Timestamp(0),
+            id: EventId::new(),
+            event_type: EventType::new("SeatTaken").unwrap(),
+            content_type: ContentType::Bytes,
+            data: Bytes::new(),
+            metadata: Metadata::EMPTY,
+            tags: Tags::new(["c:1", "s:2"]).unwrap(),
+        };
+        let matches = |query: Query| query.matches(&event);
         assert!(matches(Query::all()));
         assert!(!matches(Query::types([] as [&str; 0]).unwrap()));
         assert!(matches(Query::types(["X", "SeatTaken"]).unwrap().tag("c:1").unwrap().tag("s:2").unwrap()));

@@ -28,7 +28,8 @@ pub enum Delivery {
     LookedTo(Token),
     /// Everything there was has been delivered; from now on events come as they happen.
     CaughtUp(Token),
-    /// The reader is too slow for what comes; it is catching up again.
+    /// The reader is too slow for what comes; it is catching up again. The token is where it stands: nothing beyond it has
+    /// been delivered.
     FellBehind(Token),
 }
 
@@ -42,7 +43,8 @@ pub struct Subscription {
     seen: Token,
     live: bool,
     batch: usize,
-    pending: Option<Delivery>,
+    /// What comes after a `FellBehind`, and how far that is.
+    pending: Option<(Delivery, Token)>,
 }
 
 impl Subscription {
@@ -56,7 +58,7 @@ impl Subscription {
         Self { batch: batch.max(1), ..self }
     }
 
-    /// How far it has delivered.
+    /// How far it has delivered: what [`next`](Self::next) returned last is included, and nothing beyond it.
     pub fn token(&self) -> Token {
         self.seen
     }
@@ -66,7 +68,8 @@ impl Subscription {
     /// # Errors
     /// Those of [`EventStore::read`]; calling it again tries again from the same place.
     pub async fn next(&mut self) -> Result<Delivery> {
-        if let Some(delivery) = self.pending.take() {
+        if let Some((delivery, token)) = self.pending.take() {
+            self.seen = token;
             return Ok(delivery);
         }
         loop {
@@ -76,7 +79,6 @@ impl Subscription {
             let (more, token) = (page.next.is_some(), page.token);
             // No await from here to the return: a dropped future must not lose a page.
             if moved {
-                self.seen = token;
                 let delivery = if page.events.is_empty() {
                     Delivery::LookedTo(token)
                 } else {
@@ -84,9 +86,10 @@ impl Subscription {
                 };
                 if self.live && more {
                     self.live = false;
-                    self.pending = Some(delivery);
-                    return Ok(Delivery::FellBehind(token));
+                    self.pending = Some((delivery, token));
+                    return Ok(Delivery::FellBehind(self.seen));
                 }
+                self.seen = token;
                 return Ok(delivery);
             }
             if !more && !self.live {

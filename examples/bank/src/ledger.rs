@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use factum::{Clock, Error, Factum, Projected, Token, projection::State};
+use factum::{Clock, Error, Factum, Projected, State, Token};
 use factum_log::{LogStore, Options};
 use factum_sqlite::Sqlite;
 use jiff::civil::Date;
@@ -64,13 +64,7 @@ impl Ledger {
     /// The read model, as far as it is; it catches up from now on.
     pub(crate) async fn balances(&self) -> Result<Projected<Balances>, Exit> {
         let reads = Sqlite::open(&self.read_model)?;
-        self.factum.project(Balances, reads).await.map_err(|error| match error {
-            Error::LogRewound(_) => {
-                let shown = self.read_model.display();
-                Exit::from(error).but(format!("delete {shown}, and it is made again from this log"))
-            }
-            other => Exit::from(other),
-        })
+        Ok(self.factum.project(Balances, reads).await?)
     }
 
     /// The read model, up to date.
@@ -99,6 +93,9 @@ impl Ledger {
                 }
                 Err(error) => {
                     return Err(match balances.status().await?.state {
+                        State::Stopped(reason @ Error::LogRewound(_)) => {
+                            Exit::from(reason).but("`bank rebuild` makes the read model again from this log")
+                        }
                         State::Stopped(reason) => Exit::from(reason).because("the read model has stopped"),
                         _ => error.into(),
                     });

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use factum::{Aggregate, Recorded, Revision, projection::State};
+use factum::{Aggregate, Recorded, Revision, State};
 use jiff::civil::Date;
 
 use crate::{

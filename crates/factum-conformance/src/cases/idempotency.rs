@@ -97,6 +97,31 @@ pub async fn json_is_compared_as_a_value_and_bytes_as_bytes(lab: Lab) -> Result<
     Ok(Tried::Yes)
 }
 
+pub async fn json_numbers_are_compared_to_the_last_digit(lab: Lab) -> Result<Tried> {
+    let metadata = |n: &str| Metadata::from_json(format!("{{\"n\":{n}}}"));
+    for (n, (sent, same, other)) in [
+        ("1.0", " 1.0 ", "1.1"),
+        ("10000000000000000000001", "10000000000000000000001 ", "10000000000000000000002"),
+        ("0.1", "\n0.1", "0.10000000000000000555"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = stream(&format!("a-{n}"));
+        let event = NewEvent::json_text("A", sent)?.with_metadata(metadata(sent)?);
+        let first = lab.append(Append::to(name.clone(), [event.clone()])).await?;
+        let again = NewEvent { data: same.into(), metadata: metadata(same)?, ..event.clone() };
+        replays(&lab, Append::to(name.clone(), [again]), &first.events).await?;
+        let other_data = NewEvent { data: other.into(), ..event.clone() };
+        let other_metadata = NewEvent { metadata: metadata(other)?, ..event };
+        for changed in [other_data, other_metadata] {
+            let error = lab.refused(Append::to(name.clone(), [changed])).await?;
+            id_conflict(&error, Some(IdProblem::OtherContent));
+        }
+    }
+    Ok(Tried::Yes)
+}
+
 pub async fn ids_are_taken_within_a_stream_only(lab: Lab) -> Result<Tried> {
     let event = event("A");
     let first = lab.append(Append::to(stream("a-1"), [event.clone()])).await?;

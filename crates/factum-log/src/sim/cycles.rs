@@ -4,7 +4,11 @@
 //! recovery the log must hold what was acknowledged or seen, at the same positions, then perhaps some of the unknown appends,
 //! each whole or not at all, and nothing else.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use factum::{
     Append, Appended, Error, EventId, ExpectedRevision, Limits, ManualClock, NewEvent, Outcome, Position,
@@ -17,6 +21,7 @@ use uuid::Uuid;
 use super::{Bug, Crash, SimDisk};
 use crate::{
     bugs::Bugs,
+    index::Secret,
     log::{Log, Settings},
     read,
 };
@@ -189,13 +194,15 @@ impl<'a> Life<'a> {
             limits: Limits::default(),
             clock: self.clock.clone(),
             birth: Some(Uuid::from_u128(u128::from(self.rng.u64(..)))),
+            secret: Secret(self.rng.u64(..)),
             first_segment_bytes: 8192,
             segment_bytes: 16384,
+            run_events: self.rng.u64(2..40),
             bugs: self.bug.map(Bugs::only).unwrap_or_default(),
         }
     }
 
-    fn open(&mut self) -> Result<Log, String> {
+    fn open(&mut self) -> Result<Arc<Log>, String> {
         for depth in 0..=DEPTH {
             if depth < DEPTH && self.rng.u8(..) < 64 {
                 self.disk.crash_after(self.rng.u64(0..12));
@@ -204,7 +211,7 @@ impl<'a> Life<'a> {
             match Log::open(Arc::new(self.disk.clone()), settings) {
                 Ok(log) => {
                     self.disk.crash_no_more();
-                    return Ok(log);
+                    return Ok(Arc::new(log));
                 }
                 Err(_) if self.disk.has_crashed() => {
                     self.report.in_recovery += 1;
@@ -218,12 +225,13 @@ impl<'a> Life<'a> {
             }
         }
         Log::open(Arc::new(self.disk.clone()), self.settings())
+            .map(Arc::new)
             .map_err(|error| format!("the log does not open: {error}"))
     }
 
     /// Compares the log with what is known, and learns what became of the unknown.
     fn check(&mut self, log: &Log) -> Result<(), String> {
-        let events = read_all(log)?;
+        let events = read_all(log).map_err(unreadable)?;
         if events.len() < self.known.len() {
             return Err(format!(
                 "{} events were acknowledged or seen, {} are there",
@@ -282,22 +290,39 @@ impl<'a> Life<'a> {
     }
 
     /// Appends, commits, marks and reads until the crash, or for a while.
-    fn work(&mut self, log: &Log) -> Result<(), String> {
+    fn work(&mut self, log: &Arc<Log>) -> Result<(), String> {
         for _ in 0..self.rng.u8(1..6) {
             let mut sent = Outcomes::new();
             for _ in 0..self.rng.u8(1..4) {
                 let request = self.request();
-                match log.submit(request.append.clone()) {
-                    Ok(answer) => sent.push((request, answer)),
-                    Err(error) if error.outcome() == Outcome::No => {}
-                    Err(error) => {
-                        return Err(format!("an append that was not taken is called unknown: {error}"));
-                    }
-                }
+                submit(log, request, &mut sent)?;
+            }
+            // Others come while a sync is on its way.
+            let late = Arc::new(Mutex::new(Ok(Outcomes::new())));
+            if self.rng.bool() {
+                let requests: Vec<Sent> = (0..self.rng.u8(1..4)).map(|_| self.request()).collect();
+                let again = sent.first().map(|(sent, _)| sent.clone()).filter(|_| self.rng.bool());
+                let (log, late) = (log.clone(), late.clone());
+                self.disk.meanwhile(move || {
+                    let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut sent = Outcomes::new();
+                    let all = requests.into_iter().chain(again);
+                    *late = all
+                        .into_iter()
+                        .try_for_each(|request| submit(&log, request, &mut sent))
+                        .map(|()| sent);
+                });
             }
             while !self.disk.has_crashed() && log.commit() {}
+            self.disk.nothing_meanwhile();
+            let late = std::mem::replace(
+                &mut *late.lock().unwrap_or_else(PoisonError::into_inner),
+                Ok(Outcomes::new()),
+            );
+            sent.extend(late?);
             self.hear(sent)?;
-            match self.rng.u8(0..8) {
+            match self.rng.u8(0..10) {
+                8 | 9 => while let Ok(true) = log.write_run() {},
                 0 | 1 => log.mark(),
                 2 => {
                     log.mark();
@@ -352,6 +377,9 @@ impl<'a> Life<'a> {
             match answer.try_recv() {
                 Ok(Ok(appended)) => self.acknowledged(&sent, &appended)?,
                 Ok(Err(error)) => match error {
+                    error if error.outcome() == Outcome::No && self.may_have_happened(&sent) => {
+                        return Err(format!("an append that may be there is said not to be: {error}"));
+                    }
                     error if error.outcome() == Outcome::Unknown => {
                         self.report.left_by_failure += 1;
                         self.leave_unknown(sent);
@@ -368,6 +396,10 @@ impl<'a> Life<'a> {
             }
         }
         Ok(())
+    }
+
+    fn may_have_happened(&self, sent: &Sent) -> bool {
+        self.contents.contains_key(&sent.ids[0]) || self.unknown.iter().any(|other| other.ids == sent.ids)
     }
 
     fn acknowledged(&mut self, sent: &Sent, appended: &Appended) -> Result<(), String> {
@@ -393,8 +425,7 @@ impl<'a> Life<'a> {
     }
 
     fn leave_unknown(&mut self, sent: Sent) {
-        // Sent again, it is known already.
-        if !self.contents.contains_key(&sent.ids[0]) {
+        if !self.may_have_happened(&sent) {
             self.report.unknown += 1;
             self.unknown.push(sent);
         }
@@ -402,7 +433,8 @@ impl<'a> Life<'a> {
 
     /// A reader sees what was acknowledged, all of it and nothing else.
     fn check_seen(&mut self, log: &Log) -> Result<(), String> {
-        let seen: Vec<Known> = read_all(log)?.iter().map(|event| (event.position, event.id)).collect();
+        let seen: Vec<Known> =
+            read_all(log).map_err(unreadable)?.iter().map(|event| (event.position, event.id)).collect();
         if seen == self.known {
             Ok(())
         } else {
@@ -431,10 +463,16 @@ impl<'a> Life<'a> {
                 Ok(())
             }
             Err(other) => Err(format!("a flipped bit is called something else: {other}")),
-            Ok(log) => {
-                self.report.rot_harmless += 1;
-                self.check(&log)
-            }
+            Ok(log) => match read_all(&log) {
+                Err(Error::Corrupt(_)) => {
+                    self.report.rot_refused += 1;
+                    Ok(())
+                }
+                _ => {
+                    self.report.rot_harmless += 1;
+                    self.check(&log)
+                }
+            },
         }
     }
 
@@ -455,8 +493,11 @@ impl<'a> Life<'a> {
             Err(other) => Err(format!("a lying disk is called something else: {other}")),
             Ok(log) => {
                 self.report.lies_unnoticed += 1;
-                let there: Vec<Known> =
-                    read_all(&log)?.iter().map(|event| (event.position, event.id)).collect();
+                let there: Vec<Known> = read_all(&log)
+                    .map_err(unreadable)?
+                    .iter()
+                    .map(|event| (event.position, event.id))
+                    .collect();
                 let some = there.len().min(self.known.len());
                 if there[..some] == self.known[..some] {
                     Ok(())
@@ -468,14 +509,28 @@ impl<'a> Life<'a> {
     }
 }
 
-fn read_all(log: &Log) -> Result<Vec<RecordedEvent>, String> {
+fn submit(log: &Log, request: Sent, sent: &mut Outcomes) -> Result<(), String> {
+    match log.submit(request.append.clone()) {
+        Ok(answer) => sent.push((request, answer)),
+        Err(error) if error.outcome() == Outcome::No => {}
+        Err(error) => return Err(format!("an append that was not taken is called unknown: {error}")),
+    }
+    Ok(())
+}
+
+fn read_all(log: &Log) -> factum::Result<Vec<RecordedEvent>> {
     let (mut events, mut read) = (Vec::new(), Read::all());
     loop {
-        let page = read::page(log, &read).map_err(|error| format!("the log cannot be read: {error}"))?;
+        let page = read::page(log, &read)?;
         events.extend(page.events);
         match page.next {
             Some(next) => read.start = next,
             None => return Ok(events),
         }
     }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn unreadable(error: Error) -> String {
+    format!("the log cannot be read: {error}")
 }

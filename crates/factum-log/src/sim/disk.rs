@@ -59,7 +59,11 @@ struct State {
     /// How many bytes files may take together.
     room: u64,
     operations: u64,
+    /// What others do while the next sync is on its way.
+    meanwhile: Option<Meanwhile>,
 }
+
+type Meanwhile = Box<dyn FnOnce() + Send>;
 
 /// A name, and the file that it is given; `None`: it is taken away.
 type NameChange = (String, Option<u64>);
@@ -110,6 +114,7 @@ impl SimDisk {
 
     /// Ends the process, if it has not crashed yet, and begins the next one's life.
     pub fn restart(&self, crash: Crash) {
+        self.nothing_meanwhile();
         let mut state = self.state();
         state.owner = None;
         state.crash_in = None;
@@ -117,6 +122,18 @@ impl SimDisk {
         if crash == Crash::PowerCut {
             state.cut_power();
         }
+    }
+
+    /// Has this done by others while the next sync of a file is on its way.
+    pub fn meanwhile(&self, work: impl FnOnce() + Send + 'static) {
+        self.state().meanwhile = Some(Box::new(work));
+    }
+
+    /// Forgets what others were to do, if no sync came.
+    pub fn nothing_meanwhile(&self) {
+        // Dropped without the lock: it may hold the log, whose end needs this disk.
+        let never_came = self.state().meanwhile.take();
+        drop(never_came);
     }
 
     /// Forgets the crash that was planned.
@@ -358,6 +375,10 @@ impl Disk for SimDisk {
         if state.begin()? {
             return Err(crashed());
         }
+        let failing = state.failing_syncs;
+        if state.rng.u8(..) < failing {
+            return Err(io::Error::other("the sync of the directory failed"));
+        }
         state.sync_names();
         Ok(())
     }
@@ -417,6 +438,10 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let meanwhile = self.disk.state().meanwhile.take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
         let mut state = self.disk.state();
         if state.begin()? {
             return Err(crashed());

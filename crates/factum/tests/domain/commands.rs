@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use factum::{
-    Append, Error, EventStoreExt, ManualClock, MemoryStore, NewEvent, Read, Retention, StreamName, codec,
-    prelude::*,
+    Append, Error, EventStoreExt, ManualClock, MemoryStore, NewEvent, Outcome, Read, Retention, StreamName,
+    codec, prelude::*, stream::LifeChange,
 };
 
 use crate::support::*;
@@ -56,7 +56,7 @@ async fn a_refusal_and_nothing_to_do_record_nothing() {
 async fn racing_commands_on_one_account_lose_nothing() {
     let factum = Factum::new(Meddled::default());
     let account = Account::id("1");
-    let _ = factum.execute(&account, Open { cents: 200 }).await.unwrap();
+    factum.execute(&account, Open { cents: 200 }).await.unwrap();
     let tasks = (0..32).map(|_| {
         let (factum, account) = (factum.clone(), account.clone());
         tokio::spawn(async move {
@@ -88,7 +88,7 @@ async fn racing_decisions_over_two_streams_conserve_money() {
     let factum = Factum::new(Meddled::default());
     let accounts: Vec<_> = (0..3).map(|n| Account::id(n.to_string())).collect();
     for account in &accounts {
-        let _ = factum.execute(account, Open { cents: 20 }).await.unwrap();
+        factum.execute(account, Open { cents: 20 }).await.unwrap();
     }
     let tasks: Vec<_> = (0..16)
         .map(|_| {
@@ -127,7 +127,7 @@ async fn a_lost_answer_is_not_a_second_withdrawal() {
         let store = Meddled::default();
         let factum = Factum::new(store.clone());
         let account = Account::id("1");
-        let _ = factum.execute(&account, Open { cents: 10 }).await.unwrap();
+        factum.execute(&account, Open { cents: 10 }).await.unwrap();
         store.append_faults.lock().unwrap().extend(faults);
         let done = factum.execute(&account, Withdraw { cents: 1 }).await.unwrap();
         assert_eq!(done.events.len(), 1, "{faults:?}");
@@ -136,11 +136,36 @@ async fn a_lost_answer_is_not_a_second_withdrawal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_later_no_does_not_settle_what_became_of_a_lost_answer() {
+    use Fault::{After, Before, Fenced, Never};
+    let cases = [
+        (vec![After, Never, Never, Never], Outcome::Unknown, 9),
+        (vec![Never, After, Fenced], Outcome::Unknown, 9),
+        (vec![Before, Never, Never, Never], Outcome::Unknown, 10),
+        (vec![Never; 4], Outcome::No, 10),
+        (vec![Never, Fenced], Outcome::No, 10),
+    ];
+    for (faults, outcome, left) in cases {
+        let store = Meddled::default();
+        let factum = Factum::new(store.clone());
+        let account = Account::id("1");
+        let _ = factum.execute(&account, Open { cents: 10 }).await.unwrap();
+        store.append_faults.lock().unwrap().extend(&faults);
+        let Err(Failure::Store(error)) = factum.execute(&account, Withdraw { cents: 1 }).await else {
+            panic!("{faults:?}: it must fail")
+        };
+        assert_eq!(error.outcome(), outcome, "{faults:?}: {error}");
+        assert_eq!(error.to_string().contains("the log is owned by another"), faults.contains(&Fenced));
+        assert_eq!(factum.load(&account).await.unwrap().state.cents, left, "{faults:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn trying_again_has_an_end() {
     let store = Meddled::default();
     let factum = Factum::new(store.clone());
     let account = Account::id("1");
-    let _ = factum.execute(&account, Open { cents: 10 }).await.unwrap();
+    factum.execute(&account, Open { cents: 10 }).await.unwrap();
     let stream = account.stream().unwrap();
     let intruder = || Append::to(stream.clone(), [codec::encode(&Deposited { cents: 1 }).unwrap()]);
     store.after_read.lock().unwrap().extend((0..1000).map(|_| intruder()));
@@ -182,8 +207,8 @@ async fn two_accounts() -> (Meddled, Factum, Id<Account>, Id<Account>) {
     let store = Meddled::default();
     let factum = Factum::new(store.clone());
     let (a, b) = (Account::id("a"), Account::id("b"));
-    let _ = factum.execute(&a, Open { cents: 10 }).await.unwrap();
-    let _ = factum.execute(&b, Open { cents: 10 }).await.unwrap();
+    factum.execute(&a, Open { cents: 10 }).await.unwrap();
+    factum.execute(&b, Open { cents: 10 }).await.unwrap();
     (store, factum, a, b)
 }
 
@@ -290,7 +315,7 @@ async fn an_earlier_moment() {
     let factum = Factum::new(MemoryStore::with(factum::Limits::default(), clock.clone()));
     let account = Account::id("1");
     let mut places = Vec::new();
-    let _ = factum.execute(&account, Open { cents: 0 }).await.unwrap();
+    factum.execute(&account, Open { cents: 0 }).await.unwrap();
     for second in 1..=5 {
         clock.set(Timestamp(second * 10_000_000));
         places.push(factum.execute(&account, Deposit { cents: 1 }).await.unwrap().events[0]);
@@ -311,14 +336,14 @@ async fn an_earlier_moment() {
 async fn a_long_history_is_read_in_pages() {
     let factum = Factum::new(MemoryStore::new());
     let account = Account::id("1");
-    let _ = factum.execute(&account, Open { cents: 0 }).await.unwrap();
+    factum.execute(&account, Open { cents: 0 }).await.unwrap();
     for _ in 0..3 {
         let events = (0..1000).map(|_| codec::encode(&Deposited { cents: 1 }).unwrap());
         factum.store().append(Append::to(account.stream().unwrap(), events)).await.unwrap();
     }
     assert_eq!(factum.load(&account).await.unwrap().state.cents, 3000);
     assert_eq!(factum.load_at(&account, Revision(1500)).await.unwrap().state.cents, 1500);
-    let _ = factum.execute(&account, Withdraw { cents: 3000 }).await.unwrap();
+    factum.execute(&account, Withdraw { cents: 3000 }).await.unwrap();
 }
 
 #[tokio::test]
@@ -326,7 +351,7 @@ async fn hidden_and_deleted_streams_can_be_written_again() {
     let factum = Factum::new(MemoryStore::new());
     let (account, any) = (Account::id("1"), factum::ExpectedRevision::Any);
     let stream = account.stream().unwrap();
-    let _ = factum.execute(&account, Open { cents: 5 }).await.unwrap();
+    factum.execute(&account, Open { cents: 5 }).await.unwrap();
     let hide_all = Retention { max_count: Some(0), ..Retention::default() };
     factum.store().set_retention(&stream, any, hide_all).await.unwrap();
     assert!(!factum.load(&account).await.unwrap().state.open);
@@ -339,6 +364,29 @@ async fn hidden_and_deleted_streams_can_be_written_again() {
     factum.store().tombstone(&stream, any).await.unwrap();
     let failure = factum.execute(&account, Open { cents: 8 }).await.unwrap_err();
     assert!(matches!(failure, Failure::Store(Error::Tombstoned { .. })), "{failure}");
+}
+
+#[tokio::test]
+async fn what_was_deleted_since_it_was_read_is_not_revived() {
+    let (store, factum, a, b) = two_accounts().await;
+    let delete = |id: &Id<Account>| {
+        let stream = id.stream().unwrap().metadata_stream().unwrap();
+        Append::to(stream, [LifeChange::Deleted.to_event().unwrap()])
+    };
+    store.after_read.lock().unwrap().push_back(delete(&a));
+    let failure = factum.execute(&a, Withdraw { cents: 1 }).await.unwrap_err();
+    assert_eq!(failure, Failure::Refused(Refusal::NotOpen), "it is decided anew, on what there is");
+    assert!(!factum.load(&a).await.unwrap().exists());
+    // One that is only read counts as well.
+    let _ = factum.execute(&a, Open { cents: 10 }).await.unwrap();
+    store.after_read.lock().unwrap().extend([guards_only(&a), delete(&b)]);
+    let both = TakeFromBoth { a: a.clone(), b: b.clone(), at_least: 20 };
+    assert_eq!(factum.decide(both).await.unwrap_err(), Failure::Refused(Refusal::InsufficientFunds));
+    // One that was deleted already, and that somebody else revives.
+    let opened = Append::to(b.stream().unwrap(), [codec::encode(&Opened { cents: 3 }).unwrap()]);
+    store.after_read.lock().unwrap().push_back(opened);
+    let done = factum.execute(&b, Open { cents: 7 }).await.unwrap();
+    assert_eq!((done.attempts, done.events.len(), factum.load(&b).await.unwrap().state.cents), (2, 0, 3));
 }
 
 #[tokio::test]

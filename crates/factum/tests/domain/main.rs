@@ -1,8 +1,13 @@
 //! The domain layer on the memory store.
-
-#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub, reason = "a test; it says its seed")]
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
 mod codec;
 mod commands;
+mod projections;
 mod support;
 mod testkit;
+
+/// Where the tests of projections keep their models.
+fn reads() -> factum::MemoryReads {
+    factum::MemoryReads::new()
+}

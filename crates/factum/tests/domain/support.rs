@@ -1,8 +1,8 @@
-//! A small domain (accounts, in whole cents), and a store that meddles.
-#![allow(dead_code, reason = "each user of this file takes what it needs")]
+//! A small domain (accounts, in whole cents), and stores that meddle and fail.
+#![allow(dead_code, unreachable_pub, reason = "each user of this file takes what it needs")]
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -11,9 +11,12 @@ use std::{
 
 use async_trait::async_trait;
 use factum::{
-    Append, Appended, Error, EventStore, Head, Limits, MemoryStore, Outcome, Page, Read, StreamName,
-    StreamState, prelude::*,
+    Append, Appended, Error, EventStore, EventStoreExt, Head, Limits, MemoryReads, MemoryStore, Outcome,
+    Page, Read, ReadStore, StreamName, StreamState, Token,
+    prelude::*,
+    reads::{Catalog, Generation, Lease, Snapshot, Step},
 };
+use tokio::sync::Notify;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AccountEvent {
@@ -123,11 +126,71 @@ impl Decide for Transfer {
     }
 }
 
+/// The balance of each account; an account that was closed has none. The version is a parameter.
+#[derive(Debug, Default)]
+pub struct Balances<const VERSION: u32 = 1>;
+
+impl<const V: u32> Projection for Balances<V> {
+    const NAME: &'static str = "balances";
+    const VERSION: u32 = V;
+    type Event = AccountEvent;
+    type Row = i64;
+
+    fn evolve(&self, row: Option<i64>, event: &Recorded<AccountEvent>) -> Option<i64> {
+        let cents = row.unwrap_or(0);
+        match event.event {
+            Opened { cents } => Some(cents),
+            Deposited { cents: more } => Some(cents + more),
+            Withdrawn { cents: less } => Some(cents - less),
+            Closed => None,
+        }
+    }
+}
+
+/// What the balances must be, straight from the log.
+pub async fn fold(store: &dyn EventStore) -> Vec<(String, i64)> {
+    let mut rows = BTreeMap::new();
+    for record in store.read_to_end(Read::query(Query::category("account"))).await.unwrap() {
+        let event = Recorded::decode(record).unwrap();
+        let key = event.record.stream.id().to_owned();
+        match Balances::<1>.evolve(rows.remove(&key), &event) {
+            Some(row) => drop(rows.insert(key, row)),
+            None => continue,
+        }
+    }
+    rows.into_iter().collect()
+}
+
+/// Writes `events` random events to `accounts` accounts.
+pub async fn write_some(
+    store: &dyn EventStore,
+    random: &mut fastrand::Rng,
+    events: usize,
+    accounts: u32,
+) -> Token {
+    let mut token = store.head().await.unwrap().token;
+    for _ in 0..events {
+        let id = Account::id(format!("{}", random.u32(0..accounts)));
+        let event = match random.u8(0..10) {
+            0 => Opened { cents: random.i64(0..1000) },
+            1 => Closed,
+            2..5 => Withdrawn { cents: random.i64(0..100) },
+            _ => Deposited { cents: random.i64(0..100) },
+        };
+        let event = factum::codec::encode(&event).unwrap();
+        token = store.append(Append::to(id.stream().unwrap(), [event])).await.unwrap().token;
+    }
+    token
+}
+
 /// A random generator whose seed a failing test prints.
 pub fn seeded() -> fastrand::Rng {
     let given = std::env::var("FACTUM_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
-    println!("seed: {seed} (set FACTUM_TEST_SEED to repeat)");
+    #[allow(clippy::print_stdout, reason = "a failing test shows it")]
+    {
+        println!("seed: {seed} (set FACTUM_TEST_SEED to repeat)");
+    }
     fastrand::Rng::with_seed(seed)
 }
 
@@ -138,6 +201,10 @@ pub enum Fault {
     Before,
     /// It happens, but the answer is lost.
     After,
+    /// It does not happen, and the store says so.
+    Never,
+    /// As `Never`, for a reason that does not pass.
+    Fenced,
 }
 
 pub fn unavailable(outcome: Outcome) -> Error {
@@ -161,8 +228,11 @@ impl EventStore for Meddled {
     async fn append(&self, append: Append) -> factum::Result<Appended> {
         tokio::task::yield_now().await;
         let fault = self.append_faults.lock().unwrap().pop_front();
-        if fault == Some(Fault::Before) {
-            return Err(unavailable(Outcome::Unknown));
+        match fault {
+            Some(Fault::Before) => return Err(unavailable(Outcome::Unknown)),
+            Some(Fault::Never) => return Err(unavailable(Outcome::No)),
+            Some(Fault::Fenced) => return Err(Error::Fenced { what: "the log".into(), by: "a test".into() }),
+            _ => {}
         }
         let appended = self.inner.append(append).await;
         if fault == Some(Fault::After) {
@@ -200,5 +270,83 @@ impl EventStore for Meddled {
 
     fn limits(&self) -> Limits {
         self.inner.limits()
+    }
+}
+
+/// A read store in which one call goes wrong: after that it is dead, or as before.
+#[derive(Clone, Debug)]
+pub struct Faulty<R = MemoryReads> {
+    pub inner: R,
+    calls: Arc<AtomicU64>,
+    at: u64,
+    fault: Fault,
+    for_ever: bool,
+    pub struck: Arc<Notify>,
+}
+
+impl<R: ReadStore> Faulty<R> {
+    pub fn new(inner: R, at: u64, fault: Fault, for_ever: bool) -> Self {
+        Self { inner, calls: Arc::default(), at, fault, for_ever, struck: Arc::default() }
+    }
+
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    async fn call<T>(&self, call: impl Future<Output = factum::Result<T>> + Send) -> factum::Result<T> {
+        let n = self.calls.fetch_add(1, Ordering::SeqCst);
+        let broken = n == self.at || (self.for_ever && n > self.at);
+        if !broken {
+            return call.await;
+        }
+        if n == self.at && self.fault == Fault::After {
+            call.await?;
+        }
+        self.struck.notify_one();
+        Err(unavailable(Outcome::Unknown))
+    }
+}
+
+#[async_trait]
+impl<R: ReadStore> ReadStore for Faulty<R> {
+    async fn claim(&self, model: &str) -> factum::Result<Lease> {
+        self.inner.claim(model).await
+    }
+
+    async fn catalog(&self, model: &str) -> factum::Result<Catalog> {
+        self.call(self.inner.catalog(model)).await
+    }
+
+    async fn create(&self, lease: &Lease, version: u32) -> factum::Result<Generation> {
+        self.call(self.inner.create(lease, version)).await
+    }
+
+    async fn discard(&self, lease: &Lease) -> factum::Result<()> {
+        self.call(self.inner.discard(lease)).await
+    }
+
+    async fn activate(&self, lease: &Lease, generation: u32) -> factum::Result<()> {
+        self.call(self.inner.activate(lease, generation)).await
+    }
+
+    async fn commit(&self, lease: &Lease, step: Step) -> factum::Result<()> {
+        self.call(self.inner.commit(lease, step)).await
+    }
+
+    async fn rows(
+        &self,
+        model: &str,
+        generation: u32,
+        keys: Vec<String>,
+    ) -> factum::Result<Vec<Option<String>>> {
+        self.call(self.inner.rows(model, generation, keys)).await
+    }
+
+    async fn get(&self, model: &str, key: &str) -> factum::Result<Option<String>> {
+        self.inner.get(model, key).await
+    }
+
+    async fn snapshot(&self, model: &str) -> factum::Result<Snapshot> {
+        self.inner.snapshot(model).await
     }
 }

@@ -1,0 +1,655 @@
+//! A run: the index of a stretch of the log, in a file that never changes.
+//!
+//! It is a header page, then pages of entries and lists of positions in any order, then tables: which page holds which
+//! hashes, what is certainly not in it, and where frames begin. Everything is checksummed; what is not right is thrown away and made
+//! again from the log.
+
+use std::{io, sync::Arc};
+
+use crc32c::crc32c;
+use factum::{Error, Outcome, Position, Result, StreamState, Timestamp, error::Corrupt};
+use uuid::Uuid;
+
+use super::{
+    bloom::Bloom,
+    list::{List, Long, SHORT, long_list, put_positions, put_varint, senseless, take_positions, take_varint},
+};
+use crate::disk::{Disk, DiskFile, explain};
+
+const MAGIC: [u8; 8] = *b"factidx1";
+const PAGE: usize = 4096;
+/// Checksum, number of entries.
+const PAGE_HEADER: usize = 6;
+/// Bytes written at once.
+const BUFFER: usize = 1 << 20;
+/// Bytes of the header that are covered by its checksum.
+const HEADER: usize = 512;
+
+/// Which part of the log a run is about, and what of the whole is known at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The log.
+    pub log_id: Uuid,
+    /// What hashes are made with. Not for other eyes: who knows it can make names that collide.
+    pub secret: u64,
+    /// The position at which it begins: the end of the run before.
+    pub start: u64,
+    /// The position at which it ends: the end of a frame.
+    pub end: u64,
+    /// Events up to its end, from the beginning of the log.
+    pub events: u64,
+    /// The number of the first frame after it.
+    pub next_frame: u64,
+    /// The last event up to its end; [`Position::START`] if there is none.
+    pub last: Position,
+    /// When that was recorded.
+    pub last_recorded_at: Timestamp,
+    /// Whether a stream in it hides some of its events.
+    pub hides_something: bool,
+}
+
+/// What a run knows of a stream.
+#[derive(Debug)]
+pub struct StreamItem {
+    /// Of its name.
+    pub hash: u128,
+    /// The revision of its first event in the run.
+    pub first_revision: u64,
+    /// The stream at the end of the run, unless that follows from its events.
+    pub state: Option<StreamState>,
+    /// Its events.
+    pub positions: Vec<Position>,
+}
+
+/// A run that can be asked.
+#[derive(Debug)]
+pub struct Run {
+    /// What it is about.
+    pub span: Span,
+    file: Arc<dyn DiskFile>,
+    path: String,
+    streams: Table,
+    keys: Table,
+    ids: Table,
+    /// Where some frames begin, and when their first event was recorded.
+    pub sparse: Vec<(u64, Timestamp)>,
+}
+
+/// Pages in the order of the hashes in them.
+#[derive(Debug, Default)]
+struct Table {
+    /// The first hash of each page, and where the page is.
+    pages: Vec<(u64, u64)>,
+    bloom: Bloom,
+}
+
+/// A stream's entry, with its list not read yet.
+#[derive(Debug)]
+pub struct StreamEntry<'a> {
+    /// The revision of its first event in the run.
+    pub first_revision: u64,
+    /// The stream at the end of the run.
+    pub state: StreamState,
+    /// Its events.
+    pub list: List<'a>,
+}
+
+impl Run {
+    /// The name of the file of a run.
+    pub fn name(start: u64, end: u64) -> String {
+        format!("{start:016x}-{end:016x}.run")
+    }
+
+    /// The start and end in such a name.
+    pub fn span_in(name: &str) -> Option<(u64, u64)> {
+        let (start, end) = name.strip_suffix(".run")?.split_once('-')?;
+        let span = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+        (Self::name(span.0, span.1) == name).then_some(span)
+    }
+
+    /// Opens a run; anything that is not right about it is an error, and a reason to make it again.
+    ///
+    /// # Errors
+    /// Those of the disk, and `InvalidData`.
+    pub fn open(disk: &dyn Disk, name: &str) -> io::Result<Self> {
+        let file = disk.open(name)?;
+        let mut header = vec![0; HEADER];
+        if file.read_at(&mut header, 0)? < HEADER || header[..8] != MAGIC {
+            return Err(senseless());
+        }
+        let (covered, crc) = header.split_at(HEADER - 4);
+        if crc != crc32c(covered).to_le_bytes() {
+            return Err(senseless());
+        }
+        let mut numbers = covered[8..].as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        let mut next = || numbers.next().unwrap_or_default();
+        let log_id = Uuid::from_u64_pair(next(), next());
+        #[allow(clippy::cast_possible_wrap, reason = "as it was written")]
+        let span = Span {
+            log_id,
+            secret: next(),
+            start: next(),
+            end: next(),
+            events: next(),
+            next_frame: next(),
+            last: Position(next()),
+            last_recorded_at: Timestamp(next() as i64),
+            hides_something: next() != 0,
+        };
+        let mut blob = || -> io::Result<Vec<u8>> {
+            let (offset, bytes, crc) = (next(), next(), next());
+            let bytes =
+                usize::try_from(bytes).ok().filter(|bytes| *bytes <= 1 << 32).ok_or_else(senseless)?;
+            if file.bytes()? < offset.saturating_add(bytes as u64) {
+                return Err(senseless());
+            }
+            let mut blob = vec![0; bytes];
+            let read = file.read_at(&mut blob, offset)?;
+            if read < bytes || u64::from(crc32c(&blob)) != crc { Err(senseless()) } else { Ok(blob) }
+        };
+        let mut table = || -> io::Result<Table> {
+            let pages = pairs(&blob()?);
+            Ok(Table { pages, bloom: Bloom::from_bytes(&blob()?).ok_or_else(senseless)? })
+        };
+        let (streams, keys, ids) = (table()?, table()?, table()?);
+        #[allow(clippy::cast_possible_wrap, reason = "as it was written")]
+        let sparse =
+            pairs(&blob()?).into_iter().map(|(position, at)| (position, Timestamp(at as i64))).collect();
+        Ok(Self { span, file, path: disk.path_of(name), streams, keys, ids, sparse })
+    }
+
+    /// Reads bytes that must be there.
+    pub fn read(&self, offset: u64, bytes: usize) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; bytes];
+        match self.file.read_at(&mut buffer, offset) {
+            Ok(read) if read == bytes => Ok(buffer),
+            Ok(_) => Err(self.damaged(offset)),
+            Err(error) => Err(explain(&error, "read", &self.path, Outcome::No)),
+        }
+    }
+
+    /// The error for bytes that make no sense.
+    pub fn damaged(&self, offset: u64) -> Error {
+        let problem =
+            "the index is not what was written; delete this file, and it is made again from the log"
+                .to_owned();
+        Corrupt { segment: self.path.clone(), offset, positions: None, problem }.into()
+    }
+
+    /// The entries of a page, decoded by `entry`.
+    fn page<T>(&self, offset: u64, mut entry: impl FnMut(&mut &[u8]) -> Option<T>) -> Result<Vec<T>> {
+        let page = self.read(offset, PAGE)?;
+        let (crc, rest) = page.split_at(4);
+        if crc != crc32c(rest).to_le_bytes() {
+            return Err(self.damaged(offset));
+        }
+        let count = u16::from_le_bytes([rest[0], rest[1]]);
+        let mut entries = &rest[2..];
+        (0..count).map(|_| entry(&mut entries).ok_or_else(|| self.damaged(offset))).collect()
+    }
+
+    /// The pages that may hold a hash.
+    fn pages_for<'a>(&self, table: &'a Table, hash: u64) -> &'a [(u64, u64)] {
+        if !table.bloom.may_have(hash) {
+            return &[];
+        }
+        let first = table.pages.partition_point(|(first, _)| *first < hash).saturating_sub(1);
+        let end = table.pages.partition_point(|(first, _)| *first <= hash);
+        &table.pages[first.min(end)..end]
+    }
+
+    /// What it knows of a stream.
+    ///
+    /// # Errors
+    /// Those of the disk, and [`Error::Corrupt`].
+    pub fn stream(self: &Arc<Self>, hash: u128) -> Result<Option<StreamEntry<'static>>> {
+        for (_, offset) in self.pages_for(&self.streams, high(hash)) {
+            for raw in self.page(*offset, |bytes| RawStream::take(bytes, self.span.start))? {
+                if raw.hash == hash {
+                    return raw.open(self).map(Some);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The events under a key.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn key(self: &Arc<Self>, hash: u64) -> Result<Option<List<'static>>> {
+        for (_, offset) in self.pages_for(&self.keys, hash) {
+            for (key, raw) in self.page(*offset, |bytes| take_key(bytes, self.span.start))? {
+                if key == hash {
+                    return raw.open(self).map(Some);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where events with this hash of their id may be.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn ids(&self, hash: u64) -> Result<Vec<Position>> {
+        let mut found = Vec::new();
+        for (_, offset) in self.pages_for(&self.ids, hash) {
+            let entries = self.page(*offset, take_id)?;
+            found.extend(entries.into_iter().filter(|(id, _)| *id == hash).map(|(_, position)| position));
+        }
+        Ok(found)
+    }
+}
+
+fn high(hash: u128) -> u64 {
+    (hash >> 64) as u64
+}
+
+fn pairs(bytes: &[u8]) -> Vec<(u64, u64)> {
+    let (pairs, _) = bytes.as_chunks::<16>();
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte));
+    pairs.iter().map(|pair| (number(&pair[..8]), number(&pair[8..]))).collect()
+}
+
+/// A list as an entry has it: here, or elsewhere.
+#[derive(Debug)]
+enum RawList {
+    Here(Vec<Position>),
+    There { at: u64, count: usize },
+}
+
+impl RawList {
+    fn take(bytes: &mut &[u8], base: u64) -> Option<Self> {
+        let count = usize::try_from(take_varint(bytes)?).ok()?;
+        if count <= SHORT {
+            return take_positions(bytes, base, count).map(Self::Here);
+        }
+        Some(Self::There { at: take_varint(bytes)?, count })
+    }
+
+    fn open(self, run: &Arc<Run>) -> Result<List<'static>> {
+        match self {
+            Self::Here(positions) => Ok(List::Short(positions)),
+            Self::There { at, count } => Long::open(run, at, count).map(List::Long),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        match self {
+            Self::Here(positions) => positions.len() as u64,
+            Self::There { count, .. } => *count as u64,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RawStream {
+    hash: u128,
+    first_revision: u64,
+    state: Option<StreamState>,
+    list: RawList,
+}
+
+impl RawStream {
+    fn take(bytes: &mut &[u8], base: u64) -> Option<Self> {
+        let (hash, rest) = bytes.split_first_chunk::<16>()?;
+        *bytes = rest;
+        let first_revision = take_varint(bytes)?;
+        let state_bytes = usize::try_from(take_varint(bytes)?).ok()?;
+        let (state, rest) = bytes.split_at_checked(state_bytes)?;
+        *bytes = rest;
+        let state = if state.is_empty() { None } else { Some(serde_json::from_slice(state).ok()?) };
+        Some(Self {
+            hash: u128::from_le_bytes(*hash),
+            first_revision,
+            state,
+            list: RawList::take(bytes, base)?,
+        })
+    }
+
+    fn open(self, run: &Arc<Run>) -> Result<StreamEntry<'static>> {
+        let last = (self.first_revision + self.list.count()).checked_sub(1).map(factum::Revision);
+        let follows = || StreamState { last_revision: last, ..StreamState::default() };
+        let state = self.state.unwrap_or_else(follows);
+        Ok(StreamEntry { first_revision: self.first_revision, state, list: self.list.open(run)? })
+    }
+}
+
+fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    *bytes = rest;
+    Some(u64::from_le_bytes(*number))
+}
+
+fn take_key(bytes: &mut &[u8], base: u64) -> Option<(u64, RawList)> {
+    Some((take_u64(bytes)?, RawList::take(bytes, base)?))
+}
+
+fn take_id(bytes: &mut &[u8]) -> Option<(u64, Position)> {
+    Some((take_u64(bytes)?, Position(take_u64(bytes)?)))
+}
+
+/// What a run is made from: everything sorted by hash.
+pub trait Sorted {
+    /// How many streams, keys and ids there are, at most.
+    fn sizes(&self) -> [u64; 3];
+    /// Hands on the streams.
+    ///
+    /// # Errors
+    /// Those of where they come from, and of `each`.
+    fn streams(&self, each: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()>;
+    /// Hands on the keys with their events.
+    ///
+    /// # Errors
+    /// As above.
+    fn keys(&self, each: &mut dyn FnMut(u64, Vec<Position>) -> Result<()>) -> Result<()>;
+    /// Hands on the ids.
+    ///
+    /// # Errors
+    /// As above.
+    fn ids(&self, each: &mut dyn FnMut(u64, Position) -> Result<()>) -> Result<()>;
+}
+
+/// Makes the file of a run, durable before it has its name, and opens it.
+///
+/// # Errors
+/// Those of the disk and of the source. Then there is no such run.
+pub fn make(disk: &dyn Disk, span: Span, source: &dyn Sorted, sparse: &[(u64, Timestamp)]) -> Result<Run> {
+    let name = Run::name(span.start, span.end);
+    let path = disk.path_of(&name);
+    let failed = |error: io::Error| explain(&error, "make", &path, Outcome::No);
+    let new = format!("{name}.new");
+    let create = || {
+        if disk.list()?.contains(&new) {
+            disk.remove(&new)?;
+        }
+        disk.create(&new, 0)
+    };
+    let mut out = Out { file: create().map_err(failed)?, path: &path, flushed: 0, buffer: vec![0; PAGE] };
+    let [streams, keys, ids] = source.sizes();
+    let mut blobs = Vec::new();
+
+    let mut table = Pages::new(streams);
+    source.streams(&mut |item| {
+        let mut entry = item.hash.to_le_bytes().to_vec();
+        put_varint(&mut entry, item.first_revision);
+        let state = item.state.map(|state| serde_json::to_vec(&state)).transpose();
+        let state = state.map_err(|e| failed(e.into()))?.unwrap_or_default();
+        put_varint(&mut entry, state.len() as u64);
+        entry.extend(state);
+        put_list(&mut out, &mut entry, span.start, &item.positions)?;
+        table.add(&mut out, high(item.hash), &entry)
+    })?;
+    blobs.extend(table.finish(&mut out)?);
+
+    let mut table = Pages::new(keys);
+    source.keys(&mut |hash, positions| {
+        let mut entry = hash.to_le_bytes().to_vec();
+        put_list(&mut out, &mut entry, span.start, &positions)?;
+        table.add(&mut out, hash, &entry)
+    })?;
+    blobs.extend(table.finish(&mut out)?);
+
+    let mut table = Pages::new(ids);
+    source.ids(&mut |hash, position| {
+        let mut entry = hash.to_le_bytes().to_vec();
+        entry.extend(position.0.to_le_bytes());
+        table.add(&mut out, hash, &entry)
+    })?;
+    blobs.extend(table.finish(&mut out)?);
+    #[allow(clippy::cast_sign_loss, reason = "read back as it was")]
+    blobs.push(
+        sparse
+            .iter()
+            .flat_map(|(at, time)| [at.to_le_bytes(), (time.0 as u64).to_le_bytes()].concat())
+            .collect(),
+    );
+
+    let header = header(&mut out, span, &blobs)?;
+    let file = out.finish(&header)?;
+    let settle = || {
+        file.sync()?;
+        drop(file);
+        disk.rename(&new, &name)?;
+        Run::open(disk, &name)
+    };
+    settle().map_err(failed)
+}
+
+/// Writes the tables, and makes the header that leads to them.
+fn header(out: &mut Out<'_>, span: Span, blobs: &[Vec<u8>]) -> Result<Vec<u8>> {
+    let (high, low) = span.log_id.as_u64_pair();
+    #[allow(clippy::cast_sign_loss, reason = "read back as it was")]
+    let mut numbers = vec![
+        high,
+        low,
+        span.secret,
+        span.start,
+        span.end,
+        span.events,
+        span.next_frame,
+        span.last.0,
+        span.last_recorded_at.0 as u64,
+        u64::from(span.hides_something),
+    ];
+    for blob in blobs {
+        numbers.extend([out.at(), blob.len() as u64, u64::from(crc32c(blob))]);
+        out.write(blob)?;
+    }
+    let mut header = MAGIC.to_vec();
+    header.extend(numbers.into_iter().flat_map(u64::to_le_bytes));
+    header.resize(HEADER - 4, 0);
+    let crc = crc32c(&header);
+    header.extend(crc.to_le_bytes());
+    Ok(header)
+}
+
+fn put_list(out: &mut Out<'_>, entry: &mut Vec<u8>, base: u64, positions: &[Position]) -> Result<()> {
+    put_varint(entry, positions.len() as u64);
+    if positions.len() <= SHORT {
+        put_positions(entry, base, positions);
+        return Ok(());
+    }
+    let at = out.at();
+    put_varint(entry, at);
+    out.write(&long_list(at, positions))
+}
+
+/// A file that is written from front to back; the header comes last.
+struct Out<'a> {
+    file: Arc<dyn DiskFile>,
+    path: &'a str,
+    flushed: u64,
+    buffer: Vec<u8>,
+}
+
+impl Out<'_> {
+    fn at(&self) -> u64 {
+        self.flushed + self.buffer.len() as u64
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let written = self.file.write_at(&self.buffer, self.flushed);
+        written.map_err(|error| explain(&error, "write", self.path, Outcome::No))?;
+        self.flushed += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn finish(mut self, header: &[u8]) -> Result<Arc<dyn DiskFile>> {
+        self.flush()?;
+        let written = self.file.write_at(header, 0);
+        written.map_err(|error| explain(&error, "write", self.path, Outcome::No))?;
+        Ok(self.file)
+    }
+}
+
+/// A table whose pages are being filled, in the order of hashes.
+struct Pages {
+    entries: Vec<u8>,
+    count: u16,
+    first: u64,
+    pages: Vec<u8>,
+    bloom: Bloom,
+}
+
+impl Pages {
+    fn new(keys: u64) -> Self {
+        Self { entries: Vec::new(), count: 0, first: 0, pages: Vec::new(), bloom: Bloom::for_keys(keys) }
+    }
+
+    fn add(&mut self, out: &mut Out<'_>, hash: u64, entry: &[u8]) -> Result<()> {
+        if self.entries.len() + entry.len() > PAGE - PAGE_HEADER {
+            self.close_page(out)?;
+        }
+        if self.count == 0 {
+            self.first = hash;
+        }
+        self.entries.extend_from_slice(entry);
+        self.count += 1;
+        self.bloom.add(hash);
+        Ok(())
+    }
+
+    fn close_page(&mut self, out: &mut Out<'_>) -> Result<()> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        let mut rest = self.count.to_le_bytes().to_vec();
+        rest.append(&mut self.entries);
+        rest.resize(PAGE - 4, 0);
+        self.pages.extend(self.first.to_le_bytes());
+        self.pages.extend(out.at().to_le_bytes());
+        self.count = 0;
+        out.write(&crc32c(&rest).to_le_bytes())?;
+        out.write(&rest)
+    }
+
+    /// The table of pages, and the filter.
+    fn finish(mut self, out: &mut Out<'_>) -> Result<[Vec<u8>; 2]> {
+        self.close_page(out)?;
+        Ok([self.pages, self.bloom.to_bytes()])
+    }
+}
+
+/// Runs that follow each other, as the source of one.
+#[derive(Debug)]
+pub struct Merged<'a>(pub &'a [Arc<Run>]);
+
+/// The entries of one table of a run, page by page.
+struct Entries<'a, T> {
+    run: &'a Arc<Run>,
+    pages: std::slice::Iter<'a, (u64, u64)>,
+    page: std::vec::IntoIter<T>,
+    take: fn(&mut &[u8], u64) -> Option<T>,
+}
+
+impl<'a, T> Entries<'a, T> {
+    fn of(run: &'a Arc<Run>, table: &'a Table, take: fn(&mut &[u8], u64) -> Option<T>) -> Self {
+        Self { run, pages: table.pages.iter(), page: Vec::new().into_iter(), take }
+    }
+
+    fn next(&mut self) -> Result<Option<T>> {
+        loop {
+            if let Some(entry) = self.page.next() {
+                return Ok(Some(entry));
+            }
+            let Some((_, offset)) = self.pages.next() else { return Ok(None) };
+            self.page = self.run.page(*offset, |bytes| (self.take)(bytes, self.run.span.start))?.into_iter();
+        }
+    }
+}
+
+/// Hands on groups of entries with equal hashes, in the order of hashes; within a group, in the order of the runs.
+fn merge<T, H: Ord + Copy>(
+    mut sources: Vec<Entries<'_, T>>,
+    hash: impl Fn(&T) -> H,
+    mut each: impl FnMut(Vec<(&Arc<Run>, T)>) -> Result<()>,
+) -> Result<()> {
+    let mut heads = Vec::with_capacity(sources.len());
+    for source in &mut sources {
+        heads.push(source.next()?);
+    }
+    while let Some(least) = heads.iter().flatten().map(&hash).min() {
+        let mut group = Vec::new();
+        for (source, head) in sources.iter_mut().zip(&mut heads) {
+            while head.as_ref().is_some_and(|entry| hash(entry) == least) {
+                let next = source.next()?;
+                group.extend(std::mem::replace(head, next).map(|entry| (source.run, entry)));
+            }
+        }
+        each(group)?;
+    }
+    Ok(())
+}
+
+impl Sorted for Merged<'_> {
+    fn sizes(&self) -> [u64; 3] {
+        // A page of streams or keys holds so many entries at most; too large a filter is only too good.
+        let pages =
+            |table: fn(&Run) -> &Table| self.0.iter().map(|run| table(run).pages.len() as u64).sum::<u64>();
+        let per_page = (PAGE - PAGE_HEADER) as u64;
+        [
+            pages(|run| &run.streams) * (per_page / 24),
+            pages(|run| &run.keys) * (per_page / 16),
+            pages(|run| &run.ids) * (per_page / 16),
+        ]
+    }
+
+    fn streams(&self, each: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
+        let sources = self.0.iter().map(|run| Entries::of(run, &run.streams, RawStream::take)).collect();
+        merge(
+            sources,
+            |raw| raw.hash,
+            |group| {
+                let mut item: Option<StreamItem> = None;
+                for (run, raw) in group {
+                    let (hash, state) = (raw.hash, raw.state);
+                    let entry = raw.open(run)?;
+                    let item = item.get_or_insert_with(|| StreamItem {
+                        hash,
+                        first_revision: entry.first_revision,
+                        state: None,
+                        positions: Vec::new(),
+                    });
+                    item.state = state;
+                    item.positions.extend(entry.list.into_vec()?);
+                }
+                item.map_or(Ok(()), &mut *each)
+            },
+        )
+    }
+
+    fn keys(&self, each: &mut dyn FnMut(u64, Vec<Position>) -> Result<()>) -> Result<()> {
+        let sources = self.0.iter().map(|run| Entries::of(run, &run.keys, take_key)).collect();
+        merge(
+            sources,
+            |(hash, _)| *hash,
+            |group| {
+                let mut hash = 0;
+                let mut positions = Vec::new();
+                for (run, (key, raw)) in group {
+                    hash = key;
+                    positions.extend(raw.open(run)?.into_vec()?);
+                }
+                each(hash, positions)
+            },
+        )
+    }
+
+    fn ids(&self, each: &mut dyn FnMut(u64, Position) -> Result<()>) -> Result<()> {
+        let sources =
+            self.0.iter().map(|run| Entries::of(run, &run.ids, |bytes, _| take_id(bytes))).collect();
+        merge(
+            sources,
+            |(hash, _)| *hash,
+            |group| group.into_iter().try_for_each(|(_, (hash, position))| each(hash, position)),
+        )
+    }
+}

@@ -1,0 +1,309 @@
+//! The models in a database: which generations there are, who may change them, and their documents.
+
+use async_trait::async_trait;
+use factum::{
+    Error, LogIdentity, Outcome, Position, ReadStore, Result, Token,
+    reads::{Catalog, Generation, Lease, Snapshot, Step, check_model_name},
+};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, named_params, params};
+use uuid::Uuid;
+
+use crate::{Sqlite, fault::Fault};
+
+/// What is known of the models. A checkpoint is `log_id`, `log_epoch` and `position`, all of them or none.
+const CATALOG: &str = "
+    CREATE TABLE IF NOT EXISTS factum_models (
+        model    TEXT PRIMARY KEY,
+        epoch    INTEGER NOT NULL,
+        created  INTEGER NOT NULL,
+        active   INTEGER,
+        building INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS factum_generations (
+        model      TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        version    INTEGER NOT NULL,
+        log_id     TEXT,
+        log_epoch  INTEGER,
+        position   INTEGER,
+        PRIMARY KEY (model, generation)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// Makes the catalog if it is missing.
+pub(crate) fn set_up(connection: &mut Connection, place: &str) -> Result<(), Fault> {
+    if connection.is_readonly("main")? {
+        let why =
+            format!("the SQLite database {place} is read-only; make the file and its directory writable");
+        return Err(Error::Unavailable { why, outcome: Outcome::No }.into());
+    }
+    let tx = begin(connection)?;
+    tx.execute_batch(CATALOG)?;
+    Ok(tx.commit()?)
+}
+
+/// Begins a transaction that will write: it waits for its turn now, not in the middle.
+pub(crate) fn begin(connection: &mut Connection) -> Result<Transaction<'_>, Fault> {
+    Ok(connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
+}
+
+/// The table of a generation's documents, and what the names of all its tables begin with.
+pub(crate) fn table(model: &str, generation: u32) -> String {
+    format!("{model}_g{generation}")
+}
+
+pub(crate) fn catalog(tx: &Connection, model: &str) -> Result<Catalog, Fault> {
+    let mut found =
+        tx.prepare_cached("SELECT epoch, active, building FROM factum_models WHERE model = ?1")?;
+    let found = found.query_row([model], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+    let Some((epoch, active, building)) = found else { return Ok(Catalog::default()) };
+    let generation = |number: Option<u32>| number.map(|number| generation(tx, model, number)).transpose();
+    Ok(Catalog { epoch, active: generation(active)?, building: generation(building)? })
+}
+
+fn generation(tx: &Connection, model: &str, number: u32) -> Result<Generation, Fault> {
+    let select = "SELECT version, log_id, log_epoch, position FROM factum_generations WHERE model = ?1 AND generation = ?2";
+    let mut select = tx.prepare_cached(select)?;
+    let (version, log_id, epoch, position) = select.query_row(params![model, number], |row| {
+        Ok((
+            row.get(0)?,
+            row.get::<_, Option<String>>(1)?,
+            row.get::<_, Option<u64>>(2)?,
+            row.get::<_, Option<u64>>(3)?,
+        ))
+    })?;
+    let checkpoint = match (log_id, epoch, position) {
+        (Some(log_id), Some(epoch), Some(position)) => {
+            let log_id = Uuid::parse_str(&log_id).map_err(|e| {
+                Error::invalid(format!("the log id `{log_id}` of the read model `{model}`"), e.to_string())
+            })?;
+            Some(LogIdentity { log_id, epoch }.at(Position(position)))
+        }
+        _ => None,
+    };
+    Ok(Generation { number, version, checkpoint })
+}
+
+/// Nothing, if the lease is in force.
+pub(crate) fn check(tx: &Connection, lease: &Lease) -> Result<Catalog, Fault> {
+    let catalog = catalog(tx, &lease.model)?;
+    if catalog.epoch == lease.epoch { Ok(catalog) } else { Err(lease.fenced(catalog.epoch).into()) }
+}
+
+/// Moves a checkpoint, if it is where it should be and the lease is in force: the one statement that fences.
+pub(crate) fn advance(
+    tx: &Connection,
+    lease: &Lease,
+    number: u32,
+    from: Option<Token>,
+    to: Token,
+) -> Result<(), Fault> {
+    let update =
+        "UPDATE factum_generations SET log_id = :log_id, log_epoch = :log_epoch, position = :position
+        WHERE model = :model AND generation = :generation
+          AND log_id IS :old_log_id AND log_epoch IS :old_log_epoch AND position IS :old_position
+          AND (SELECT epoch FROM factum_models WHERE model = :model) = :epoch";
+    let changed = tx.prepare_cached(update)?.execute(named_params! {
+        ":log_id": to.log.log_id.to_string(),
+        ":log_epoch": to.log.epoch,
+        ":position": to.position.0,
+        ":model": lease.model,
+        ":generation": number,
+        ":old_log_id": from.map(|from| from.log.log_id.to_string()),
+        ":old_log_epoch": from.map(|from| from.log.epoch),
+        ":old_position": from.map(|from| from.position.0),
+        ":epoch": lease.epoch,
+    })?;
+    if changed == 1 { Ok(()) } else { Err(lease.fenced(catalog(tx, &lease.model)?.epoch).into()) }
+}
+
+/// Begins a new generation without any tables; one that was being built is dropped.
+pub(crate) fn create(tx: &Connection, lease: &Lease, version: u32) -> Result<Generation, Fault> {
+    discard(tx, lease)?;
+    let next = "UPDATE factum_models SET created = created + 1, building = created + 1 WHERE model = ?1 RETURNING building";
+    let number = tx.query_row(next, [&lease.model], |row| row.get(0))?;
+    let insert = "INSERT INTO factum_generations (model, generation, version) VALUES (?1, ?2, ?3)";
+    tx.execute(insert, params![lease.model, number, version])?;
+    Ok(Generation { number, version, checkpoint: None })
+}
+
+fn discard(tx: &Connection, lease: &Lease) -> Result<(), Fault> {
+    if let Some(building) = check(tx, lease)?.building {
+        tx.execute("UPDATE factum_models SET building = NULL WHERE model = ?1", [&lease.model])?;
+        drop_generation(tx, &lease.model, building.number)?;
+    }
+    Ok(())
+}
+
+fn activate(tx: &Connection, lease: &Lease, number: u32) -> Result<(), Fault> {
+    let catalog = check(tx, lease)?;
+    if catalog.building.is_none_or(|building| building.number != number) {
+        return Err(Error::NotFound {
+            what: format!("generation {number} of `{}` to activate", lease.model),
+        }
+        .into());
+    }
+    let old = catalog.active.map(|active| active.number);
+    for (view, _) in old.map(|old| tables(tx, &lease.model, old)).transpose()?.unwrap_or_default() {
+        tx.execute(&format!("DROP VIEW IF EXISTS \"{view}\""), [])?;
+    }
+    for (view, table) in tables(tx, &lease.model, number)? {
+        tx.execute(&format!("CREATE VIEW \"{view}\" AS SELECT * FROM \"{table}\""), [])?;
+    }
+    tx.execute(
+        "UPDATE factum_models SET active = building, building = NULL WHERE model = ?1",
+        [&lease.model],
+    )?;
+    old.map_or(Ok(()), |old| drop_generation(tx, &lease.model, old))
+}
+
+fn drop_generation(tx: &Connection, model: &str, number: u32) -> Result<(), Fault> {
+    for (_, table) in tables(tx, model, number)? {
+        tx.execute(&format!("DROP TABLE \"{table}\""), [])?;
+    }
+    tx.execute(
+        "DELETE FROM factum_generations WHERE model = ?1 AND generation = ?2",
+        params![model, number],
+    )?;
+    Ok(())
+}
+
+/// The tables of a generation, each with the name of the view that shows it to readers.
+pub(crate) fn tables(tx: &Connection, model: &str, number: u32) -> Result<Vec<(String, String)>, Fault> {
+    let prefix = table(model, number);
+    let select =
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND (name = ?1 OR name GLOB ?1 || '_*')";
+    let mut select = tx.prepare_cached(select)?;
+    let names = select.query_map([&prefix], |row| row.get::<_, String>(0))?;
+    names.map(|name| name.map(|name| (name.replacen(&prefix, model, 1), name)).map_err(Fault::from)).collect()
+}
+
+fn write_documents(tx: &Connection, model: &str, step: Step) -> Result<(), Fault> {
+    let table = table(model, step.generation);
+    let upsert =
+        format!("INSERT INTO \"{table}\" VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET row = excluded.row");
+    let (mut upsert, mut delete) =
+        (tx.prepare_cached(&upsert)?, tx.prepare_cached(&format!("DELETE FROM \"{table}\" WHERE key = ?1"))?);
+    for (key, row) in step.rows {
+        match row {
+            Some(row) => upsert.execute([key, row])?,
+            None => delete.execute([key])?,
+        };
+    }
+    Ok(())
+}
+
+fn document(connection: &Connection, table: &str, key: &str) -> Result<Option<String>, Fault> {
+    let mut select = connection.prepare_cached(&format!("SELECT row FROM \"{table}\" WHERE key = ?1"))?;
+    Ok(select.query_row([key], |row| row.get(0)).optional()?)
+}
+
+impl Sqlite {
+    /// Changes something in one transaction of the writing connection.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T> {
+        let change = |connection: &mut Connection| {
+            let tx = begin(connection)?;
+            let changed = change(&tx)?;
+            tx.commit()?;
+            Ok(changed)
+        };
+        self.writer().run(change).await
+    }
+
+    /// Looks at one moment of the database.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T> {
+        let look = |connection: &mut Connection| {
+            let tx = connection.transaction()?;
+            look(&tx)
+        };
+        self.reader().run(look).await
+    }
+}
+
+#[async_trait]
+impl ReadStore for Sqlite {
+    async fn claim(&self, model: &str) -> Result<Lease> {
+        check_model_name(model)?;
+        let model = model.to_owned();
+        let claim = "INSERT INTO factum_models (model, epoch, created) VALUES (?1, 1, 0)
+            ON CONFLICT (model) DO UPDATE SET epoch = epoch + 1 RETURNING epoch";
+        self.change(move |tx| {
+            let epoch = tx.query_row(claim, [&model], |row| row.get(0))?;
+            Ok(Lease { model, epoch })
+        })
+        .await
+    }
+
+    async fn catalog(&self, model: &str) -> Result<Catalog> {
+        let model = model.to_owned();
+        self.look(move |tx| catalog(tx, &model)).await
+    }
+
+    async fn create(&self, lease: &Lease, version: u32) -> Result<Generation> {
+        let lease = lease.clone();
+        self.change(move |tx| {
+            let generation = create(tx, &lease, version)?;
+            let table = table(&lease.model, generation.number);
+            let columns = "(key TEXT PRIMARY KEY, row TEXT NOT NULL) STRICT";
+            tx.execute(&format!("CREATE TABLE \"{table}\" {columns}"), [])?;
+            Ok(generation)
+        })
+        .await
+    }
+
+    async fn discard(&self, lease: &Lease) -> Result<()> {
+        let lease = lease.clone();
+        self.change(move |tx| discard(tx, &lease)).await
+    }
+
+    async fn activate(&self, lease: &Lease, generation: u32) -> Result<()> {
+        let lease = lease.clone();
+        self.change(move |tx| activate(tx, &lease, generation)).await
+    }
+
+    async fn commit(&self, lease: &Lease, step: Step) -> Result<()> {
+        let lease = lease.clone();
+        self.change(move |tx| {
+            advance(tx, &lease, step.generation, step.from, step.to)?;
+            write_documents(tx, &lease.model, step)
+        })
+        .await
+    }
+
+    async fn rows(&self, model: &str, generation: u32, keys: Vec<String>) -> Result<Vec<Option<String>>> {
+        let table = table(model, generation);
+        let read = move |connection: &mut Connection| {
+            // One transaction: else SQLite locks and unlocks the file for each row.
+            let tx = connection.transaction()?;
+            keys.iter().map(|key| document(&tx, &table, key)).collect()
+        };
+        self.writer().run(read).await
+    }
+
+    async fn get(&self, model: &str, key: &str) -> Result<Option<String>> {
+        let (model, key) = (model.to_owned(), key.to_owned());
+        self.look(move |tx| match catalog(tx, &model)?.active {
+            Some(active) => document(tx, &table(&model, active.number), &key),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    async fn snapshot(&self, model: &str) -> Result<Snapshot> {
+        let model = model.to_owned();
+        self.look(move |tx| {
+            let Some(active) = catalog(tx, &model)?.active else { return Ok(Snapshot::default()) };
+            let table = table(&model, active.number);
+            let mut select = tx.prepare_cached(&format!("SELECT key, row FROM \"{table}\" ORDER BY key"))?;
+            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(Snapshot { generation: Some(active), rows: rows.collect::<rusqlite::Result<_>>()? })
+        })
+        .await
+    }
+}

@@ -1,0 +1,168 @@
+//! Projections in SQL.
+
+use factum::{Error, MemoryStore, State, prelude::*};
+use factum_sqlite::{Sql, SqlProjection, Sqlite};
+
+use crate::support::*;
+
+/// How much went in and out, per account and in all; withdrawals of 13 are refused.
+#[derive(Debug)]
+struct Flows<const VERSION: u32 = 1>;
+
+impl<const V: u32> SqlProjection for Flows<V> {
+    const NAME: &'static str = "flows";
+    const VERSION: u32 = V;
+    type Event = AccountEvent;
+
+    fn setup(&self, sql: &Sql<'_>) -> factum::Result<()> {
+        sql.execute("CREATE TABLE {per_account} (id TEXT PRIMARY KEY, cents INTEGER NOT NULL) STRICT", ())?;
+        sql.execute("CREATE TABLE {in_all} (kind TEXT PRIMARY KEY, events INTEGER NOT NULL) STRICT", ())?;
+        sql.execute("CREATE INDEX {richest} ON {per_account} (cents)", ())?;
+        Ok(())
+    }
+
+    fn apply(&self, sql: &Sql<'_>, event: &Recorded<AccountEvent>) -> factum::Result<()> {
+        let count = "INSERT INTO {in_all} VALUES (?1, 1) ON CONFLICT DO UPDATE SET events = events + 1";
+        sql.execute(count, (event.record.event_type.as_str(),))?;
+        let add = "INSERT INTO {per_account} VALUES (?1, ?2) ON CONFLICT DO UPDATE SET cents = cents + excluded.cents";
+        let id = event.record.stream.id();
+        match event.event {
+            Opened { cents } => {
+                sql.execute("DELETE FROM {per_account} WHERE id = ?1", (id,))?;
+                sql.execute(add, (id, cents))?
+            }
+            Deposited { cents } => sql.execute(add, (id, cents))?,
+            Withdrawn { cents: 13 } => return Err(Error::invalid("a withdrawal", "thirteen")),
+            Withdrawn { cents } => sql.execute(add, (id, -cents))?,
+            Closed => sql.execute("DELETE FROM {per_account} WHERE id = ?1", (id,))?,
+        };
+        Ok(())
+    }
+}
+
+/// Takes away the room to grow, as a full disk would.
+pub(crate) struct Room;
+
+impl SqlProjection for Room {
+    const NAME: &'static str = "room";
+    type Event = AccountEvent;
+
+    fn setup(&self, _: &Sql<'_>) -> factum::Result<()> {
+        Ok(())
+    }
+
+    fn apply(&self, sql: &Sql<'_>, _: &Recorded<AccountEvent>) -> factum::Result<()> {
+        let pages = sql.query("PRAGMA page_count", ())?[0].get::<i64>(0)?;
+        sql.query(&format!("PRAGMA max_page_count = {}", pages + 4), ())?;
+        Ok(())
+    }
+}
+
+async fn write(store: &MemoryStore, random: &mut fastrand::Rng, events: usize) -> factum::Token {
+    let mut token = None;
+    let factum = Factum::new(store.clone());
+    for n in 0..events {
+        let id = Account::id(format!("{}", random.u8(0..6)));
+        let cents = random.i64(20..50);
+        let events = if n % 3 == 0 { vec![Withdrawn { cents }] } else { vec![Deposited { cents }] };
+        let append = factum::Append::to(id.stream().unwrap(), [factum::codec::encode(&events[0]).unwrap()]);
+        token = Some(factum.store().append(append).await.unwrap().token);
+    }
+    token.unwrap()
+}
+
+#[tokio::test]
+async fn tables_follow_the_log_and_a_rebuild_gives_the_same() {
+    let (store, mut random) = (MemoryStore::new(), seeded());
+    let factum = Factum::new(store.clone());
+    let sqlite = crate::reads();
+    write(&store, &mut random, 2500).await;
+    let flows = sqlite.project(&factum, Flows::<1>).await.unwrap();
+    let token = write(&store, &mut random, 50).await;
+    flows.wait_for(token).await.unwrap();
+    assert_eq!(flows.verify().await.unwrap(), []);
+    let rows = flows.query("SELECT events FROM {in_all} WHERE kind = ?1", ("Deposited",)).await.unwrap();
+    assert_eq!(rows[0].get::<i64>(0).unwrap(), 1666 + 33);
+    let before = flows.query("SELECT * FROM {per_account} ORDER BY id", ()).await.unwrap();
+    flows.rebuild().await.unwrap();
+    assert_eq!(flows.query("SELECT * FROM {per_account} ORDER BY id", ()).await.unwrap(), before);
+    assert_eq!(
+        flows.query("SELECT * FROM flows_per_account ORDER BY id", ()).await.unwrap(),
+        before,
+        "the view"
+    );
+    flows.stop().await;
+
+    let token = write(&store, &mut random, 50).await;
+    let next = sqlite.project(&factum, Flows::<2>).await.unwrap();
+    next.wait_for(token).await.unwrap();
+    assert_eq!(next.verify().await.unwrap(), []);
+    let left = next
+        .query("SELECT name FROM sqlite_schema WHERE name GLOB 'flows_g*_per_account'", ())
+        .await
+        .unwrap();
+    assert_eq!(left.len(), 1, "the old tables are gone");
+}
+
+#[tokio::test]
+async fn an_event_that_is_refused_leaves_no_trace_and_stops_it() {
+    let factum = Factum::new(MemoryStore::new());
+    let account = Account::id("1");
+    factum.execute(&account, Open { cents: 100 }).await.unwrap();
+    let before = factum.execute(&account, Withdraw { cents: 1 }).await.unwrap();
+    let thirteen = factum.execute(&account, Withdraw { cents: 13 }).await.unwrap();
+    let flows = Sqlite::memory().unwrap().project(&factum, Flows::<1>).await.unwrap();
+    let text = flows.wait_for(&thirteen).await.unwrap_err().to_string();
+    let place = format!(
+        "`Withdrawn` at position {} in `account-1`: a withdrawal: thirteen",
+        thirteen.events[0].position
+    );
+    assert!(text.contains(&place), "{text}");
+    let status = flows.status().await.unwrap();
+    assert!(matches!(status.state, State::Stopped(_)));
+    assert_eq!(status.position, before.events[0].position);
+    let rows = flows.query("SELECT events FROM {in_all} WHERE kind = 'Withdrawn'", ()).await.unwrap();
+    assert_eq!(rows[0].get::<i64>(0).unwrap(), 1, "what it did before it refused is undone");
+}
+
+#[tokio::test]
+async fn bad_sql_stops_it_and_says_why() {
+    struct Typo;
+    impl SqlProjection for Typo {
+        const NAME: &'static str = "typo";
+        type Event = AccountEvent;
+        fn setup(&self, sql: &Sql<'_>) -> factum::Result<()> {
+            sql.execute("CREATE TABLE {t} (a)", ()).map(drop)
+        }
+        fn apply(&self, sql: &Sql<'_>, _: &Recorded<AccountEvent>) -> factum::Result<()> {
+            sql.execute("INSERT INTO {tt} VALUES (1)", ()).map(drop)
+        }
+    }
+    let factum = Factum::new(MemoryStore::new());
+    let done = factum.execute(&Account::id("1"), Open { cents: 100 }).await.unwrap();
+    let typo = Sqlite::memory().unwrap().project(&factum, Typo).await.unwrap();
+    let text = typo.wait_for(&done).await.unwrap_err().to_string();
+    assert!(text.contains("no such table: typo_g1_tt") && text.contains("`Opened` at position 1"), "{text}");
+}
+
+#[tokio::test]
+async fn readers_cannot_write() {
+    let factum = Factum::new(MemoryStore::new());
+    let done = factum.execute(&Account::id("1"), Open { cents: 100 }).await.unwrap();
+    let flows = crate::reads().project(&factum, Flows::<1>).await.unwrap();
+    flows.wait_for(&done).await.unwrap();
+    assert!(flows.query("DELETE FROM {in_all}", ()).await.is_err());
+    assert!(
+        flows
+            .query("SELECT nowhere FROM {in_all}", ())
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("no such column")
+    );
+    let row = &flows.query("SELECT 1, 2.5, 'x', NULL, x'00ff'", ()).await.unwrap()[0];
+    assert_eq!((row.get::<i64>(0), row.get::<f64>(1)), (Ok(1), Ok(2.5)));
+    assert_eq!((row.get::<String>(2), row.get::<Option<i64>>(3)), (Ok("x".into()), Ok(None)));
+    assert_eq!(row.get::<Vec<u8>>(4), Ok(vec![0, 255]));
+    assert!(row.get::<i64>(2).is_err() && row.get::<i64>(9).is_err());
+}

@@ -1,0 +1,300 @@
+//! Consumers: what follows the log in the background, as its users see it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    error::{Error, LogRewound, Outcome, Result},
+    event::RecordedEvent,
+    handle::Factum,
+    position::{Position, Token},
+    query::Query,
+    read::Read,
+    reads::{Generation, Lease, ReadStore, check_model_name},
+    store::EventStore,
+    time::{Clock, SystemClock},
+    worker::{Command, Progress, Worker},
+};
+
+/// How long [`Consumer::wait_for`] waits.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Events that [`Consumer::status`] counts, at most.
+const COUNTED: usize = 1000;
+
+/// The form in which a projection is kept: what the runtime drives. Documents are built in; SQL is in `factum-sqlite`.
+#[async_trait]
+pub trait Form: Send + Sync + 'static {
+    /// The model's name.
+    fn name(&self) -> &str;
+
+    /// The projection's version. Another than the stored one rebuilds.
+    fn version(&self) -> u32;
+
+    /// The events that it is made from.
+    ///
+    /// # Errors
+    /// Those of [`Query`]'s constructors.
+    fn query(&self) -> Result<Query>;
+
+    /// Where the model lives.
+    fn reads(&self) -> &dyn ReadStore;
+
+    /// Begins a new, empty generation.
+    ///
+    /// # Errors
+    /// Those of [`ReadStore::create`].
+    async fn create(&self, lease: &Lease) -> Result<Generation> {
+        self.reads().create(lease, self.version()).await
+    }
+
+    /// What fills a generation.
+    fn filler(&self, generation: u32) -> Box<dyn Filler>;
+}
+
+/// Fills one generation of a model.
+#[async_trait]
+pub trait Filler: Send + Sync {
+    /// Applies the events in order, and moves the checkpoint in the same transaction.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] and failures of the store. The filler is not used again then.
+    async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<Filled>;
+}
+
+/// Events to apply.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The checkpoint that the generation has now.
+    pub from: Option<Token>,
+    /// The checkpoint that it gets.
+    pub to: Token,
+    /// The events, maybe none.
+    pub events: Vec<RecordedEvent>,
+}
+
+/// What came of a [`Batch`].
+#[derive(Clone, Debug)]
+pub struct Filled {
+    /// The checkpoint now.
+    pub checkpoint: Option<Token>,
+    /// Why it ends there, before the batch's end: an event that cannot be decoded or handled.
+    pub problem: Option<Error>,
+}
+
+/// What a consumer is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    /// It works through what is already in the log.
+    CatchingUp,
+    /// It has seen everything, and handles events as they come.
+    Live,
+    /// The log or the read store fails for a while; it tries again.
+    Waiting(Error),
+    /// It will not go on by itself, for this reason.
+    Stopped(Error),
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CatchingUp => f.write_str("catching up"),
+            Self::Live => f.write_str("live"),
+            Self::Waiting(error) => write!(f, "waiting, because {error}"),
+            Self::Stopped(error) => write!(f, "stopped, because {error}"),
+        }
+    }
+}
+
+/// How a consumer is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// How far its readers see.
+    pub position: Position,
+    /// How far the log reaches.
+    pub head: Position,
+    /// How many events it is behind: up to a thousand they are counted, beyond that it is the distance between the positions,
+    /// which have holes, and so a bound.
+    pub lag_events: u64,
+    /// For how long the oldest event that it has not handled has been waiting.
+    pub lag: Duration,
+    /// Events per second, of late.
+    pub rate: f64,
+    /// How far a rebuild has come, if there is one.
+    pub rebuilding: Option<Position>,
+    /// What it is doing.
+    pub state: State,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { position, head, lag_events, lag, rate, rebuilding, state } = self;
+        write!(f, "{state}; at position {position} of {head}")?;
+        if *lag_events > 0 {
+            write!(f, ", {lag_events} events and {:.1} s behind", lag.as_secs_f64())?;
+        }
+        write!(f, "; {rate:.0} events/s")?;
+        match rebuilding {
+            Some(at) => write!(f, "; rebuilding, at position {at}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A handle to a consumer. It stops when the last clone is dropped, or by [`stop`](Consumer::stop).
+#[derive(Clone, Debug)]
+pub struct Consumer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    query: Query,
+    store: Arc<dyn EventStore>,
+    commands: mpsc::Sender<Command>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Factum {
+    /// Starts to keep a model of this form up to date, in the background. It takes the model over from any other worker.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a bad name or query, failures of the read store that will not pass, and [`Error::Unavailable`] outside of a
+    /// tokio runtime.
+    pub async fn consume(&self, form: impl Form) -> Result<Consumer> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::Unavailable {
+            why: "a consumer needs a tokio runtime to run in".into(),
+            outcome: Outcome::No,
+        })?;
+        check_model_name(form.name())?;
+        let (name, query) = (form.name().to_owned(), form.query()?);
+        let lease = form.reads().claim(&name).await?;
+        let (commands, orders) = mpsc::channel(16);
+        let (mut worker, progress) =
+            Worker::new(self.store().clone(), query.clone(), Box::new(form), lease, orders);
+        worker.begin().await?;
+        runtime.spawn(worker.run());
+        let inner = Inner { name, query, store: self.store().clone(), commands, progress };
+        Ok(Consumer { inner: Arc::new(inner) })
+    }
+}
+
+impl Consumer {
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Waits until readers see everything up to `to`, for at most 10 seconds: `wait_for(&done)`.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] saying how far behind it is, [`Error::LogRewound`] for a token of another history, and the reason
+    /// why it stopped, if it did.
+    pub async fn wait_for(&self, to: impl Into<Token> + Send) -> Result<()> {
+        self.wait_for_within(to, PATIENCE).await
+    }
+
+    /// Waits until readers see everything up to `to`, for at most so long.
+    ///
+    /// # Errors
+    /// As for [`wait_for`](Self::wait_for).
+    pub async fn wait_for_within(&self, to: impl Into<Token> + Send, within: Duration) -> Result<()> {
+        let to = to.into();
+        let mut progress = self.inner.progress.clone();
+        let arrival = progress.wait_for(|progress| arrived(progress, to).is_some());
+        match tokio::time::timeout(within, arrival).await {
+            Ok(Ok(progress)) => arrived(&progress, to).unwrap_or(Ok(())),
+            Ok(Err(_)) => Err(ended(self.name())),
+            Err(_) => Err(self.too_late(to, within)),
+        }
+    }
+
+    fn too_late(&self, to: Token, within: Duration) -> Error {
+        let progress = self.inner.progress.borrow();
+        let at = progress.position();
+        let behind = to.position.0.saturating_sub(at.0);
+        let (name, state) = (self.name(), &progress.state);
+        let what = format!(
+            "waiting for the read model `{name}` to reach position {} (it is {state}, at {at}, at most {behind} events behind)",
+            to.position
+        );
+        Error::Timeout {
+            what,
+            after_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+            outcome: Outcome::No,
+        }
+    }
+
+    /// How it is.
+    ///
+    /// # Errors
+    /// Failures of the event store.
+    pub async fn status(&self) -> Result<Status> {
+        let Inner { store, query, .. } = &*self.inner;
+        let progress = self.inner.progress.borrow().clone();
+        let head = store.head().await?.token;
+        let position = progress.position();
+        let (mut lag_events, mut lag) = (0, Duration::ZERO);
+        if let (true, Some(token)) =
+            (position < head.position, progress.token.or(Some(head.log.at(position))))
+        {
+            let next = Read::query(query.clone()).beyond(token).limit(COUNTED);
+            // A token of another history has no next events here; the state says what is the matter.
+            if let Ok(page) = store.read(next).await {
+                let all = page.next.is_none();
+                lag_events = if all { page.events.len() as u64 } else { head.position.0 - position.0 };
+                lag = page.events.first().map_or(lag, |event| SystemClock.now().since(event.recorded_at));
+            }
+        }
+        Ok(Status {
+            position,
+            head: head.position,
+            lag_events,
+            lag,
+            rate: progress.rate.now(),
+            rebuilding: progress.rebuilding,
+            state: progress.state,
+        })
+    }
+
+    /// Fills the model anew from the beginning of the log, beside the one that readers see, and switches once it has caught
+    /// up. Commands and readers go on meanwhile, and readers never see an older state than before. It also mends a model
+    /// that has stopped.
+    ///
+    /// # Errors
+    /// What kept it from being rebuilt; readers then go on with what they had.
+    pub async fn rebuild(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Rebuild(reply)).await;
+        sent.map_err(|_| ended(self.name()))?;
+        answer.await.map_err(|_| ended(self.name()))?
+    }
+
+    /// Stops it after the batch at hand, and waits for that. It goes on there the next time.
+    pub async fn stop(&self) {
+        // Where the order does not arrive, it has ended already.
+        let _ = self.inner.commands.send(Command::Stop).await;
+        let mut progress = self.inner.progress.clone();
+        while progress.changed().await.is_ok() {}
+    }
+}
+
+/// Whether waiting for `to` is over, and how.
+fn arrived(progress: &Progress, to: Token) -> Option<Result<()>> {
+    match (progress.token, &progress.state) {
+        (Some(at), _) if at.log == to.log && at.position >= to.position => Some(Ok(())),
+        (_, State::Stopped(error)) => Some(Err(error.clone())),
+        (Some(at), _) if at.log != to.log && progress.rebuilding.is_none() => {
+            Some(Err(LogRewound { token: to, log: at.log, head: at.position }.into()))
+        }
+        _ => None,
+    }
+}
+
+/// The answer of a consumer that has ended.
+pub(crate) fn ended(name: &str) -> Error {
+    Error::Unavailable { why: format!("the consumer `{name}` has been stopped"), outcome: Outcome::No }
+}

@@ -1,0 +1,338 @@
+//! Where read models live: the contract for their stores, and the one in memory.
+//!
+//! A read model has **generations**. Readers see the active one; a rebuild fills another beside it and switches. Whoever fills
+//! them holds a **lease**: claiming the model makes a new epoch, and every change names the epoch of who makes it, so that
+//! there is one writer however many believe to be it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    error::{Error, Result},
+    position::Token,
+};
+
+/// Bytes in a read model's name, at most.
+pub const MODEL_NAME_BYTES: usize = 48;
+
+/// The right to change a read model, until somebody else claims it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The model's name.
+    pub model: String,
+    /// Counts the claims.
+    pub epoch: u64,
+}
+
+impl Lease {
+    /// The error of whoever acts on this lease although it has passed on.
+    pub fn fenced(&self, epoch: u64) -> Error {
+        let what = format!("the read model `{}`", self.model);
+        Error::Fenced {
+            what,
+            by: format!("a worker that claimed it later (epoch {epoch}, this one has {})", self.epoch),
+        }
+    }
+}
+
+/// One filling of a read model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Counts the generations of the model.
+    pub number: u32,
+    /// The version of the projection that fills it.
+    pub version: u32,
+    /// How far the log is in it. `None`: nothing is.
+    pub checkpoint: Option<Token>,
+}
+
+/// What a store knows of a read model. The default: it was never heard of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Catalog {
+    /// The epoch of the lease in force.
+    pub epoch: u64,
+    /// What readers see.
+    pub active: Option<Generation>,
+    /// What a rebuild fills.
+    pub building: Option<Generation>,
+}
+
+/// The rows that some events changed, and how far that brings a generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The generation.
+    pub generation: u32,
+    /// The checkpoint that it has now.
+    pub from: Option<Token>,
+    /// The checkpoint that it gets.
+    pub to: Token,
+    /// Each key with its new row as JSON text; `None` takes the row away.
+    pub rows: Vec<(String, Option<String>)>,
+}
+
+/// A read model as it is at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// The generation that it shows.
+    pub generation: Option<Generation>,
+    /// Each key with its row as JSON text, sorted by key.
+    pub rows: Vec<(String, String)>,
+}
+
+/// A store of read models.
+///
+/// - Every change MUST be atomic, and MUST fail with [`Error::Fenced`] unless the lease's epoch is the one in force.
+/// - [`commit`](ReadStore::commit) MUST write rows and checkpoint as one, and only if the checkpoint is `from`.
+/// - Readers MUST see one generation, as of one step; the switch to another MUST be atomic.
+#[async_trait]
+pub trait ReadStore: Send + Sync + fmt::Debug + 'static {
+    /// Takes the model over: from now on only the holder of this lease can change it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a bad name, and failures of the store.
+    async fn claim(&self, model: &str) -> Result<Lease>;
+
+    /// What is known of the model.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn catalog(&self, model: &str) -> Result<Catalog>;
+
+    /// Begins a new, empty generation. One that was being built before is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], and failures of the store.
+    async fn create(&self, lease: &Lease, version: u32) -> Result<Generation>;
+
+    /// Drops the generation that is being built, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], and failures of the store.
+    async fn discard(&self, lease: &Lease) -> Result<()>;
+
+    /// Shows the generation that is being built to readers, and drops the one that they saw before.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], [`Error::NotFound`] if that generation is not being built, and failures of the store.
+    async fn activate(&self, lease: &Lease, generation: u32) -> Result<()>;
+
+    /// Writes the rows and moves the checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] also if the checkpoint is not where the step begins; failures of the store.
+    async fn commit(&self, lease: &Lease, step: Step) -> Result<()>;
+
+    /// The rows of these keys, in the order of the keys.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn rows(&self, model: &str, generation: u32, keys: Vec<String>) -> Result<Vec<Option<String>>>;
+
+    /// A row, as readers see it.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn get(&self, model: &str, key: &str) -> Result<Option<String>>;
+
+    /// All rows, as readers see them.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn snapshot(&self, model: &str) -> Result<Snapshot>;
+}
+
+/// Whether a read model can have this name: it becomes a table's name where there are tables.
+///
+/// # Errors
+/// [`Error::InvalidInput`] saying what a name looks like.
+pub fn check_model_name(name: &str) -> Result<()> {
+    let wrong = |why: &str| Err(Error::invalid(format!("the read model's name `{name}`"), why));
+    let well_formed = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if !well_formed || name.len() > MODEL_NAME_BYTES {
+        return wrong("it must be up to 48 characters of a-z, 0-9 and _, beginning with a letter");
+    }
+    if name.starts_with("sqlite_") || name.starts_with("factum_") {
+        return wrong("names that begin with `sqlite_` or `factum_` are taken");
+    }
+    if name.split('_').any(is_generation) {
+        return wrong("a part like `g1` marks a generation; choose another name");
+    }
+    Ok(())
+}
+
+fn is_generation(part: &str) -> bool {
+    part.strip_prefix('g').is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()))
+}
+
+/// Read models in memory: as strict as the others, and gone with the process. Clones share what is in it.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryReads {
+    models: Arc<Mutex<HashMap<String, Model>>>,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    catalog: Catalog,
+    created: u32,
+    tables: HashMap<u32, BTreeMap<String, String>>,
+}
+
+impl MemoryReads {
+    /// Without any model yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn models(&self) -> MutexGuard<'_, HashMap<String, Model>> {
+        // Nothing under this lock panics half-way.
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes a model, if the lease is in force.
+    fn change<T>(&self, lease: &Lease, change: impl FnOnce(&mut Model) -> Result<T>) -> Result<T> {
+        let mut models = self.models();
+        let model = models.entry(lease.model.clone()).or_default();
+        if model.catalog.epoch != lease.epoch {
+            return Err(lease.fenced(model.catalog.epoch));
+        }
+        change(model)
+    }
+}
+
+impl Model {
+    fn active_table(&self) -> Option<&BTreeMap<String, String>> {
+        self.tables.get(&self.catalog.active?.number)
+    }
+
+    fn drop_building(&mut self) {
+        if let Some(building) = self.catalog.building.take() {
+            self.tables.remove(&building.number);
+        }
+    }
+
+    fn generation(&mut self, number: u32) -> Option<&mut Generation> {
+        let Catalog { active, building, .. } = &mut self.catalog;
+        [active, building].into_iter().flatten().find(|generation| generation.number == number)
+    }
+}
+
+#[async_trait]
+impl ReadStore for MemoryReads {
+    async fn claim(&self, model: &str) -> Result<Lease> {
+        check_model_name(model)?;
+        let mut models = self.models();
+        let catalog = &mut models.entry(model.to_owned()).or_default().catalog;
+        catalog.epoch += 1;
+        Ok(Lease { model: model.to_owned(), epoch: catalog.epoch })
+    }
+
+    async fn catalog(&self, model: &str) -> Result<Catalog> {
+        Ok(self.models().get(model).map(|model| model.catalog).unwrap_or_default())
+    }
+
+    async fn create(&self, lease: &Lease, version: u32) -> Result<Generation> {
+        self.change(lease, |model| {
+            model.drop_building();
+            model.created += 1;
+            let generation = Generation { number: model.created, version, checkpoint: None };
+            model.tables.insert(generation.number, BTreeMap::new());
+            model.catalog.building = Some(generation);
+            Ok(generation)
+        })
+    }
+
+    async fn discard(&self, lease: &Lease) -> Result<()> {
+        self.change(lease, |model| {
+            model.drop_building();
+            Ok(())
+        })
+    }
+
+    async fn activate(&self, lease: &Lease, generation: u32) -> Result<()> {
+        self.change(lease, |model| {
+            if model.catalog.building.is_none_or(|building| building.number != generation) {
+                return Err(Error::NotFound {
+                    what: format!("generation {generation} of `{}` to activate", lease.model),
+                });
+            }
+            if let Some(old) = model.catalog.active.take() {
+                model.tables.remove(&old.number);
+            }
+            model.catalog.active = model.catalog.building.take();
+            Ok(())
+        })
+    }
+
+    async fn commit(&self, lease: &Lease, step: Step) -> Result<()> {
+        self.change(lease, |model| {
+            let epoch = model.catalog.epoch;
+            match model.generation(step.generation) {
+                Some(generation) if generation.checkpoint == step.from => {
+                    generation.checkpoint = Some(step.to);
+                }
+                _ => return Err(lease.fenced(epoch)),
+            }
+            let table = model.tables.entry(step.generation).or_default();
+            for (key, row) in step.rows {
+                match row {
+                    Some(row) => table.insert(key, row),
+                    None => table.remove(&key),
+                };
+            }
+            Ok(())
+        })
+    }
+
+    async fn rows(&self, model: &str, generation: u32, keys: Vec<String>) -> Result<Vec<Option<String>>> {
+        let models = self.models();
+        let table = models.get(model).and_then(|model| model.tables.get(&generation));
+        Ok(keys.iter().map(|key| table?.get(key).cloned()).collect())
+    }
+
+    async fn get(&self, model: &str, key: &str) -> Result<Option<String>> {
+        let models = self.models();
+        Ok(models.get(model).and_then(|model| model.active_table()?.get(key).cloned()))
+    }
+
+    async fn snapshot(&self, model: &str) -> Result<Snapshot> {
+        let models = self.models();
+        let Some(model) = models.get(model) else { return Ok(Snapshot::default()) };
+        let rows = model.active_table().into_iter().flatten();
+        let rows = rows.map(|(key, row)| (key.clone(), row.clone())).collect();
+        Ok(Snapshot { generation: model.catalog.active, rows })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain_words() {
+        for good in ["balances", "by_day", "a1", "logs", "big_g"] {
+            assert!(check_model_name(good).is_ok(), "{good}");
+        }
+        let long = "x".repeat(49);
+        for bad in [
+            "",
+            "Balances",
+            "1st",
+            "a-b",
+            "a b",
+            "a\"; DROP TABLE x",
+            "sqlite_x",
+            "factum_x",
+            "x_g1",
+            "é",
+            &long,
+        ] {
+            assert!(check_model_name(bad).is_err(), "{bad}");
+        }
+    }
+}

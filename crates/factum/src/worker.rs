@@ -1,0 +1,486 @@
+//! The task behind a consumer: follows the log, fills generations, switches, backs off, stops loudly.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use crate::{
+    consumer::{Batch, Filler, Form, State, ended},
+    error::{Error, Outcome, Result},
+    event::RecordedEvent,
+    position::{Position, Token},
+    query::Query,
+    reads::{Generation, Lease},
+    store::{EventStore, subscribe},
+    subscription::Delivery,
+};
+
+/// Events in one transaction of the read store, at most.
+const BATCH: usize = 1000;
+/// How far a consumer may look over events that do not concern it before it stores how far it has looked.
+const LOOKED_FAR: u64 = 10_000;
+/// The first and the longest pause after a failure that may pass.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+
+/// What a consumer is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Rebuild(oneshot::Sender<Result<()>>),
+    Stop,
+}
+
+/// What a consumer tells.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    /// How far readers see.
+    pub(crate) token: Option<Token>,
+    pub(crate) state: State,
+    pub(crate) rebuilding: Option<Position>,
+    pub(crate) rate: Rate,
+}
+
+impl Progress {
+    pub(crate) fn position(&self) -> Position {
+        self.token.map_or(Position::START, |token| token.position)
+    }
+}
+
+/// Events per second, over a second or two.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate {
+    since: Instant,
+    events: u64,
+    before: f64,
+}
+
+impl Rate {
+    const SPAN: Duration = Duration::from_secs(1);
+
+    fn new() -> Self {
+        Self { since: Instant::now(), events: 0, before: 0.0 }
+    }
+
+    fn count(&mut self, events: usize) {
+        if self.since.elapsed() >= Self::SPAN {
+            *self = Self { since: Instant::now(), events: 0, before: self.now() };
+        }
+        self.events += events as u64;
+    }
+
+    pub(crate) fn now(&self) -> f64 {
+        let elapsed = self.since.elapsed();
+        let rate = self.events as f64 / elapsed.as_secs_f64().max(0.001);
+        // A span that has hardly begun says little; one that is long over says all.
+        if elapsed < Self::SPAN && self.before > 0.0 { self.before } else { rate }
+    }
+}
+
+/// A generation on its way.
+struct Lane {
+    generation: Generation,
+    filler: Box<dyn Filler>,
+    feed: mpsc::Receiver<Result<Delivery>>,
+    /// How far it has looked: at the checkpoint, or beyond it where nothing concerned it.
+    seen: Option<Token>,
+    live: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Which {
+    Active,
+    Building,
+}
+
+enum Turn {
+    Went,
+    Over,
+}
+
+/// See the module.
+pub(crate) struct Worker {
+    store: Arc<dyn EventStore>,
+    query: Query,
+    form: Box<dyn Form>,
+    lease: Lease,
+    orders: mpsc::Receiver<Command>,
+    progress: watch::Sender<Progress>,
+    /// What readers see. `None` if it is not followed: stopped, or of another version.
+    active: Option<Lane>,
+    building: Option<Lane>,
+    /// Who waits for a rebuild.
+    rebuilds: Vec<oneshot::Sender<Result<()>>>,
+    open: bool,
+    failures: u32,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        store: Arc<dyn EventStore>,
+        query: Query,
+        form: Box<dyn Form>,
+        lease: Lease,
+        orders: mpsc::Receiver<Command>,
+    ) -> (Self, watch::Receiver<Progress>) {
+        let progress =
+            Progress { token: None, state: State::CatchingUp, rebuilding: None, rate: Rate::new() };
+        let (progress, receiver) = watch::channel(progress);
+        let (active, building, rebuilds, open, failures) = (None, None, Vec::new(), false, 0);
+        let worker =
+            Self { store, query, form, lease, orders, progress, active, building, rebuilds, open, failures };
+        (worker, receiver)
+    }
+
+    /// Looks at what is stored, so that the consumer knows where it is before anyone asks.
+    ///
+    /// What may pass is waited out later; a log that was rewound is a reason to stop, which a rebuild mends.
+    pub(crate) async fn begin(&mut self) -> Result<()> {
+        match self.reopen().await {
+            Ok(()) => self.open = true,
+            Err(error) if error.is_retryable() => self.wait(error),
+            Err(error @ Error::LogRewound(_)) => self.halt(&error),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            match self.turn().await {
+                Ok(Turn::Went) => {}
+                Ok(Turn::Over) => break,
+                Err(error) if error.is_retryable() => {
+                    // Whether the last change happened may be unknown: forget everything, and look at what is stored.
+                    self.open = false;
+                    self.wait(error);
+                    if !self.pause().await {
+                        break;
+                    }
+                }
+                Err(error) => self.halt(&error),
+            }
+        }
+        self.store_how_far_it_looked().await;
+        self.halt(&ended(&self.lease.model));
+    }
+
+    async fn turn(&mut self) -> Result<Turn> {
+        if !self.open {
+            self.reopen().await?;
+            self.open = true;
+        }
+        tokio::select! {
+            order = self.orders.recv() => match order {
+                Some(Command::Rebuild(reply)) => self.start_rebuild(reply).await?,
+                Some(Command::Stop) | None => return Ok(Turn::Over),
+            },
+            delivery = next(&mut self.active) => self.take(Which::Active, delivery).await?,
+            delivery = next(&mut self.building) => self.take(Which::Building, delivery).await?,
+        }
+        Ok(Turn::Went)
+    }
+
+    /// Sets out from what is stored.
+    async fn reopen(&mut self) -> Result<()> {
+        (self.active, self.building) = (None, None);
+        let catalog = self.form.reads().catalog(&self.lease.model).await?;
+        if catalog.epoch != self.lease.epoch {
+            return Err(self.lease.fenced(catalog.epoch));
+        }
+        let version = self.form.version();
+        let token = catalog.active.and_then(|active| active.checkpoint);
+        self.show(|progress| {
+            progress.token = later(progress.token, token);
+            progress.state = State::CatchingUp;
+        });
+        let followed =
+            [catalog.active, catalog.building].into_iter().flatten().filter(|g| g.version == version);
+        let head = self.store.head().await?.token;
+        for checkpoint in followed.filter_map(|generation| generation.checkpoint) {
+            checkpoint.position_in(head.log, head.position)?;
+        }
+        match (catalog.active, catalog.building) {
+            (None, _) => {
+                // Nobody has seen anything yet, so readers may watch it grow.
+                let first = self.form.create(&self.lease).await?;
+                self.form.reads().activate(&self.lease, first.number).await?;
+                self.active = Some(self.lane(first));
+            }
+            (Some(active), building) if active.version == version => {
+                self.active = Some(self.lane(active));
+                match building {
+                    Some(building) if !self.rebuilds.is_empty() => self.building = Some(self.lane(building)),
+                    // Left by a crash in a rebuild that nobody waits for any more.
+                    Some(_) => self.form.reads().discard(&self.lease).await?,
+                    None => self.answer_rebuilds(&Ok(())),
+                }
+            }
+            (Some(_), Some(building)) if building.version == version => {
+                self.building = Some(self.lane(building));
+            }
+            (Some(_), _) => self.building = Some(self.lane(self.form.create(&self.lease).await?)),
+        }
+        Ok(())
+    }
+
+    fn lane(&self, generation: Generation) -> Lane {
+        let feed = feed(self.store.clone(), self.query.clone(), generation.checkpoint);
+        let filler = self.form.filler(generation.number);
+        Lane { generation, filler, feed, seen: generation.checkpoint, live: false }
+    }
+
+    async fn start_rebuild(&mut self, reply: oneshot::Sender<Result<()>>) -> Result<()> {
+        if self.building.is_none() {
+            match self.form.create(&self.lease).await {
+                Ok(generation) => self.building = Some(self.lane(generation)),
+                Err(error) => {
+                    // Nobody is there to hear it if the caller has gone.
+                    let _ = reply.send(Err(error));
+                    return Ok(());
+                }
+            }
+            self.show(|progress| {
+                progress.rebuilding = Some(Position::START);
+                if let State::Stopped(_) = progress.state {
+                    progress.state = State::CatchingUp;
+                }
+            });
+        }
+        self.rebuilds.push(reply);
+        Ok(())
+    }
+
+    /// Handles what the log has told one of the lanes.
+    async fn take(&mut self, which: Which, delivery: Result<Delivery>) -> Result<()> {
+        let handled = match delivery {
+            Ok(delivery) => self.handle(which, delivery).await,
+            // The feed itself tries again.
+            Err(error) if error.is_retryable() => {
+                self.wait(error);
+                return Ok(());
+            }
+            Err(error) => Err(error),
+        };
+        match handled {
+            Ok(()) => {
+                self.failures = 0;
+                self.tell();
+                self.switch_if_ready().await
+            }
+            Err(error) if which == Which::Building && self.active.is_some() && is_own_fault(&error) => {
+                self.building = None;
+                self.form.reads().discard(&self.lease).await?;
+                self.answer_rebuilds(&Err(error));
+                self.tell();
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn handle(&mut self, which: Which, delivery: Delivery) -> Result<()> {
+        let lane = match which {
+            Which::Active => &mut self.active,
+            Which::Building => &mut self.building,
+        };
+        let Some(lane) = lane else { return Ok(()) };
+        let looked_far = |lane: &Lane, to: Token| {
+            let stored = lane.generation.checkpoint.map_or(0, |token| token.position.0);
+            to.position.0 - stored.min(to.position.0) >= LOOKED_FAR
+        };
+        match delivery {
+            Delivery::Events { events, token } => {
+                let count = events.len();
+                let filled = lane.fill(&self.lease, events, token).await;
+                self.progress.send_modify(|progress| progress.rate.count(count));
+                return filled;
+            }
+            Delivery::LookedTo(token) if looked_far(lane, token) => {
+                lane.fill(&self.lease, Vec::new(), token).await?;
+            }
+            Delivery::LookedTo(token) => lane.seen = Some(token),
+            Delivery::CaughtUp(token) => (lane.seen, lane.live) = (Some(token), true),
+            Delivery::FellBehind(_) => lane.live = false,
+        }
+        Ok(())
+    }
+
+    /// Shows readers the generation that was built, once it is no older than what they see.
+    async fn switch_if_ready(&mut self) -> Result<()> {
+        let Some(building) = &mut self.building else { return Ok(()) };
+        let Some(seen) = building.seen else { return Ok(()) };
+        let shown = self.progress.borrow().token;
+        let as_new = shown.is_none_or(|shown| shown.log != seen.log || seen.position >= shown.position);
+        if !as_new || (self.active.is_none() && !building.live) {
+            return Ok(());
+        }
+        if building.generation.checkpoint != Some(seen) {
+            building.fill(&self.lease, Vec::new(), seen).await?;
+        }
+        self.form.reads().activate(&self.lease, building.generation.number).await?;
+        self.active = self.building.take();
+        self.answer_rebuilds(&Ok(()));
+        self.tell();
+        Ok(())
+    }
+
+    /// Publishes where the lanes are.
+    fn tell(&self) {
+        let token = self.active.as_ref().and_then(|lane| lane.seen);
+        let live = self.active.as_ref().is_some_and(|lane| lane.live);
+        let rebuilding =
+            self.building.as_ref().map(|lane| lane.seen.map_or(Position::START, |seen| seen.position));
+        self.show(|progress| {
+            progress.token = later(progress.token, token);
+            progress.state = if live { State::Live } else { State::CatchingUp };
+            progress.rebuilding = rebuilding;
+        });
+    }
+
+    fn wait(&self, error: Error) {
+        self.show(|progress| progress.state = State::Waiting(error));
+    }
+
+    /// Stops following the log. Orders are still taken: a rebuild may mend what went wrong.
+    fn halt(&mut self, error: &Error) {
+        // What was handled before the event at fault is there for readers.
+        let token = self.active.as_ref().and_then(|lane| lane.seen);
+        (self.active, self.building) = (None, None);
+        // Nothing is to be opened until a rebuild is asked for.
+        self.open = true;
+        self.answer_rebuilds(&Err(error.clone()));
+        self.show(|progress| {
+            progress.token = later(progress.token, token);
+            progress.state = State::Stopped(error.clone());
+            progress.rebuilding = None;
+        });
+    }
+
+    fn show(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(change);
+    }
+
+    fn answer_rebuilds(&mut self, answer: &Result<()>) {
+        for reply in self.rebuilds.drain(..) {
+            // Nobody is there to hear it if the caller has gone.
+            let _ = reply.send(answer.clone());
+        }
+    }
+
+    /// Waits a random while that grows with each failure. `false` if it shall end.
+    async fn pause(&mut self) -> bool {
+        self.failures += 1;
+        let pause = tokio::time::sleep(jittered(self.failures));
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return true,
+                order = self.orders.recv() => match order {
+                    // It begins once the stores answer again.
+                    Some(Command::Rebuild(reply)) => {
+                        let why = "the read model waits for its stores to answer; ask for the rebuild again later".into();
+                        let _ = reply.send(Err(Error::Unavailable { why, outcome: Outcome::No }));
+                    }
+                    Some(Command::Stop) | None => return false,
+                },
+            }
+        }
+    }
+
+    /// What it has looked over need not be looked over again. Not to succeed costs only that.
+    async fn store_how_far_it_looked(&mut self) {
+        if let Some(lane) = &mut self.active
+            && let Some(seen) = lane.seen
+            && lane.generation.checkpoint != Some(seen)
+        {
+            let _ = lane.fill(&self.lease, Vec::new(), seen).await;
+        }
+    }
+}
+
+impl Lane {
+    async fn fill(&mut self, lease: &Lease, events: Vec<RecordedEvent>, to: Token) -> Result<()> {
+        let batch = Batch { from: self.generation.checkpoint, to, events };
+        let filled = self.filler.fill(lease, batch).await?;
+        self.generation.checkpoint = filled.checkpoint;
+        self.seen = filled.checkpoint;
+        filled.problem.map_or(Ok(()), Err)
+    }
+}
+
+/// Whether the projection or its data is at fault, rather than the right to write.
+fn is_own_fault(error: &Error) -> bool {
+    !error.is_retryable() && !matches!(error, Error::Fenced { .. })
+}
+
+/// The later of two places; a place in another history replaces what was.
+fn later(shown: Option<Token>, token: Option<Token>) -> Option<Token> {
+    match (shown, token) {
+        (Some(shown), Some(token)) if shown.log == token.log && token.position < shown.position => {
+            Some(shown)
+        }
+        (shown, token) => token.or(shown),
+    }
+}
+
+async fn next(lane: &mut Option<Lane>) -> Result<Delivery> {
+    match lane {
+        Some(lane) => lane.feed.recv().await.unwrap_or_else(|| {
+            let why = "the subscription ended unexpectedly".into();
+            Err(Error::Unavailable { why, outcome: Outcome::No })
+        }),
+        None => std::future::pending().await,
+    }
+}
+
+/// A subscription with a task of its own, so that the next batch is read while one is being applied.
+fn feed(store: Arc<dyn EventStore>, query: Query, from: Option<Token>) -> mpsc::Receiver<Result<Delivery>> {
+    let (deliveries, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = deliveries.closed() => {}
+            () = pump(store, query, from, &deliveries) => {}
+        }
+    });
+    receiver
+}
+
+/// Ends when nobody listens, or after an error that will not pass.
+async fn pump(
+    store: Arc<dyn EventStore>,
+    query: Query,
+    from: Option<Token>,
+    deliveries: &mpsc::Sender<Result<Delivery>>,
+) {
+    let mut subscription = None;
+    let mut failures = 0;
+    loop {
+        let delivery = match &mut subscription {
+            Some(subscription) => crate::Subscription::next(subscription).await,
+            None => match subscribe(store.clone(), query.clone(), from).await {
+                Ok(begun) => {
+                    subscription = Some(begun.with_batch(BATCH));
+                    continue;
+                }
+                Err(error) => Err(error),
+            },
+        };
+        let failed = delivery.as_ref().err().map(Error::is_retryable);
+        if deliveries.send(delivery).await.is_err() || failed == Some(false) {
+            return;
+        }
+        failures = if failed.is_some() { failures + 1 } else { 0 };
+        if failures > 0 {
+            tokio::time::sleep(jittered(failures)).await;
+        }
+    }
+}
+
+/// A random while, up to a bound that doubles with each failure.
+fn jittered(failures: u32) -> Duration {
+    let (first, longest) = PAUSE;
+    let bound = first.saturating_mul(1 << failures.min(16)).min(longest);
+    bound.mul_f64(fastrand::f64())
+}
