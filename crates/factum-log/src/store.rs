@@ -281,6 +281,10 @@ fn commit_until_closed(log: &Log) -> Result<()> {
 fn index_on(log: &Log) {
     while log.wait_for_frozen(LOOK_AGAIN) {
         while let Ok(true) = log.write_run() {}
+        if log.half_full() {
+            // If it cannot be made now, it is made when it is needed.
+            let _ = log.prepare_spare();
+        }
     }
 }
 
