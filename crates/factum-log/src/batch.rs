@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Bytes of a batch beyond which an append waits for the next one, so that a small append is not held up by large ones.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 8 << 20;
 
 /// An append on its way, with the part of the work done that needs no turn.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! found there is read and compared, so that two names with the same hash cost a look and nothing else.
 
 mod bloom;
+mod hashers;
 mod list;
 mod memory;
 pub mod run;

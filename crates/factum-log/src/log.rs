@@ -30,7 +30,7 @@ use crate::{
     index::{Layers, Places, Secret, places_in, run},
     manifest::{self, Manifest},
     read,
-    recovery::{Birth, Recovered, Recovery, Unmade, make_segment, recover},
+    recovery::{Birth, Recovered, Recovery, SPARE, Unmade, make_segment, recover},
     segment::Segment,
     sparse::Sparse,
 };
@@ -69,8 +69,12 @@ pub struct Log {
     /// Tells the indexing thread that there is something to do.
     frozen: Condvar,
     tail: Mutex<Tail>,
+    /// The length of the file that is ready for the next segment.
+    spare: Mutex<Option<u64>>,
     durable: RwLock<Durable>,
     head: watch::Sender<Position>,
+    /// Where scans stopped within a frame.
+    pub interrupted: read::Interruptions,
     /// What opening it did.
     pub recovery: Recovery,
 }
@@ -206,8 +210,10 @@ impl Log {
             desk: Mutex::new(desk),
             work: Condvar::new(),
             frozen: Condvar::new(),
+            spare: Mutex::new(None),
             tail: Mutex::new(Tail { synced_upto: end, mark_unsynced: false, witnessed: true }),
             head: watch::Sender::new(durable.head()),
+            interrupted: read::Interruptions::default(),
             durable: RwLock::new(durable),
             recovery,
         }
@@ -388,6 +394,46 @@ impl Log {
         !desk.closing
     }
 
+    /// Whether the next segment will be needed before long.
+    pub fn half_full(&self) -> bool {
+        let desk = self.desk();
+        let segment = &desk.open.segment;
+        desk.open.start - segment.header.base > segment.header.capacity / 4
+    }
+
+    /// Makes the file of the next segment ahead of time, if there is none: making it takes long. `false` if there was nothing to
+    /// do.
+    ///
+    /// # Errors
+    /// Those of the disk. The segment is then made when it is needed.
+    pub fn prepare_spare(&self) -> Result<bool> {
+        let capacity = next_capacity(&self.desk().open.segment, &self.settings);
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if *spare == Some(capacity) || self.desk().refusal.is_some() {
+            return Ok(false);
+        }
+        *spare = None;
+        let path = self.disk.path_of(SPARE);
+        let make = || {
+            if self.disk.list()?.iter().any(|name| name == SPARE) {
+                self.disk.remove(SPARE)?;
+            }
+            self.disk.create(SPARE, capacity)
+        };
+        make().map_err(|error| explain(&error, "make", &path, Outcome::No))?;
+        *spare = Some(capacity);
+        Ok(true)
+    }
+
+    /// Gives the spare file to a new segment, if it is there and of the right length.
+    fn use_spare(&self, number: u32, capacity: u64) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.take() == Some(capacity) {
+            // If that fails, the segment is made as if there were none.
+            let _ = self.disk.rename(SPARE, &format!("{}.new", Segment::name(number)));
+        }
+    }
+
     fn durable_mut(&self) -> RwLockWriteGuard<'_, Durable> {
         self.durable.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -444,17 +490,18 @@ impl Log {
             let by = "a process that opened it later".to_owned();
             return Err(Unmade::Unknown(Error::Fenced { what: self.disk.path_of(""), by }));
         }
-        let usual = (old.header.capacity * 2).min(self.settings.segment_bytes);
         let header = SegmentHeader {
             log: self.durable().log,
             number: old.header.number + 1,
             base: end,
-            capacity: usual.max(SEGMENT_HEADER + needed).next_multiple_of(SEGMENT_HEADER),
+            capacity: next_capacity(&old, &self.settings)
+                .max((SEGMENT_HEADER + needed).next_multiple_of(SEGMENT_HEADER)),
             first_frame: next_frame,
             events_before,
             previous_end: end,
             last_recorded_at,
         };
+        self.use_spare(header.number, header.capacity);
         let made = match make_segment(&*self.disk, header, self.settings.bugs) {
             Err(Unmade::Unknown(error)) if self.settings.bugs.has(Bug::GoOnAfterFailedRoll) => {
                 return Err(Unmade::Absent(error));
@@ -674,6 +721,11 @@ impl Desk {
         mark.seal(synced_upto, self.last_recorded_at);
         Some(mark)
     }
+}
+
+/// Bytes of the segment after this one, unless an append needs more.
+fn next_capacity(present: &Segment, settings: &Settings) -> u64 {
+    present.header.capacity.saturating_mul(2).min(settings.segment_bytes).next_multiple_of(SEGMENT_HEADER)
 }
 
 /// The log as it will be once everything that was decided is durable.

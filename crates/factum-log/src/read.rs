@@ -2,7 +2,11 @@
 //!
 //! What to look at is found under the lock; the bytes are read outside of it.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{
+    collections::VecDeque,
+    ops::ControlFlow,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use factum::{
     AsOf, Direction, Error, Life, Page, Position, Query, Read, RecordedEvent, Result, Revision, Source,
@@ -20,12 +24,45 @@ use crate::{
 const PAGE_BYTES: usize = 4 << 20;
 /// Bytes that one page scans, at most: a scan that finds little must not keep a reader waiting.
 const SCAN_BYTES: u64 = 16 << 20;
+/// Scans of which it is remembered where they stopped; each may hold a frame in memory.
+const INTERRUPTIONS: usize = 4;
 /// Places that are looked up at once.
 const PLACES: usize = 256;
 /// How often one page does so: one that finds little must not keep a reader waiting.
 const LOOKS: usize = 64;
 /// A query is answered by a scan if it may match one event in so many of those it lies among.
 const DENSE: u64 = 4;
+
+/// A scan that stopped within a frame, because its page was full.
+#[derive(Debug)]
+struct Interrupted {
+    /// The last event that it took.
+    after: Position,
+    segment: Arc<Segment>,
+    frame: Frame,
+    /// Where the next record begins in the frame's body.
+    at: usize,
+}
+
+/// Where scans stopped, the latest last: the next page goes on there and need not read the frame again.
+#[derive(Debug, Default)]
+pub struct Interruptions(Mutex<VecDeque<Interrupted>>);
+
+impl Interruptions {
+    fn leave(&self, interrupted: Interrupted) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() == INTERRUPTIONS {
+            all.pop_front();
+        }
+        all.push_back(interrupted);
+    }
+
+    fn take(&self, after: Position) -> Option<Interrupted> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let n = all.iter().position(|interrupted| interrupted.after == after)?;
+        all.remove(n)
+    }
+}
 
 /// A page that is being read.
 struct Reading<'a> {
@@ -380,6 +417,10 @@ impl Reading<'_> {
 
     /// Goes on in the segment that holds what comes after `after`, and returns how many bytes it looked at.
     fn scan_forwards(&mut self, at_most: u64) -> Result<u64> {
+        if let Some(Interrupted { segment, frame, at, .. }) = self.log.interrupted.take(self.after) {
+            self.take_frame(&segment, &frame, at)?;
+            return Ok(frame.header.bytes());
+        }
         let (segment, start, end, is_last) = {
             let durable = self.log.durable();
             let n = durable.segment_at(Position(self.after.0 + 1));
@@ -398,7 +439,7 @@ impl Reading<'_> {
             }
             looked += frame.header.bytes();
             if begins + frame.header.bytes() > self.after.0 {
-                self.take_frame(&segment, frame)?;
+                self.take_frame(&segment, frame, 0)?;
             }
             let go_on = !self.is_full() && looked < at_most && self.after.0 + 1 < self.before.0;
             Ok(if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
@@ -412,13 +453,20 @@ impl Reading<'_> {
         Ok(looked)
     }
 
-    fn take_frame(&mut self, segment: &Segment, frame: &Frame) -> Result<()> {
-        for read in frame.events(segment) {
-            let (_, event) = read.map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
+    /// Takes the events of a frame from a record's offset in its body.
+    fn take_frame(&mut self, segment: &Arc<Segment>, frame: &Frame, mut at: usize) -> Result<()> {
+        for read in frame.events_from(at, segment) {
+            if self.is_full() {
+                let (segment, frame) = (segment.clone(), frame.clone());
+                self.log.interrupted.leave(Interrupted { after: self.after, segment, frame, at });
+                break;
+            }
+            let (header, event) = read.map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
+            at += header.bytes;
             if event.position <= self.after {
                 continue;
             }
-            if event.position >= self.before || self.is_full() {
+            if event.position >= self.before {
                 break;
             }
             self.take(event)?;

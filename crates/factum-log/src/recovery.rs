@@ -30,6 +30,8 @@ use crate::{
     sparse::Sparse,
 };
 
+/// The file that is made ahead of time for the next segment.
+pub const SPARE: &str = "spare.new";
 /// Copies of cut-off bytes that are kept, at most.
 const KEPT_CUTS: usize = 8;
 /// Bytes written at once when the tail is written again.
@@ -85,7 +87,9 @@ pub struct Birth {
 pub fn recover(disk: &dyn Disk, birth: Option<Birth>, settings: &Settings) -> Result<Recovered> {
     let doing = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
     let mut names = disk.list().map_err(doing)?;
-    for leftover in names.extract_if(.., |name| name.strip_suffix(".new").is_some_and(is_ours)) {
+    for leftover in
+        names.extract_if(.., |name| *name == SPARE || name.strip_suffix(".new").is_some_and(is_ours))
+    {
         // Made but never named: nothing was ever written to it that counts.
         disk.remove(&leftover).map_err(doing)?;
     }
@@ -180,10 +184,12 @@ pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Resul
     let name = Segment::name(header.number);
     let (path, new) = (disk.path_of(&name), format!("{name}.new"));
     let make = || {
-        if disk.list()?.contains(&new) {
+        let mut ready = disk.list()?.contains(&new).then(|| disk.open(&new)).transpose()?;
+        if ready.as_ref().is_some_and(|file| file.bytes().ok() != Some(header.capacity)) {
+            ready = None;
             disk.remove(&new)?;
         }
-        let file = disk.create(&new, header.capacity)?;
+        let file = ready.map_or_else(|| disk.create(&new, header.capacity), Ok)?;
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
         Ok(file)

@@ -98,7 +98,7 @@ impl Segment {
 }
 
 /// A frame as it was read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Frame {
     /// Its offset in the segment.
     pub offset: u64,
@@ -196,7 +196,16 @@ impl Frame {
         &self,
         segment: &Segment,
     ) -> impl Iterator<Item = std::result::Result<(RecordHeader, RecordedEvent), Damage>> {
-        let (mut at, seed, start) = (0, segment.seed, self.offset + FRAME_HEADER as u64);
+        self.events_from(0, segment)
+    }
+
+    /// The same, from a record's offset in the body.
+    pub fn events_from(
+        &self,
+        mut at: usize,
+        segment: &Segment,
+    ) -> impl Iterator<Item = std::result::Result<(RecordHeader, RecordedEvent), Damage>> {
+        let (seed, start) = (segment.seed, self.offset + FRAME_HEADER as u64);
         let base = segment.header.base;
         let body = self.body.clone();
         std::iter::from_fn(move || {

@@ -161,7 +161,14 @@ pub struct LogStore(Arc<Running>);
 struct Running {
     log: Arc<Log>,
     /// The one that commits, and the one that writes the index; once they have ended, how.
-    threads: Mutex<Result<Vec<JoinHandle<Result<()>>>, Result<()>>>,
+    threads: Mutex<Threads>,
+}
+
+/// A store's threads, or how they ended.
+#[derive(Debug)]
+enum Threads {
+    Running(Vec<JoinHandle<Result<()>>>),
+    Ended(Result<()>),
 }
 
 impl LogStore {
@@ -187,7 +194,7 @@ impl LogStore {
                 return Err(error);
             }
         };
-        Ok(Self(Arc::new(Running { log, threads: Mutex::new(Ok(vec![committing, indexing])) })))
+        Ok(Self(Arc::new(Running { log, threads: Mutex::new(Threads::Running(vec![committing, indexing])) })))
     }
 
     /// What opening it did to the log.
@@ -212,14 +219,17 @@ impl Running {
         self.log.begin_closing();
         // Whoever closes it a second time waits for the first, and is told the same.
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(running) = &mut *threads {
+        if let Threads::Running(running) = &mut *threads {
             let ended = |thread: JoinHandle<Result<()>>| {
                 thread.join().unwrap_or_else(|_| Err(stopped(Outcome::Unknown)))
             };
             let results: Vec<Result<()>> = std::mem::take(running).into_iter().map(ended).collect();
-            *threads = Err(results.into_iter().collect());
+            *threads = Threads::Ended(results.into_iter().collect());
         }
-        threads.as_ref().err().cloned().unwrap_or(Ok(()))
+        match &*threads {
+            Threads::Ended(result) => result.clone(),
+            Threads::Running(_) => Ok(()),
+        }
     }
 }
 
@@ -271,6 +281,10 @@ fn commit_until_closed(log: &Log) -> Result<()> {
 fn index_on(log: &Log) {
     while log.wait_for_frozen(LOOK_AGAIN) {
         while let Ok(true) = log.write_run() {}
+        if log.half_full() {
+            // If it cannot be made now, it is made when it is needed.
+            let _ = log.prepare_spare();
+        }
     }
 }
 

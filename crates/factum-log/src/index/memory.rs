@@ -10,6 +10,7 @@ use factum::{
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::{
+    hashers::AsItIs,
     list::List,
     run::{Sorted, StreamEntry, StreamItem},
 };
@@ -63,11 +64,11 @@ impl Secret {
 #[derive(Debug)]
 pub struct Index {
     secret: Secret,
-    streams: HashMap<StreamName, Stream>,
-    ids: HashMap<u64, Position>,
+    streams: HashMap<StreamName, Stream, Secret>,
+    ids: HashMap<u64, Position, AsItIs>,
     /// Ids whose hash is that of another one.
     more_ids: Vec<(u64, Position)>,
-    keys: HashMap<u64, Vec<Position>>,
+    keys: HashMap<u64, Vec<Position>, AsItIs>,
     events: u64,
     last: Option<(Position, Timestamp)>,
     /// How many streams hide some of their events.
@@ -111,10 +112,10 @@ impl Index {
     pub fn new(secret: Secret) -> Self {
         Self {
             secret,
-            streams: HashMap::new(),
-            ids: HashMap::new(),
+            streams: HashMap::with_hasher(secret),
+            ids: HashMap::default(),
             more_ids: Vec::new(),
-            keys: HashMap::new(),
+            keys: HashMap::default(),
             events: 0,
             last: None,
             hiding: 0,

@@ -176,16 +176,28 @@ impl Run {
         Corrupt { segment: self.path.clone(), offset, positions: None, problem }.into()
     }
 
-    /// The entries of a page, decoded by `entry`.
-    fn page<T>(&self, offset: u64, mut entry: impl FnMut(&mut &[u8]) -> Option<T>) -> Result<Vec<T>> {
+    /// The entries of a page that begin with these bytes of a hash, decoded by `entry`.
+    fn page<T>(&self, offset: u64, begin: &[u8], entry: impl Fn(&mut &[u8]) -> Option<T>) -> Result<Vec<T>> {
         let page = self.read(offset, PAGE)?;
         let (crc, rest) = page.split_at(4);
         if crc != crc32c(rest).to_le_bytes() {
             return Err(self.damaged(offset));
         }
         let count = u16::from_le_bytes([rest[0], rest[1]]);
-        let mut entries = &rest[2..];
-        (0..count).map(|_| entry(&mut entries).ok_or_else(|| self.damaged(offset))).collect()
+        let mut rest = &rest[2..];
+        let mut found = Vec::new();
+        for _ in 0..count {
+            let one = rest.split_first_chunk::<2>().and_then(|(length, more)| {
+                let (one, more) = more.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+                rest = more;
+                Some(one)
+            });
+            let mut one = one.ok_or_else(|| self.damaged(offset))?;
+            if one.starts_with(begin) {
+                found.push(entry(&mut one).ok_or_else(|| self.damaged(offset))?);
+            }
+        }
+        Ok(found)
     }
 
     /// The pages that may hold a hash.
@@ -204,10 +216,10 @@ impl Run {
     /// Those of the disk, and [`Error::Corrupt`].
     pub fn stream(self: &Arc<Self>, hash: u128) -> Result<Option<StreamEntry<'static>>> {
         for (_, offset) in self.pages_for(&self.streams, high(hash)) {
-            for raw in self.page(*offset, |bytes| RawStream::take(bytes, self.span.start))? {
-                if raw.hash == hash {
-                    return raw.open(self).map(Some);
-                }
+            let found =
+                self.page(*offset, &hash.to_le_bytes(), |bytes| RawStream::take(bytes, self.span.start))?;
+            if let Some(raw) = found.into_iter().next() {
+                return raw.open(self).map(Some);
             }
         }
         Ok(None)
@@ -219,10 +231,9 @@ impl Run {
     /// As above.
     pub fn key(self: &Arc<Self>, hash: u64) -> Result<Option<List<'static>>> {
         for (_, offset) in self.pages_for(&self.keys, hash) {
-            for (key, raw) in self.page(*offset, |bytes| take_key(bytes, self.span.start))? {
-                if key == hash {
-                    return raw.open(self).map(Some);
-                }
+            let found = self.page(*offset, &hash.to_le_bytes(), |bytes| take_key(bytes, self.span.start))?;
+            if let Some((_, raw)) = found.into_iter().next() {
+                return raw.open(self).map(Some);
             }
         }
         Ok(None)
@@ -235,8 +246,8 @@ impl Run {
     pub fn ids(&self, hash: u64) -> Result<Vec<Position>> {
         let mut found = Vec::new();
         for (_, offset) in self.pages_for(&self.ids, hash) {
-            let entries = self.page(*offset, take_id)?;
-            found.extend(entries.into_iter().filter(|(id, _)| *id == hash).map(|(_, position)| position));
+            let entries = self.page(*offset, &hash.to_le_bytes(), take_id)?;
+            found.extend(entries.into_iter().map(|(_, position)| position));
         }
         Ok(found)
     }
@@ -505,12 +516,14 @@ impl Pages {
     }
 
     fn add(&mut self, out: &mut Out<'_>, hash: u64, entry: &[u8]) -> Result<()> {
-        if self.entries.len() + entry.len() > PAGE - PAGE_HEADER {
+        if self.entries.len() + 2 + entry.len() > PAGE - PAGE_HEADER {
             self.close_page(out)?;
         }
         if self.count == 0 {
             self.first = hash;
         }
+        let length = u16::try_from(entry.len()).unwrap_or(u16::MAX);
+        self.entries.extend(length.to_le_bytes());
         self.entries.extend_from_slice(entry);
         self.count += 1;
         self.bloom.add(hash);
@@ -561,7 +574,8 @@ impl<'a, T> Entries<'a, T> {
                 return Ok(Some(entry));
             }
             let Some((_, offset)) = self.pages.next() else { return Ok(None) };
-            self.page = self.run.page(*offset, |bytes| (self.take)(bytes, self.run.span.start))?.into_iter();
+            let start = self.run.span.start;
+            self.page = self.run.page(*offset, &[], |bytes| (self.take)(bytes, start))?.into_iter();
         }
     }
 }

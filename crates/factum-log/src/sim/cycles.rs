@@ -322,7 +322,8 @@ impl<'a> Life<'a> {
             sent.extend(late?);
             self.hear(sent)?;
             match self.rng.u8(0..10) {
-                8 | 9 => while let Ok(true) = log.write_run() {},
+                8 => while let Ok(true) = log.write_run() {},
+                9 => drop(log.prepare_spare()),
                 0 | 1 => log.mark(),
                 2 => {
                     log.mark();
