@@ -371,7 +371,9 @@ mod tests {
         });
         has_begun.await.unwrap();
         let store = MemoryStore::new();
-        let calls = Factum::new(store.clone()).project(Calls, sqlite).await.unwrap();
+        let factum = Factum::new(store.clone());
+        let patience = std::time::Duration::from_secs(10);
+        let calls = tokio::time::timeout(patience, factum.project(Calls, sqlite)).await.unwrap().unwrap();
         let rang = NewEvent::json("Rang", &()).unwrap();
         let done = store.append(Append::to(StreamName::new("call-1").unwrap(), [rang])).await.unwrap();
         calls.wait_for(done.token).await.unwrap();

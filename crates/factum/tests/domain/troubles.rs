@@ -59,6 +59,7 @@ struct Unsteady {
     /// Commits fail.
     down: Arc<AtomicBool>,
     commits: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
     /// Commits wait here, and go on when nobody waits for them any more, as a thread's do.
     gate: Option<Arc<Gate>>,
 }
@@ -73,7 +74,8 @@ struct Gate {
 
 impl Unsteady {
     fn new(inner: impl ReadStore) -> Self {
-        Self { inner: Arc::new(inner), down: Arc::default(), commits: Arc::default(), gate: None }
+        let (commits, refused) = Default::default();
+        Self { inner: Arc::new(inner), down: Arc::default(), commits, refused, gate: None }
     }
 }
 
@@ -96,6 +98,9 @@ impl ReadStore for Unsteady {
     }
     async fn commit(&self, lease: &Lease, step: Step) -> factum::Result<()> {
         if self.down.load(SeqCst) {
+            self.refused.fetch_add(1, SeqCst);
+            // Who watches gets a look at what it says between two attempts.
+            tokio::task::yield_now().await;
             return Err(Error::Unavailable { why: "the cable is out".into(), outcome: Outcome::No });
         }
         self.commits.fetch_add(1, SeqCst);
@@ -144,11 +149,17 @@ async fn while_the_read_store_is_down_it_says_so_and_can_be_stopped() {
     })
     .await;
     assert!(state.to_string().contains("the cable is out"), "{state}");
-    for _ in 0..20 {
-        let late = balances.wait_for_within(done, Duration::from_millis(10)).await.unwrap_err();
-        assert!(matches!(late, Error::Timeout { .. }), "{late}");
-        assert!(late.to_string().contains("the cable is out"), "it says so all the time: {late}");
-    }
+    let late = balances.wait_for_within(done, Duration::from_millis(10)).await.unwrap_err();
+    assert!(matches!(late, Error::Timeout { .. }) && late.to_string().contains("the cable is out"), "{late}");
+    let before = reads.refused.load(SeqCst);
+    in_time(async {
+        while reads.refused.load(SeqCst) < before + 3 {
+            let state = balances.status().await.unwrap().state;
+            assert!(matches!(state, State::Waiting(_)), "it says so all the time: {state}");
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     reads.down.store(false, SeqCst);
     balances.wait_for_within(done, LONG).await.unwrap();
 
@@ -281,6 +292,8 @@ struct Uneven {
     store: MemoryStore,
     old: u64,
     busy: Arc<AtomicBool>,
+    /// Wakes who waits for news, without any.
+    nudge: Arc<Notify>,
 }
 
 #[async_trait]
@@ -313,7 +326,10 @@ impl EventStore for Uneven {
         self.store.stream_state(stream).await
     }
     async fn changed(&self, beyond: Position) {
-        self.store.changed(beyond).await;
+        tokio::select! {
+            () = self.store.changed(beyond) => {}
+            () = self.nudge.notified() => {}
+        }
     }
     fn limits(&self) -> Limits {
         self.store.limits()
@@ -343,8 +359,8 @@ async fn a_log_that_was_away_is_followed_again() {
     let balances = Factum::new(uneven.clone()).project(Balances::<1>, reads()).await.unwrap();
     balances.wait_for_within(deposit(&uneven.store).await, LONG).await.unwrap();
     uneven.down.store(true, SeqCst);
-    // A read that waits for news finds the log away.
-    uneven.store.append(one(2)).await.unwrap();
+    // Who waits for news finds the log away, and later that there are none.
+    uneven.nudge.notify_one();
     in_time(async {
         while uneven.failed.load(SeqCst) == 0 {
             tokio::task::yield_now().await;
@@ -418,8 +434,16 @@ async fn commits_that_concern_others_cost_no_change_each() {
     assert_eq!(balances.status().await.unwrap().lag_events, 0);
 }
 
-/// What the cut-off worker's commit came to: before or after the next worker has taken over.
-async fn a_commit_that_outlives_its_worker(after: bool) -> factum::Result<()> {
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ends {
+    Before,
+    AfterTheClaim,
+    AfterACommit,
+}
+
+/// What the cut-off worker's commit came to: when it ends before the next worker has taken over,
+/// after that, and after that one's first commit.
+async fn a_commit_that_outlives_its_worker(case: Ends) -> factum::Result<()> {
     let (store, factum) = deposits(3).await;
     let (ended, mut end) = mpsc::unbounded_channel();
     let gate =
@@ -436,16 +460,25 @@ async fn a_commit_that_outlives_its_worker(after: bool) -> factum::Result<()> {
     gate.begun.notified().await;
     short.shutdown_background();
     drop(balances);
-    let (outlived, next) = if after {
-        let next = factum.project(Balances::<1>, direct).await.unwrap();
-        next.wait_for_within(head(&store).await, LONG).await.unwrap();
+    direct.down.store(case == Ends::AfterTheClaim, SeqCst);
+    let next = async || factum.project(Balances::<1>, direct.clone()).await.unwrap();
+    let mut outlived = async || {
         gate.open.add_permits(1);
-        (in_time(end.recv()).await.unwrap(), next)
-    } else {
-        gate.open.add_permits(1);
-        let outlived = in_time(end.recv()).await.unwrap();
-        (outlived, factum.project(Balances::<1>, direct).await.unwrap())
+        end.recv().await.unwrap()
     };
+    let (outlived, next) = match case {
+        Ends::Before => (outlived().await, next().await),
+        Ends::AfterTheClaim => {
+            let next = next().await;
+            (outlived().await, next)
+        }
+        Ends::AfterACommit => {
+            let next = next().await;
+            next.wait_for_within(head(&store).await, LONG).await.unwrap();
+            (outlived().await, next)
+        }
+    };
+    direct.down.store(false, SeqCst);
     next.wait_for_within(deposit(&store).await, LONG).await.unwrap();
     assert_eq!(next.get("1").await.unwrap(), Some(2), "each deposit once");
     assert_eq!(next.verify().await.unwrap(), []);
@@ -454,10 +487,11 @@ async fn a_commit_that_outlives_its_worker(after: bool) -> factum::Result<()> {
 
 #[tokio::test]
 async fn a_commit_that_outlives_its_worker_counts_or_is_fenced() {
-    for after in [false, true] {
-        let outlived = in_time(a_commit_that_outlives_its_worker(after)).await;
-        assert_eq!(matches!(outlived, Err(Error::Fenced { .. })), after, "{outlived:?}");
-        assert_eq!(outlived.is_ok(), !after, "{outlived:?}");
+    for case in [Ends::Before, Ends::AfterTheClaim, Ends::AfterACommit] {
+        match in_time(a_commit_that_outlives_its_worker(case)).await {
+            Ok(()) => assert_eq!(case, Ends::Before),
+            Err(fenced) => assert!(matches!(fenced, Error::Fenced { .. }), "{case:?}: {fenced}"),
+        }
     }
 }
 
