@@ -144,11 +144,11 @@ fn activate(tx: &Connection, lease: &Lease, number: u32) -> Result<(), Fault> {
         .into());
     }
     let old = catalog.active.map(|active| active.number);
-    for (view, _) in old.map(|old| tables(tx, &lease.model, old)).transpose()?.unwrap_or_default() {
+    for Shown { view, .. } in old.map(|old| tables(tx, &lease.model, old)).transpose()?.unwrap_or_default() {
         tx.execute(&format!("DROP VIEW IF EXISTS \"{view}\""), [])?;
     }
-    for (view, table) in tables(tx, &lease.model, number)? {
-        tx.execute(&format!("CREATE VIEW \"{view}\" AS SELECT * FROM \"{table}\""), [])?;
+    for Shown { view, name, .. } in tables(tx, &lease.model, number)? {
+        tx.execute(&format!("CREATE VIEW \"{view}\" AS SELECT * FROM \"{name}\""), [])?;
     }
     tx.execute(
         "UPDATE factum_models SET active = building, building = NULL WHERE model = ?1",
@@ -158,8 +158,10 @@ fn activate(tx: &Connection, lease: &Lease, number: u32) -> Result<(), Fault> {
 }
 
 fn drop_generation(tx: &Connection, model: &str, number: u32) -> Result<(), Fault> {
-    for (_, table) in tables(tx, model, number)? {
-        tx.execute(&format!("DROP TABLE \"{table}\""), [])?;
+    // Tables may refer to each other: what counts is that in the end none is left. It holds for this transaction.
+    tx.pragma_update(None, "defer_foreign_keys", true)?;
+    for Shown { name, kind, .. } in tables(tx, model, number)? {
+        tx.execute(&format!("DROP {kind} IF EXISTS \"{name}\""), [])?;
     }
     tx.execute(
         "DELETE FROM factum_generations WHERE model = ?1 AND generation = ?2",
@@ -168,14 +170,29 @@ fn drop_generation(tx: &Connection, model: &str, number: u32) -> Result<(), Faul
     Ok(())
 }
 
-/// The tables of a generation, each with the name of the view that shows it to readers.
-pub(crate) fn tables(tx: &Connection, model: &str, number: u32) -> Result<Vec<(String, String)>, Fault> {
+/// A table or view of a generation.
+pub(crate) struct Shown {
+    /// The name of the view that shows it to readers.
+    pub(crate) view: String,
+    /// Its own name.
+    pub(crate) name: String,
+    /// `table` or `view`.
+    kind: String,
+}
+
+/// The tables of a generation and the views on them, views first. Tables that SQLite keeps for a virtual table are that one's
+/// business.
+pub(crate) fn tables(tx: &Connection, model: &str, number: u32) -> Result<Vec<Shown>, Fault> {
     let prefix = table(model, number);
-    let select =
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND (name = ?1 OR name GLOB ?1 || '_*')";
+    let select = "SELECT s.name, s.type FROM sqlite_schema s JOIN pragma_table_list l ON l.schema = 'main' AND l.name = s.name
+        WHERE s.type IN ('table', 'view') AND l.type <> 'shadow' AND (s.name = ?1 OR s.name GLOB ?1 || '_*')
+        ORDER BY s.type = 'table', s.name";
     let mut select = tx.prepare_cached(select)?;
-    let names = select.query_map([&prefix], |row| row.get::<_, String>(0))?;
-    names.map(|name| name.map(|name| (name.replacen(&prefix, model, 1), name)).map_err(Fault::from)).collect()
+    let shown = |row: &rusqlite::Row<'_>| {
+        let (name, kind): (String, String) = (row.get(0)?, row.get(1)?);
+        Ok(Shown { view: name.replacen(&prefix, model, 1), name, kind })
+    };
+    Ok(select.query_map([&prefix], shown)?.collect::<rusqlite::Result<_>>()?)
 }
 
 fn write_documents(tx: &Connection, model: &str, step: Step) -> Result<(), Fault> {
@@ -242,7 +259,8 @@ impl ReadStore for Sqlite {
 
     async fn catalog(&self, model: &str) -> Result<Catalog> {
         let model = model.to_owned();
-        self.look(move |tx| catalog(tx, &model)).await
+        // Not where the readers queue up: a query that takes long shall not hold up the keeping.
+        self.writer().run(move |connection| catalog(&*connection.transaction()?, &model)).await
     }
 
     async fn create(&self, lease: &Lease, version: u32) -> Result<Generation> {
@@ -286,11 +304,12 @@ impl ReadStore for Sqlite {
         self.writer().run(read).await
     }
 
-    async fn get(&self, model: &str, key: &str) -> Result<Option<String>> {
+    async fn get(&self, model: &str, key: &str) -> Result<Snapshot> {
         let (model, key) = (model.to_owned(), key.to_owned());
-        self.look(move |tx| match catalog(tx, &model)?.active {
-            Some(active) => document(tx, &table(&model, active.number), &key),
-            None => Ok(None),
+        self.look(move |tx| {
+            let Some(active) = catalog(tx, &model)?.active else { return Ok(Snapshot::default()) };
+            let row = document(tx, &table(&model, active.number), &key)?;
+            Ok(Snapshot { generation: Some(active), rows: row.map(|row| (key, row)).into_iter().collect() })
         })
         .await
     }
@@ -305,5 +324,62 @@ impl ReadStore for Sqlite {
             Ok(Snapshot { generation: Some(active), rows: rows.collect::<rusqlite::Result<_>>()? })
         })
         .await
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that unwraps an error has failed")]
+mod tests {
+    use factum::{Append, EventStore, Factum, MemoryStore, NewEvent, Recorded, StreamName, prelude::*};
+
+    use super::*;
+
+    #[derive(Debug, serde::Serialize, serde::Deserialize)]
+    enum Call {
+        Rang,
+    }
+
+    impl Event for Call {
+        const CATEGORY: &'static str = "call";
+    }
+
+    struct Calls;
+
+    impl Projection for Calls {
+        const NAME: &'static str = "calls";
+        type Event = Call;
+        type Row = u64;
+
+        fn evolve(&self, row: Option<u64>, _: &Recorded<Call>) -> Option<u64> {
+            Some(row.unwrap_or(0) + 1)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_takes_long_does_not_hold_up_the_keeping() {
+        let directory = tempfile::tempdir().unwrap();
+        let sqlite = Sqlite::open(directory.path().join("read.db")).unwrap();
+        let (go_on, gate) = std::sync::mpsc::channel::<()>();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let reading = sqlite.clone();
+        let long = tokio::spawn(async move {
+            let wait = move |_: &Connection| {
+                let _ = begun.send(());
+                Ok(gate.recv().is_ok())
+            };
+            reading.look(wait).await
+        });
+        has_begun.await.unwrap();
+        let store = MemoryStore::new();
+        let factum = Factum::new(store.clone());
+        let patience = std::time::Duration::from_secs(10);
+        let calls = tokio::time::timeout(patience, factum.project(Calls, sqlite)).await.unwrap().unwrap();
+        let rang = NewEvent::json("Rang", &()).unwrap();
+        let done = store.append(Append::to(StreamName::new("call-1").unwrap(), [rang])).await.unwrap();
+        calls.wait_for(done.token).await.unwrap();
+        calls.rebuild().await.unwrap();
+        go_on.send(()).unwrap();
+        assert!(long.await.unwrap().unwrap());
+        assert_eq!(calls.get("1").await.unwrap(), Some(1));
     }
 }

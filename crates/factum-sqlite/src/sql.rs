@@ -1,7 +1,6 @@
 //! Projections in SQL: tables of their own, changed by statements of their own.
 
 use std::{
-    any::Any,
     cell::RefCell,
     collections::{BTreeMap, HashMap},
     fmt,
@@ -12,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use factum::{
-    Consumer, Difference, Error, Event, EventStore, EventStoreExt, Factum, Query, Read, ReadStore, Recorded,
+    Consumer, Difference, Error, Event, EventStore, Factum, Outcome, Query, Read, ReadStore, Recorded,
     Result, Token,
     consumer::{Batch, Filled, Filler, Form},
     read::AsOf,
@@ -24,6 +23,7 @@ use crate::{
     Params, Row, Sqlite, Value,
     fault::{Fault, explain},
     models,
+    thread::said,
 };
 
 /// A read model in SQL, for whatever is not one document per key.
@@ -79,7 +79,8 @@ pub trait SqlProjection: Send + Sync + 'static {
         Ok(Query::category(Self::Event::CATEGORY))
     }
 
-    /// Makes the tables.
+    /// Makes the tables, and whatever belongs to them: indexes, views, triggers, virtual tables. All of their names stand in
+    /// braces.
     ///
     /// # Errors
     /// Those of [`Sql`].
@@ -215,21 +216,30 @@ impl<P: SqlProjection> SqlProjected<P> {
     /// The rows that a query gives. `{table}` is the table as readers see it.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for what SQLite refuses, and failures of the database.
+    /// [`Error::InvalidInput`] for what SQLite refuses, [`Error::Unavailable`] while readers are shown another version of the
+    /// projection, and failures of the database.
     pub async fn query(&self, sql: impl Into<String>, params: impl Params) -> Result<Vec<Row>> {
         let (sql, params, place) = (sql.into(), params.values(), self.sqlite.place.clone());
         self.sqlite
             .look(move |tx| {
-                let active = models::catalog(tx, P::NAME)?.active.map_or(0, |active| active.number);
-                Ok(Sql::new(tx, &place, P::NAME, active).query(&sql, params)?)
+                let active = models::catalog(tx, P::NAME)?.active.ok_or_else(|| Error::Unavailable {
+                    why: format!("the tables of the read model `{}` are not made yet", P::NAME),
+                    outcome: Outcome::No,
+                })?;
+                active.check_version(P::NAME, P::VERSION)?;
+                Ok(Sql::new(tx, &place, P::NAME, active.number).query(&sql, params)?)
             })
             .await
     }
 
     /// Compares the tables with what the visible events of the log make, up to where the model is. Nothing: they agree.
     ///
+    /// Rows made of events that retention, a deletion or a scavenge has hidden since differ, although nothing is wrong, until a
+    /// [rebuild](Consumer::rebuild).
+    ///
     /// # Errors
-    /// Those of reading the log and the database, and [`Error::LogRewound`] if the model is of another history.
+    /// Those of reading the log and the database, [`Error::LogRewound`] if the model is of another history, and
+    /// [`Error::Unavailable`] while readers are shown another version.
     pub async fn verify(&self) -> Result<Vec<Difference>> {
         let (active, stored) = self
             .sqlite
@@ -237,6 +247,7 @@ impl<P: SqlProjection> SqlProjected<P> {
                 let Some(active) = models::catalog(tx, P::NAME)?.active else {
                     return Ok((None, BTreeMap::new()));
                 };
+                active.check_version(P::NAME, P::VERSION)?;
                 Ok((active.checkpoint, contents(tx, P::NAME, active.number)?))
             })
             .await?;
@@ -261,18 +272,14 @@ impl<P: SqlProjection> SqlProjected<P> {
             let head = self.store.head().await?.token;
             let position = checkpoint.position_in(head.log, head.position)?;
             let read = Read::query(self.projection.query()?).as_of(AsOf::Position(position));
-            let mut pages = Vec::new();
-            self.store
-                .read_pages(read, |page| {
-                    pages.push((page.events, page.token));
-                    Ok::<_, Error>(())
-                })
-                .await?;
-            let (mut filler, mut from) = (form.filler(generation.number), None);
-            for (events, to) in pages {
-                let filled = filler.fill(&lease, Batch { from, to, events }).await?;
+            let (mut filler, mut from, mut next) = (form.filler(generation.number), None, Some(read));
+            // Page by page: a log need not fit into memory.
+            while let Some(read) = next.take() {
+                let page = self.store.read(read.clone()).await?;
+                let filled = filler.fill(&lease, Batch { from, to: page.token, events: page.events }).await?;
                 from = filled.checkpoint;
                 filled.problem.map_or(Ok(()), Err)?;
+                next = page.next.map(|start| Read { start, ..read });
             }
         }
         fresh.look(move |tx| contents(tx, P::NAME, generation.number)).await
@@ -282,9 +289,9 @@ impl<P: SqlProjection> SqlProjected<P> {
 /// Every row of every table of a generation, as text, with how often it is there.
 fn contents(tx: &Connection, model: &str, generation: u32) -> Result<BTreeMap<String, u64>, Fault> {
     let mut rows = BTreeMap::new();
-    for (view, table) in models::tables(tx, model, generation)? {
+    for models::Shown { view, name, .. } in models::tables(tx, model, generation)? {
         let sql = Sql::new(tx, &"".into(), model, generation);
-        for Row(values) in sql.query(&format!("SELECT * FROM \"{table}\""), ())? {
+        for Row(values) in sql.query(&format!("SELECT * FROM \"{name}\""), ())? {
             *rows.entry(format!("{view} {values:?}")).or_default() += 1;
         }
     }
@@ -425,11 +432,6 @@ impl<P: SqlProjection> Work<P> {
 fn place_of<E>(event: &Recorded<E>) -> String {
     let record = &event.record;
     format!("`{}` at position {} in `{}`", record.event_type, record.position, record.stream)
-}
-
-fn said(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 #[cfg(test)]

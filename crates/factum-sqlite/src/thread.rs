@@ -1,6 +1,7 @@
 //! A connection with a thread of its own: SQLite blocks, async tasks must not.
 
 use std::{
+    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
@@ -38,8 +39,7 @@ impl Thread {
         let (jobs, todo) = mpsc::channel::<Job>();
         let work = move || {
             for job in todo {
-                // A job that panics drops its reply, which tells its caller; a transaction in it is rolled back.
-                let _ = catch_unwind(AssertUnwindSafe(|| job(&mut connection)));
+                job(&mut connection);
             }
         };
         let running = thread::Builder::new().name("factum-sqlite".into()).spawn(work);
@@ -55,18 +55,31 @@ impl Thread {
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let job = move |connection: &mut Connection| {
+            // A transaction in a job that panics is rolled back.
+            let done = catch_unwind(AssertUnwindSafe(|| job(connection)));
             // Nobody is there to hear it if the caller has gone.
-            let _ = reply.send(job(connection));
+            let _ = reply.send(done.map_err(|panic| said(&*panic).to_owned()));
         };
         let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(job)).is_ok());
         if !sent {
             return Err(ended(&self.place, "its thread has ended", Outcome::No));
         }
         match answer.await {
-            Ok(answer) => answer.map_err(|fault| explain(&self.place, fault)),
-            Err(_) => Err(ended(&self.place, "the work on it panicked", Outcome::Unknown)),
+            Ok(Ok(answer)) => answer.map_err(|fault| explain(&self.place, fault)),
+            // It would panic again: nothing that passes.
+            Ok(Err(panic)) => {
+                let what = format!("the work on the SQLite database {}", self.place);
+                Err(Error::invalid(what, format!("it panicked: {panic}")))
+            }
+            Err(_) => Err(ended(&self.place, "its thread has ended", Outcome::Unknown)),
         }
     }
+}
+
+/// What a panic said.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 fn ended(place: &str, why: &str, outcome: Outcome) -> Error {

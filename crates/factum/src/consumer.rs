@@ -111,7 +111,7 @@ impl fmt::Display for State {
 /// How a consumer is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
-    /// How far its readers see.
+    /// How far its readers see. The start, as long as readers are shown another version.
     pub position: Position,
     /// How far the log reaches.
     pub head: Position,
@@ -159,7 +159,9 @@ struct Inner {
 }
 
 impl Factum {
-    /// Starts to keep a model of this form up to date, in the background. It takes the model over from any other worker.
+    /// Starts to keep a model of this form up to date, in the background. It takes the model over from any other worker, unless
+    /// the model is of another history of the log: then it has stopped, and takes it over in a
+    /// [rebuild](Consumer::rebuild).
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for a bad name or query, failures of the read store that will not pass, and [`Error::Unavailable`] outside of a
@@ -171,10 +173,9 @@ impl Factum {
         })?;
         check_model_name(form.name())?;
         let (name, query) = (form.name().to_owned(), form.query()?);
-        let lease = form.reads().claim(&name).await?;
         let (commands, orders) = mpsc::channel(16);
         let (mut worker, progress) =
-            Worker::new(self.store().clone(), query.clone(), Box::new(form), lease, orders);
+            Worker::new(self.store().clone(), query.clone(), Box::new(form), &name, orders);
         worker.begin().await?;
         runtime.spawn(worker.run());
         let inner = Inner { name, query, store: self.store().clone(), commands, progress };
@@ -191,8 +192,8 @@ impl Consumer {
     /// Waits until readers see everything up to `to`, for at most 10 seconds: `wait_for(&done)`.
     ///
     /// # Errors
-    /// [`Error::Timeout`] saying how far behind it is, [`Error::LogRewound`] for a token of another history, and the reason
-    /// why it stopped, if it did.
+    /// [`Error::Timeout`] saying how far behind it is, [`Error::LogRewound`] for a token of another history or beyond the end
+    /// of the log, and the reason why it stopped, if it did.
     pub async fn wait_for(&self, to: impl Into<Token> + Send) -> Result<()> {
         self.wait_for_within(to, PATIENCE).await
     }
@@ -204,6 +205,12 @@ impl Consumer {
     pub async fn wait_for_within(&self, to: impl Into<Token> + Send, within: Duration) -> Result<()> {
         let to = to.into();
         let mut progress = self.inner.progress.clone();
+        if arrived(&progress.borrow(), to).is_none()
+            && let Ok(Ok(head)) = tokio::time::timeout(within, self.inner.store.head()).await
+        {
+            // A place that the log does not have would be waited for in vain.
+            to.position_in(head.token.log, head.token.position)?;
+        }
         let arrival = progress.wait_for(|progress| arrived(progress, to).is_some());
         match tokio::time::timeout(within, arrival).await {
             Ok(Ok(progress)) => arrived(&progress, to).unwrap_or(Ok(())),

@@ -1,7 +1,6 @@
 //! Projections: read models made of the log, one row per key.
 
 use std::{
-    any::Any,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     ops::Deref,
@@ -19,8 +18,9 @@ use crate::{
     handle::Factum,
     query::Query,
     read::{AsOf, Read},
-    reads::{Lease, ReadStore, Step},
+    reads::{Lease, ReadStore, Snapshot, Step},
     store::{EventStore, EventStoreExt},
+    worker::said,
 };
 
 /// Rows that a filler keeps in memory between batches, at most.
@@ -146,23 +146,27 @@ impl<P: Projection> Projected<P> {
     /// The row of a key.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if what is stored is not a row, and failures of the read store.
+    /// [`Error::Corrupt`] if what is stored is not a row, [`Error::Unavailable`] while readers are shown another version of the
+    /// projection, and failures of the read store.
     pub async fn get(&self, key: &str) -> Result<Option<P::Row>> {
-        let row = self.reads.get(P::NAME, key).await?;
-        row.map(|row| parse::<P>(key, &row)).transpose()
+        let row = own::<P>(self.reads.get(P::NAME, key).await?)?.pop();
+        row.map(|(key, row)| parse::<P>(&key, &row)).transpose()
     }
 
-    /// All rows with their keys, sorted by key.
+    /// All rows with their keys, sorted by key, as they are at one moment.
     ///
     /// # Errors
     /// As for [`get`](Self::get).
     pub async fn all(&self) -> Result<Vec<(String, P::Row)>> {
-        let rows = self.reads.snapshot(P::NAME).await?.rows;
+        let rows = own::<P>(self.reads.snapshot(P::NAME).await?)?;
         let parsed = rows.into_iter().map(|(key, row)| parse::<P>(&key, &row).map(|row| (key, row)));
         parsed.collect()
     }
 
     /// Compares the model with what the visible events of the log make, up to where the model is. Nothing: they agree.
+    ///
+    /// A model keeps what it once made of events that retention, a deletion or a scavenge has hidden since. Rows made of such
+    /// events differ, although nothing is wrong, until a [rebuild](Consumer::rebuild) makes them of what is left.
     ///
     /// # Errors
     /// Those of reading the log and the model; [`Error::LogRewound`] if the model is of another history;
@@ -170,12 +174,7 @@ impl<P: Projection> Projected<P> {
     pub async fn verify(&self) -> Result<Vec<Difference>> {
         let snapshot = self.reads.snapshot(P::NAME).await?;
         let Some(generation) = snapshot.generation else { return Ok(Vec::new()) };
-        if generation.version != P::VERSION {
-            let (name, stored, wanted) = (P::NAME, generation.version, P::VERSION);
-            let why =
-                format!("the read model `{name}` shows version {stored} until version {wanted} is filled");
-            return Err(Error::Unavailable { why, outcome: crate::Outcome::No });
-        }
+        let rows = own::<P>(snapshot)?;
         let mut expected = BTreeMap::new();
         if let Some(checkpoint) = generation.checkpoint {
             let head = self.store.head().await?.token;
@@ -183,7 +182,7 @@ impl<P: Projection> Projected<P> {
             let read = Read::query(self.projection.query()?).as_of(AsOf::Position(position));
             self.store.read_pages(read, |page| self.fold(&mut expected, page.events)).await?;
         }
-        differences(snapshot.rows, expected)
+        differences(rows, expected)
     }
 
     fn fold(&self, rows: &mut BTreeMap<String, P::Row>, records: Vec<crate::RecordedEvent>) -> Result<()> {
@@ -215,6 +214,12 @@ fn differences<R: Serialize>(
     };
     let differing = rows.into_iter().filter(|(_, (kept, by_the_log))| value(kept) != value(by_the_log));
     Ok(differing.map(|(key, (kept, by_the_log))| Difference { key, kept, by_the_log }).collect())
+}
+
+/// The rows, if they are of the version that this projection can read.
+fn own<P: Projection>(snapshot: Snapshot) -> Result<Vec<(String, String)>> {
+    snapshot.generation.map_or(Ok(()), |shown| shown.check_version(P::NAME, P::VERSION))?;
+    Ok(snapshot.rows)
 }
 
 fn parse<P: Projection>(key: &str, json: &str) -> Result<P::Row> {
@@ -368,9 +373,4 @@ fn unharmed<E, T>(event: &Recorded<E>, projection: &str, work: impl FnOnce() -> 
             format!("it panicked on `{kind}` at position {at} in `{stream}`: {}", said(&*panic)),
         )
     })
-}
-
-fn said(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

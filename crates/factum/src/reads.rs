@@ -5,6 +5,7 @@
 //! there is one writer however many believe to be it.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Outcome, Result},
     position::Token,
 };
 
@@ -84,6 +85,27 @@ pub struct Snapshot {
     pub rows: Vec<(String, String)>,
 }
 
+impl Generation {
+    /// Nothing, if readers of this version can make sense of it: another version's rows may look the same and mean something
+    /// else.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] saying what is shown instead.
+    pub fn check_version(&self, model: &str, version: u32) -> Result<()> {
+        let shown = self.version;
+        let why = match shown.cmp(&version) {
+            Ordering::Equal => return Ok(()),
+            Ordering::Less => {
+                format!("the read model `{model}` shows version {shown} until version {version} is filled")
+            }
+            Ordering::Greater => format!(
+                "the read model `{model}` shows version {shown}, which this program with version {version} cannot read; start the newer program"
+            ),
+        };
+        Err(Error::Unavailable { why, outcome: Outcome::No })
+    }
+}
+
 /// A store of read models.
 ///
 /// - Every change MUST be atomic, and MUST fail with [`Error::Fenced`] unless the lease's epoch is the one in force.
@@ -133,11 +155,11 @@ pub trait ReadStore: Send + Sync + fmt::Debug + 'static {
     /// Failures of the store.
     async fn rows(&self, model: &str, generation: u32, keys: Vec<String>) -> Result<Vec<Option<String>>>;
 
-    /// A row, as readers see it.
+    /// The model as readers see it, with no row but that of this key.
     ///
     /// # Errors
     /// Failures of the store.
-    async fn get(&self, model: &str, key: &str) -> Result<Option<String>>;
+    async fn get(&self, model: &str, key: &str) -> Result<Snapshot>;
 
     /// All rows, as readers see them.
     ///
@@ -295,9 +317,12 @@ impl ReadStore for MemoryReads {
         Ok(keys.iter().map(|key| table?.get(key).cloned()).collect())
     }
 
-    async fn get(&self, model: &str, key: &str) -> Result<Option<String>> {
+    async fn get(&self, model: &str, key: &str) -> Result<Snapshot> {
         let models = self.models();
-        Ok(models.get(model).and_then(|model| model.active_table()?.get(key).cloned()))
+        let Some(model) = models.get(model) else { return Ok(Snapshot::default()) };
+        let row = model.active_table().and_then(|table| table.get_key_value(key));
+        let rows = row.map(|(key, row)| (key.clone(), row.clone())).into_iter().collect();
+        Ok(Snapshot { generation: model.catalog.active, rows })
     }
 
     async fn snapshot(&self, model: &str) -> Result<Snapshot> {

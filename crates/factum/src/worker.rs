@@ -1,6 +1,14 @@
 //! The task behind a consumer: follows the log, fills generations, switches, backs off, stops loudly.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -13,7 +21,7 @@ use crate::{
     event::RecordedEvent,
     position::{Position, Token},
     query::Query,
-    reads::{Generation, Lease},
+    reads::{Catalog, Generation, Lease},
     store::{EventStore, subscribe},
     subscription::Delivery,
 };
@@ -24,6 +32,9 @@ const BATCH: usize = 1000;
 const LOOKED_FAR: u64 = 10_000;
 /// The first and the longest pause after a failure that may pass.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+
+/// The epoch of a lease before there is one.
+const UNCLAIMED: u64 = 0;
 
 /// What a consumer is told.
 #[derive(Debug)]
@@ -121,12 +132,13 @@ impl Worker {
         store: Arc<dyn EventStore>,
         query: Query,
         form: Box<dyn Form>,
-        lease: Lease,
+        model: &str,
         orders: mpsc::Receiver<Command>,
     ) -> (Self, watch::Receiver<Progress>) {
         let progress =
             Progress { token: None, state: State::CatchingUp, rebuilding: None, rate: Rate::new() };
         let (progress, receiver) = watch::channel(progress);
+        let lease = Lease { model: model.to_owned(), epoch: UNCLAIMED };
         let (active, building, rebuilds, open, failures) = (None, None, Vec::new(), false, 0);
         let worker =
             Self { store, query, form, lease, orders, progress, active, building, rebuilds, open, failures };
@@ -148,7 +160,7 @@ impl Worker {
 
     pub(crate) async fn run(mut self) {
         loop {
-            match self.turn().await {
+            match unharmed(self.turn()).await {
                 Ok(Turn::Went) => {}
                 Ok(Turn::Over) => break,
                 Err(error) if error.is_retryable() => {
@@ -162,7 +174,8 @@ impl Worker {
                 Err(error) => self.halt(&error),
             }
         }
-        self.store_how_far_it_looked().await;
+        // Whoever waits is told in any case, even if the store panics.
+        let _ = unharmed(self.store_how_far_it_looked()).await;
         self.halt(&ended(&self.lease.model));
     }
 
@@ -185,22 +198,27 @@ impl Worker {
     /// Sets out from what is stored.
     async fn reopen(&mut self) -> Result<()> {
         (self.active, self.building) = (None, None);
-        let catalog = self.form.reads().catalog(&self.lease.model).await?;
+        let version = self.form.version();
+        let mut catalog = self.form.reads().catalog(&self.lease.model).await?;
+        if self.lease.epoch == UNCLAIMED {
+            // Who follows another log must not end the worker that follows the model's own.
+            self.check_history(&catalog).await?;
+            self.lease = self.form.reads().claim(&self.lease.model).await?;
+            catalog = self.form.reads().catalog(&self.lease.model).await?;
+        }
         if catalog.epoch != self.lease.epoch {
             return Err(self.lease.fenced(catalog.epoch));
         }
-        let version = self.form.version();
-        let token = catalog.active.and_then(|active| active.checkpoint);
+        let shown = catalog.active.filter(|active| active.version == version);
+        let token = shown.and_then(|active| active.checkpoint);
         self.show(|progress| {
             progress.token = later(progress.token, token);
-            progress.state = State::CatchingUp;
+            // What it waits for is over once something has been handled.
+            if !matches!(progress.state, State::Waiting(_)) {
+                progress.state = State::CatchingUp;
+            }
         });
-        let followed =
-            [catalog.active, catalog.building].into_iter().flatten().filter(|g| g.version == version);
-        let head = self.store.head().await?.token;
-        for checkpoint in followed.filter_map(|generation| generation.checkpoint) {
-            checkpoint.position_in(head.log, head.position)?;
-        }
+        self.check_history(&catalog).await?;
         match (catalog.active, catalog.building) {
             (None, _) => {
                 // Nobody has seen anything yet, so readers may watch it grow.
@@ -225,15 +243,35 @@ impl Worker {
         Ok(())
     }
 
+    /// Nothing, if the log has what the generations that it would follow are made of.
+    async fn check_history(&self, catalog: &Catalog) -> Result<()> {
+        let version = self.form.version();
+        let followed =
+            [catalog.active, catalog.building].into_iter().flatten().filter(|g| g.version == version);
+        let head = self.store.head().await?.token;
+        for checkpoint in followed.filter_map(|generation| generation.checkpoint) {
+            checkpoint.position_in(head.log, head.position)?;
+        }
+        Ok(())
+    }
+
     fn lane(&self, generation: Generation) -> Lane {
         let feed = feed(self.store.clone(), self.query.clone(), generation.checkpoint);
         let filler = self.form.filler(generation.number);
         Lane { generation, filler, feed, seen: generation.checkpoint, live: false }
     }
 
+    /// Begins a generation for a rebuild, which is also the moment to take over a model of another history.
+    async fn create(&mut self) -> Result<Generation> {
+        if self.lease.epoch == UNCLAIMED {
+            self.lease = self.form.reads().claim(&self.lease.model).await?;
+        }
+        self.form.create(&self.lease).await
+    }
+
     async fn start_rebuild(&mut self, reply: oneshot::Sender<Result<()>>) -> Result<()> {
         if self.building.is_none() {
-            match self.form.create(&self.lease).await {
+            match self.create().await {
                 Ok(generation) => self.building = Some(self.lane(generation)),
                 Err(error) => {
                     // Nobody is there to hear it if the caller has gone.
@@ -390,20 +428,21 @@ impl Worker {
     }
 
     /// What it has looked over need not be looked over again. Not to succeed costs only that.
-    async fn store_how_far_it_looked(&mut self) {
+    async fn store_how_far_it_looked(&mut self) -> Result<()> {
         if let Some(lane) = &mut self.active
             && let Some(seen) = lane.seen
             && lane.generation.checkpoint != Some(seen)
         {
-            let _ = lane.fill(&self.lease, Vec::new(), seen).await;
+            lane.fill(&self.lease, Vec::new(), seen).await?;
         }
+        Ok(())
     }
 }
 
 impl Lane {
     async fn fill(&mut self, lease: &Lease, events: Vec<RecordedEvent>, to: Token) -> Result<()> {
         let batch = Batch { from: self.generation.checkpoint, to, events };
-        let filled = self.filler.fill(lease, batch).await?;
+        let filled = unharmed(self.filler.fill(lease, batch)).await?;
         self.generation.checkpoint = filled.checkpoint;
         self.seen = filled.checkpoint;
         filled.problem.map_or(Ok(()), Err)
@@ -441,7 +480,10 @@ fn feed(store: Arc<dyn EventStore>, query: Query, from: Option<Token>) -> mpsc::
     tokio::spawn(async move {
         tokio::select! {
             () = deliveries.closed() => {}
-            () = pump(store, query, from, &deliveries) => {}
+            pumped = unharmed(pump(store, query, from, &deliveries)) => if let Err(panic) = pumped {
+                // Nobody is there to hear it if the worker has gone.
+                let _ = deliveries.send(Err(panic)).await;
+            }
         }
     });
     receiver
@@ -451,9 +493,9 @@ fn feed(store: Arc<dyn EventStore>, query: Query, from: Option<Token>) -> mpsc::
 async fn pump(
     store: Arc<dyn EventStore>,
     query: Query,
-    from: Option<Token>,
+    mut from: Option<Token>,
     deliveries: &mpsc::Sender<Result<Delivery>>,
-) {
+) -> Result<()> {
     let mut subscription = None;
     let mut failures = 0;
     loop {
@@ -469,13 +511,36 @@ async fn pump(
         };
         let failed = delivery.as_ref().err().map(Error::is_retryable);
         if deliveries.send(delivery).await.is_err() || failed == Some(false) {
-            return;
+            return Ok(());
         }
         failures = if failed.is_some() { failures + 1 } else { 0 };
         if failures > 0 {
+            // Begun anew, it tells when it has caught up: the worker shall hear that the log is well again.
+            from = subscription.take().map_or(from, |failed| Some(failed.token()));
             tokio::time::sleep(jittered(failures)).await;
         }
     }
+}
+
+/// The work's outcome. A panic in it, be it in somebody's (de)serialisation or in a store, is an error that will not pass.
+async fn unharmed<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        // What the panic left half changed is not used again.
+        catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))).unwrap_or_else(|panic| {
+            Poll::Ready(Err(Error::invalid(
+                "the keeping of a read model",
+                format!("it panicked: {}", said(&*panic)),
+            )))
+        })
+    })
+    .await
+}
+
+/// What a panic said.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// A random while, up to a bound that doubles with each failure.

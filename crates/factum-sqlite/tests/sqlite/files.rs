@@ -215,3 +215,24 @@ async fn a_step_that_fails_in_the_middle_leaves_nothing_behind() {
     assert_eq!(balances.all().await.unwrap(), fold(&store).await);
     assert_eq!(balances.verify().await.unwrap(), []);
 }
+
+#[tokio::test]
+async fn a_key_is_looked_up_and_not_searched_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("read.db");
+    let factum = Factum::new(MemoryStore::new());
+    let _balances = factum.project(Balances::<1>, Sqlite::open(&path).unwrap()).await.unwrap();
+    let outside = rusqlite::Connection::open(&path).unwrap();
+    for sql in [
+        "SELECT row FROM balances_g1 WHERE key = ?1",
+        "SELECT row FROM balances WHERE key = '1'",
+        "SELECT key, row FROM balances WHERE key > '1' ORDER BY key LIMIT 10",
+        "SELECT key, row FROM balances_g1 ORDER BY key",
+    ] {
+        let mut plan = outside.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let steps =
+            plan.raw_query().mapped(|row| row.get::<_, String>(3)).map(Result::unwrap).collect::<Vec<_>>();
+        assert_eq!(steps.len(), 1, "{sql}: {steps:?}");
+        assert!(steps[0].contains("USING INDEX"), "{sql}: {steps:?}");
+    }
+}

@@ -7,6 +7,8 @@ mod projections;
 mod sql;
 #[path = "../../../factum/tests/domain/support.rs"]
 mod support;
+#[path = "../../../factum/tests/domain/troubles.rs"]
+mod troubles;
 
 use factum_sqlite::Sqlite;
 

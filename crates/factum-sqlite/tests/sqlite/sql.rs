@@ -166,3 +166,102 @@ async fn readers_cannot_write() {
     assert_eq!(row.get::<Vec<u8>>(4), Ok(vec![0, 255]));
     assert!(row.get::<i64>(2).is_err() && row.get::<i64>(9).is_err());
 }
+
+/// Tables that refer to each other, one that SQLite keeps in others, and a view.
+struct Shapes;
+
+impl SqlProjection for Shapes {
+    const NAME: &'static str = "shapes";
+    type Event = AccountEvent;
+
+    fn setup(&self, sql: &Sql<'_>) -> factum::Result<()> {
+        for statement in [
+            "CREATE TABLE {accounts} (id TEXT PRIMARY KEY, last INTEGER REFERENCES {last}(n))",
+            "CREATE TABLE {bookings} (id TEXT REFERENCES {accounts}(id), n INTEGER)",
+            "CREATE TABLE {last} (n INTEGER PRIMARY KEY, id TEXT REFERENCES {accounts}(id))",
+            "CREATE VIRTUAL TABLE {words} USING fts5(text)",
+            "CREATE VIEW {sums} AS SELECT id, sum(n) AS sum FROM {bookings} GROUP BY id",
+            "CREATE TRIGGER {told} AFTER INSERT ON {bookings} BEGIN INSERT INTO {words} VALUES (new.id); END",
+        ] {
+            sql.execute(statement, ())?;
+        }
+        Ok(())
+    }
+
+    fn apply(&self, sql: &Sql<'_>, event: &Recorded<AccountEvent>) -> factum::Result<()> {
+        let (id, n) = (event.record.stream.id(), i64::try_from(event.record.position.0).unwrap());
+        sql.execute("INSERT INTO {accounts} (id) VALUES (?1) ON CONFLICT DO NOTHING", (id,))?;
+        sql.execute("INSERT INTO {last} VALUES (?1, ?2)", (n, id))?;
+        sql.execute("UPDATE {accounts} SET last = ?1 WHERE id = ?2", (n, id))?;
+        sql.execute("INSERT INTO {bookings} VALUES (?1, 1)", (id,))?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn tables_that_refer_to_each_other_and_views_are_rebuilt() {
+    let (store, mut random) = (MemoryStore::new(), seeded());
+    let factum = Factum::new(store.clone());
+    let token = write(&store, &mut random, 60).await;
+    let shapes = crate::reads().project(&factum, Shapes).await.unwrap();
+    shapes.wait_for(token).await.unwrap();
+    for _ in 0..2 {
+        shapes.rebuild().await.unwrap();
+    }
+    assert_eq!(shapes.verify().await.unwrap(), []);
+    let number = async |sql: &str| shapes.query(sql, ()).await.unwrap()[0].get::<i64>(0).unwrap();
+    let sum = number("SELECT sum FROM {sums} WHERE id = '1'").await;
+    assert!(sum > 0);
+    assert_eq!(number("SELECT count(*) FROM {words} WHERE text MATCH '\"1\"'").await, sum);
+    assert_eq!(number("SELECT sum FROM shapes_sums WHERE id = '1'").await, sum, "as others see it");
+    assert_eq!(number("SELECT count(*) FROM sqlite_schema WHERE name GLOB 'shapes_g[12]_*'").await, 0);
+    let shown = "SELECT count(*) FROM sqlite_schema WHERE type = 'view' AND name NOT GLOB 'shapes_g*'";
+    assert_eq!(number(shown).await, 5, "nobody needs to see how SQLite keeps words");
+}
+
+/// Panics where the tables are made, or says nonsense there.
+#[derive(Debug)]
+struct Broken<const PANIC: bool>;
+
+impl<const PANIC: bool> SqlProjection for Broken<PANIC> {
+    const NAME: &'static str = "flows";
+    const VERSION: u32 = 2;
+    type Event = AccountEvent;
+
+    fn setup(&self, sql: &Sql<'_>) -> factum::Result<()> {
+        assert!(!PANIC, "a bug in setup");
+        sql.execute("CREATE TABLE {t} (id TEXT)", ()).map(drop)
+    }
+
+    fn apply(&self, sql: &Sql<'_>, _: &Recorded<AccountEvent>) -> factum::Result<()> {
+        sql.execute("this is no SQL", ()).map(drop)
+    }
+}
+
+#[tokio::test]
+async fn a_panic_while_the_tables_are_made_is_told_and_the_database_goes_on() {
+    let (store, mut random) = (MemoryStore::new(), seeded());
+    let factum = Factum::new(store.clone());
+    let sqlite = crate::reads();
+    let refused = sqlite.project(&factum, Broken::<true>).await.unwrap_err();
+    assert!(refused.to_string().contains("a bug in setup") && !refused.is_retryable(), "{refused}");
+    let flows = sqlite.project(&factum, Flows::<1>).await.unwrap();
+    flows.wait_for(write(&store, &mut random, 30).await).await.unwrap();
+    assert_eq!(flows.verify().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn tables_of_another_version_are_not_taken_for_its_own() {
+    let (store, mut random) = (MemoryStore::new(), seeded());
+    let factum = Factum::new(store.clone());
+    let sqlite = crate::reads();
+    let first = sqlite.project(&factum, Flows::<1>).await.unwrap();
+    let token = write(&store, &mut random, 30).await;
+    first.wait_for(token).await.unwrap();
+    let second = sqlite.project(&factum, Broken::<false>).await.unwrap();
+    second.wait_for(token).await.unwrap_err();
+    for refused in [second.query("SELECT 1", ()).await.unwrap_err(), second.verify().await.unwrap_err()] {
+        assert!(refused.to_string().contains("shows version 1 until version 2 is filled"), "{refused}");
+    }
+    first.query("SELECT 1 FROM {per_account}", ()).await.unwrap();
+}

@@ -6,6 +6,7 @@ mod commands;
 mod projections;
 mod support;
 mod testkit;
+mod troubles;
 
 /// Where the tests of projections keep their models.
 fn reads() -> factum::MemoryReads {

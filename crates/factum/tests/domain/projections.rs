@@ -304,18 +304,23 @@ async fn values(reads: &impl ReadStore) -> Vec<(String, i64)> {
 
 #[tokio::test]
 async fn waiting_in_vain_says_how_far_behind() {
-    let (store, factum) = handle();
-    let balances = factum.project(Balances::<1>, reads()).await.unwrap();
-    let at = head(&store).await;
-    let future = at.log.at(Position(at.position.0 + 7));
-    let error = balances.wait_for_within(future, Duration::from_millis(5)).await.unwrap_err();
+    let (_, factum) = handle();
+    let deaf = Faulty::new(reads(), 6, Fault::Before, true);
+    let balances = factum.project(Balances::<1>, deaf).await.unwrap();
+    let mut last = factum.execute(&Account::id("0"), Open { cents: 1 }).await.unwrap();
+    balances.wait_for(&last).await.unwrap();
+    let seen = last.clone();
+    for id in 1..8 {
+        last = factum.execute(&Account::id(format!("{id}")), Open { cents: 1 }).await.unwrap();
+    }
+    let error = balances.wait_for_within(&last, Duration::from_millis(5)).await.unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     let text = error.to_string();
-    assert!(
-        text.contains("`balances` to reach position 7") && text.contains("at most 7 events behind"),
-        "{text}"
-    );
+    let (to, behind) = (last.token.position, last.token.position.0 - seen.token.position.0);
+    assert!(text.contains(&format!("`balances` to reach position {to}")), "{text}");
+    assert!(text.contains(&format!("at most {behind} events behind")), "{text}");
 
+    let balances = factum.project(Balances::<1>, reads()).await.unwrap();
     let done = factum.execute(&Account::id("1"), Open { cents: 1 }).await.unwrap();
     balances.wait_for(&done).await.unwrap();
     let foreign = head(&MemoryStore::new()).await;
@@ -515,12 +520,12 @@ async fn stale_leases_and_steps_change_nothing() {
     assert!(fenced(reads.discard(&old).await));
     assert!(fenced(reads.create(&old, 1).await.map(drop)));
     assert!(matches!(reads.activate(&lease, 99).await, Err(Error::NotFound { .. })));
-    assert_eq!(reads.get("m", "k").await.unwrap(), None, "readers do not see what is being built");
+    assert_eq!(reads.get("m", "k").await.unwrap().rows, [], "readers do not see what is being built");
     let keys = ["k", "l"].map(str::to_owned).to_vec();
     assert_eq!(reads.rows("m", generation.number, keys).await.unwrap(), [Some("1".to_owned()), None]);
     reads.activate(&lease, generation.number).await.unwrap();
-    assert_eq!(reads.get("m", "k").await.unwrap().as_deref(), Some("1"));
+    assert_eq!(reads.get("m", "k").await.unwrap().rows, [("k".to_owned(), "1".to_owned())]);
     assert!(reads.claim("Bad Name").await.is_err());
-    assert_eq!(reads.get("unheard", "k").await.unwrap(), None);
+    assert_eq!(reads.get("unheard", "k").await.unwrap(), Default::default());
     assert_eq!(reads.snapshot("unheard").await.unwrap(), Default::default());
 }

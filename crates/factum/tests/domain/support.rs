@@ -342,7 +342,7 @@ impl<R: ReadStore> ReadStore for Faulty<R> {
         self.call(self.inner.rows(model, generation, keys)).await
     }
 
-    async fn get(&self, model: &str, key: &str) -> factum::Result<Option<String>> {
+    async fn get(&self, model: &str, key: &str) -> factum::Result<Snapshot> {
         self.inner.get(model, key).await
     }
 
