@@ -86,7 +86,7 @@ pub(super) fn machine_paths(tree: &Tree) -> Vec<Finding> {
 
 fn machine_path(line: &str) -> Option<String> {
     MACHINE.iter().map(|directory| format!("/{directory}/")).find(|path| {
-        // `../work/x` and `https://host/home/` are not absolute paths.
+        // `../some/x` and `https://host/home/` are not absolute paths.
         let within = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '/' | '}');
         line.match_indices(path.as_str()).any(|(at, _)| !line[..at].ends_with(within))
     })
