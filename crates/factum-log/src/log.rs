@@ -599,11 +599,11 @@ impl Log {
         }
         for answer in unsettled {
             // What was to be new was never written. What was said to be recorded already rests on what nobody knows.
-            let is_new = answer
-                .result
-                .as_ref()
-                .is_ok_and(|appended| !appended.replayed && !appended.events.is_empty());
-            let outcome = if is_new || answer.result.is_err() { Outcome::No } else { Outcome::Unknown };
+            let outcome = match &answer.result {
+                Ok(appended) if appended.replayed || appended.events.is_empty() => Outcome::Unknown,
+                Ok(_) => Outcome::No,
+                Err(refused) => refused.outcome(),
+            };
             let _ = answer.reply.send(Err(because(outcome)));
         }
     }
@@ -617,7 +617,9 @@ impl Log {
     /// The answer to an append that comes too late: it may be one that was sent before, and recorded.
     fn refuse(&self, desk: &Desk, append: &Append, refusal: &Error) -> Result<Appended> {
         let durable = self.durable();
-        let ledger = Undurable { open: &desk.open, in_flight: None, durable: &durable };
+        // Only what is durable is recorded: while the log is closing, there may still be some on the way.
+        let nothing = desk.open.following();
+        let ledger = Undurable { open: &nothing, in_flight: None, durable: &durable };
         match recorded_already(append, &ledger) {
             Ok(None) => {}
             Ok(Some(events)) => return Ok(durable.appended(events, true)),
@@ -627,7 +629,10 @@ impl Log {
             Err(error) => return Err(error),
         }
         let doubtful = |(stream, event): (&StreamName, &NewEvent)| {
-            desk.doubtful.as_ref().is_some_and(|batch| batch.index.find(stream, event.id).next().is_some())
+            let batches = [desk.doubtful.as_deref(), desk.in_flight.as_deref(), Some(&desk.open)];
+            let mut waiting = desk.waiting.iter().flat_map(|request| request.append.events());
+            batches.into_iter().flatten().any(|batch| batch.index.find(stream, event.id).next().is_some())
+                || waiting.any(|(other, waits)| other == stream && waits.id == event.id)
         };
         let outcome = if append.events().any(doubtful) { Outcome::Unknown } else { Outcome::No };
         Err(match refusal.clone() {
@@ -848,5 +853,47 @@ impl Ledger for Undurable<'_> {
             }
         }
         self.last_match(&durable, query, after, now)
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use factum::{ManualClock, NewEvent};
+
+    use super::*;
+    use crate::sim::SimDisk;
+
+    /// Sent again while the log closes, an append that is on its way is neither there nor not there.
+    #[test]
+    fn what_is_on_its_way_when_the_log_closes_is_unknown() {
+        let disk = SimDisk::new(1);
+        let settings = Settings {
+            limits: Limits::default(),
+            clock: Arc::new(ManualClock::default()),
+            birth: Some(uuid::Uuid::from_u128(1)),
+            secret: Secret(1),
+            first_segment_bytes: 8192,
+            segment_bytes: 8192,
+            run_events: 100,
+            bugs: Bugs::default(),
+        };
+        let log = Arc::new(Log::open(Arc::new(disk.clone()), settings).unwrap());
+        let append = || {
+            let event = NewEvent::bytes("E", "").unwrap().with_id(EventId(uuid::Uuid::from_u128(7)));
+            Append::to(StreamName::new("s-1").unwrap(), [event])
+        };
+        let mut first = log.submit(append()).unwrap();
+        let (again, told) = std::sync::mpsc::channel();
+        let closing = log.clone();
+        disk.meanwhile(move || {
+            closing.begin_closing();
+            again.send(closing.submit(append()).unwrap().try_recv().unwrap()).unwrap();
+        });
+        log.commit();
+        assert!(first.try_recv().unwrap().is_ok());
+        assert_eq!(told.recv().unwrap().unwrap_err().outcome(), Outcome::Unknown);
+        // Once it is durable, it is there.
+        let replayed = log.submit(append()).unwrap().try_recv().unwrap().unwrap();
+        assert!(replayed.replayed);
     }
 }
