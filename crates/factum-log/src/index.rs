@@ -27,7 +27,7 @@ pub use self::{
 };
 
 /// Runs of the same size that are merged at once.
-const FAN: usize = 8;
+const FAN: usize = 4;
 /// Events of a merged run, at most: merging holds the longest list of a run in memory.
 const MOST_EVENTS: u64 = 16 << 20;
 
