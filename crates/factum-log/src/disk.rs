@@ -37,6 +37,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Those of the disk.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// Opens a file that is only read: also where writing is not allowed.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(name)
+    }
+
     /// Gives a file another name, in the place of the file that had it.
     ///
     /// # Errors
@@ -187,6 +195,10 @@ impl Disk for Directory {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(self.0.join(name))?)))
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(RealFile(fs::File::open(self.0.join(name))?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
