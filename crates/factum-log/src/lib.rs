@@ -25,8 +25,10 @@ mod segment;
 pub mod sim;
 mod sparse;
 mod store;
+mod verify;
 
 pub use self::{
     recovery::Recovery,
     store::{LogStore, Options},
+    verify::{Finding, Part, Progress, Verification, verify},
 };

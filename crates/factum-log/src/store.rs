@@ -21,6 +21,7 @@ use crate::{
     log::{Log, Settings},
     read,
     recovery::Recovery,
+    verify::{Progress, Verification, verify_disk},
 };
 
 /// How long nothing must come before a mark is written, and how much longer before it is synced on its own.
@@ -200,6 +201,16 @@ impl LogStore {
     /// What opening it did to the log.
     pub fn recovery(&self) -> &Recovery {
         &self.0.log.recovery
+    }
+
+    /// Looks at every byte of the log and of its index, while it is in use, and lists all that is damaged. `told` hears now and then
+    /// how far it has come. See [`verify`](crate::verify()) for a log that is closed.
+    ///
+    /// # Errors
+    /// Those of the disk. Damage is no error: it is in the answer.
+    pub async fn verify(&self, mut told: impl FnMut(Progress) + Send + 'static) -> Result<Verification> {
+        let log = self.0.log.clone();
+        blocking(move || verify_disk(&*log.disk, &mut told)).await
     }
 
     /// Closes the store: appends that were taken are committed, others are refused from now on. Reads still work.

@@ -4,6 +4,8 @@
 //! hashes, what is certainly not in it, and where frames begin. Everything is checksummed; what is not right is thrown away and made
 //! again from the log.
 
+mod check;
+
 use std::{io, sync::Arc};
 
 use crc32c::crc32c;
@@ -15,6 +17,8 @@ use super::{
     list::{List, Long, SHORT, long_list, put_positions, put_varint, senseless, take_positions, take_varint},
 };
 use crate::disk::{Disk, DiskFile, explain};
+
+pub use self::check::{Facts, each_stream};
 
 const MAGIC: [u8; 8] = *b"factidx1";
 const PAGE: usize = 4096;
@@ -83,6 +87,13 @@ struct Table {
     bloom: Bloom,
 }
 
+impl Table {
+    /// Bytes that it takes in its run.
+    fn bytes(&self) -> u64 {
+        self.pages.len() as u64 * 16 + self.bloom.bytes()
+    }
+}
+
 /// A stream's entry, with its list not read yet.
 #[derive(Debug)]
 pub struct StreamEntry<'a> {
@@ -112,7 +123,7 @@ impl Run {
     /// # Errors
     /// Those of the disk, and `InvalidData`.
     pub fn open(disk: &dyn Disk, name: &str) -> io::Result<Self> {
-        let file = disk.open(name)?;
+        let file = disk.open_to_read(name)?;
         let mut header = vec![0; HEADER];
         if file.read_at(&mut header, 0)? < HEADER || header[..8] != MAGIC {
             return Err(senseless());
@@ -156,6 +167,11 @@ impl Run {
         let sparse =
             pairs(&blob()?).into_iter().map(|(position, at)| (position, Timestamp(at as i64))).collect();
         Ok(Self { span, file, path: disk.path_of(name), streams, keys, ids, sparse })
+    }
+
+    /// The length of its file.
+    pub fn bytes(&self) -> u64 {
+        self.file.bytes().unwrap_or_default()
     }
 
     /// Reads bytes that must be there.
