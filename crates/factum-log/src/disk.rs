@@ -278,7 +278,9 @@ impl Disk for Directory {
     }
 
     fn path_of(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
+        // The directory itself has no name in it, and no slash at its end.
+        let path = if name.is_empty() { self.0.clone() } else { self.0.join(name) };
+        path.display().to_string()
     }
 }
 

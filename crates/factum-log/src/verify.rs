@@ -371,6 +371,10 @@ impl Look<'_> {
             };
             let done = self.meter.progress.done;
             walked = walk(segment, end, &mut continuity, self)?;
+            if !is_last && walked.torn > 0 {
+                // Its successor does not say where it ends, but nothing was written to it after that was made.
+                self.damage(segment, walked.end, None, Damage("there is no frame where one should be"));
+            }
             let length = segment.file.bytes().map_err(|error| segment.unreadable(&error))?;
             self.meter.add((done + length).saturating_sub(self.meter.progress.done));
             before = Some((segment, header.base + walked.end));
