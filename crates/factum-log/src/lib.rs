@@ -11,6 +11,7 @@
 
 #![allow(unreachable_pub, reason = "in a private module, `pub` says what other modules may use")]
 
+mod backup;
 mod batch;
 mod bugs;
 pub mod disk;
@@ -28,6 +29,7 @@ mod store;
 mod verify;
 
 pub use self::{
+    backup::{Backup, Restored, backup, restore},
     recovery::Recovery,
     store::{LogStore, Options},
     verify::{Finding, Part, Progress, Verification, verify},

@@ -17,6 +17,7 @@ use factum::{
 use uuid::Uuid;
 
 use crate::{
+    backup::refuse_what_is_no_log,
     bugs::{Bug, Bugs},
     disk::{Disk, explain},
     format::{
@@ -87,6 +88,7 @@ pub struct Birth {
 pub fn recover(disk: &dyn Disk, birth: Option<Birth>, settings: &Settings) -> Result<Recovered> {
     let doing = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
     let mut names = disk.list().map_err(doing)?;
+    refuse_what_is_no_log(disk, &names)?;
     for leftover in
         names.extract_if(.., |name| *name == SPARE || name.strip_suffix(".new").is_some_and(is_ours))
     {

@@ -15,6 +15,7 @@ use factum::{
 };
 
 use crate::{
+    backup::{Backup, Source, back_up, destination},
     bugs::Bugs,
     disk::{Directory, Disk, explain},
     index::Secret,
@@ -211,6 +212,28 @@ impl LogStore {
     pub async fn verify(&self, mut told: impl FnMut(Progress) + Send + 'static) -> Result<Verification> {
         let log = self.0.log.clone();
         blocking(move || verify_disk(&*log.disk, &mut told)).await
+    }
+
+    /// Copies the log to a directory, which is made if it is missing, while appends go on: everything that was acknowledged before
+    /// is in the copy, and nothing that is not durable. Into the same place again, only what is new is copied. When this returns,
+    /// the backup is synced. [`restore`](crate::restore()) makes a log of it.
+    ///
+    /// # Errors
+    /// As for [`backup`](crate::backup()).
+    pub async fn backup(
+        &self,
+        to: impl Into<PathBuf>,
+        mut told: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Backup> {
+        let (log, to) = (self.0.log.clone(), to.into());
+        blocking(move || {
+            let source = {
+                let durable = log.durable();
+                Source { log: durable.log, segments: durable.segments.to_vec(), end: durable.end }
+            };
+            back_up(&source, &*destination(&to)?, &mut told)
+        })
+        .await
     }
 
     /// Closes the store: appends that were taken are committed, others are refused from now on. Reads still work.

@@ -14,15 +14,16 @@
 mod index;
 mod segments;
 
-use std::{fmt, io, path::Path};
+use std::{fmt, io, path::Path, sync::Arc};
 
 use factum::{Error, LogIdentity, Outcome, Position, Result, error::Corrupt};
 
 use self::index::Checking;
 pub(crate) use self::segments::{Continuity, End, Visitor, Walked, Whole, walk};
 use crate::{
+    backup::{self, List, Source, copy_name},
     disk::{Directory, Disk, DiskFile, explain},
-    format::{Damage, SEGMENT_HEADER_BYTES, SegmentHeader},
+    format::{Damage, SEGMENT_HEADER, SEGMENT_HEADER_BYTES, SegmentHeader},
     manifest::{self, Manifest},
     segment::Segment,
 };
@@ -136,42 +137,115 @@ pub fn verify(directory: impl AsRef<Path>, mut told: impl FnMut(Progress)) -> Re
 /// The same for any disk.
 pub(crate) fn verify_disk(disk: &dyn Disk, told: &mut dyn FnMut(Progress)) -> Result<Verification> {
     let failed = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
+    if let Some(list) = List::read(disk)? {
+        return verify_backup(disk, &list, told);
+    }
     let live = disk.is_owned().map_err(failed)?;
     let names = disk.list().map_err(failed)?;
     let manifest = read_manifest(disk)?;
     let mut findings = Findings::default();
-    let segments = open_segments(disk, &names, &manifest, &mut findings)?;
-    if segments.is_empty() {
+    let hinted = manifest.as_ref().ok().and_then(Option::as_ref);
+    let least = hinted.map_or(0, |hint| hint.last_segment);
+    let known = hinted.map(|hint| LogIdentity { log_id: hint.log_id, epoch: hint.epoch });
+    let numbers: Vec<u32> = names.iter().filter_map(|name| Segment::number_in(name)).collect();
+    if numbers.is_empty() {
         return Err(Error::NotFound { what: format!("log in {}", disk.path_of("")) });
     }
-    let log = segments[segments.len() - 1].segment.header.log;
+    let segments = open_segments(disk, numbers, Segment::name, least, known, &mut findings)?;
+    let Some(log) = segments.last().map(|last| last.segment.header.log) else {
+        return Ok(nothing_readable(live, findings));
+    };
     let mut checking = Checking::open(disk, &names, log.log_id, live, &mut findings)?;
     let total = total_bytes(&segments)? + checking.bytes();
     let mut meter = Meter { told, progress: Progress { done: 0, total } };
     checking.read_runs(&mut findings, &mut meter)?;
-    let durable = manifest.as_ref().ok().and_then(Option::as_ref).map_or(0, |manifest| manifest.durable_upto);
+    let durable = hinted.map_or(0, |manifest| manifest.durable_upto);
     let mut look = Look { findings, checking, meter, frames: 0, events: 0 };
-    let walked = look.segments(&segments, durable, live)?;
-    let Look { mut findings, checking, meter, frames, events } = look;
-    let end = segments[segments.len() - 1].segment.header.base + walked.end;
-    let unchecked = checking.finish(end, live, &mut findings)?;
-    check_manifest(disk, &manifest, log, end, &segments, &mut findings);
-    let progress = Progress { done: meter.progress.total, total: meter.progress.total };
-    (meter.told)(progress);
-    Ok(Verification {
-        log: Some(log),
-        segments: u32::try_from(segments.len()).unwrap_or(u32::MAX),
-        frames,
-        events,
-        end,
-        runs: unchecked.runs,
-        bytes: meter.progress.done,
-        torn_bytes: if live { 0 } else { walked.torn },
-        live,
-        findings: findings.listed,
-        more_findings: findings.more,
-        unchecked: unchecked.why,
-    })
+    let walked = look.segments(&segments, &Ends::Log { durable, live })?;
+    let end = walked.end_in(&segments);
+    check_manifest(disk, &manifest, log, end, &segments, &mut look.findings);
+    look.finish(&segments, walked, live)
+}
+
+/// The same for a backup.
+fn verify_backup(disk: &dyn Disk, list: &List, told: &mut dyn FnMut(Progress)) -> Result<Verification> {
+    let mut findings = Findings::default();
+    let log = LogIdentity { log_id: list.log_id, epoch: list.epoch };
+    let last = u32::try_from(list.segments.len()).unwrap_or(u32::MAX);
+    let failed = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
+    let names = disk.list().map_err(failed)?;
+    let numbers = (1..=last).filter(|number| names.contains(&copy_name(*number))).collect();
+    let segments = open_segments(disk, numbers, copy_name, last, Some(log), &mut findings)?;
+    let checking = Checking::open(disk, &[], log.log_id, false, &mut findings)?;
+    let meter = Meter { told, progress: Progress { done: 0, total: list.segments.iter().sum() } };
+    let mut look = Look { findings, checking, meter, frames: 0, events: 0 };
+    let walked = look.segments(&segments, &Ends::Copies(&list.segments))?;
+    let complete = look.events == list.events && walked.end_in(&segments) == list.end;
+    if !complete && !look.findings.touch(0, u64::MAX) {
+        let problem = "the backup does not hold what its list says";
+        look.findings.add(Part::Log, &disk.path_of(backup::LIST), 0, None, problem);
+    }
+    look.finish(&segments, walked, false)
+}
+
+fn nothing_readable(live: bool, findings: Findings) -> Verification {
+    let Findings { listed, more } = findings;
+    Verification { live, findings: listed, more_findings: more, ..Verification::default() }
+}
+
+/// The segments of a closed log, or of one that another process writes to, up to where they were certainly durable.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Corrupt`], and those of the disk.
+pub(crate) fn read_log(disk: &dyn Disk) -> Result<Source> {
+    let failed = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
+    let live = disk.is_owned().map_err(failed)?;
+    let names = disk.list().map_err(failed)?;
+    backup::refuse_what_is_no_log(disk, &names)?;
+    let hint = read_manifest(disk)?.ok().flatten();
+    let mut findings = Findings::default();
+    let numbers = names.iter().filter_map(|name| Segment::number_in(name)).collect();
+    let least = hint.as_ref().map_or(0, |hint| hint.last_segment);
+    let opened = open_segments(disk, numbers, Segment::name, least, None, &mut findings)?;
+    let Some(last) = opened.last() else {
+        return Err(Error::NotFound { what: format!("log in {}", disk.path_of("")) });
+    };
+    let header = last.segment.header;
+    let mut continuity = Continuity::at(&header);
+    let mut damaged = OnlyDamage(&mut findings);
+    let durable = hint.as_ref().map_or(0, |hint| hint.durable_upto);
+    let end = End::Open { durable, live };
+    let walked = walk(&last.segment, SEGMENT_HEADER, end, &mut continuity, &mut damaged)?;
+    if let Some(finding) = findings.listed.into_iter().next() {
+        return Err(finding.damage.into());
+    }
+    let whole = header.base + walked.end;
+    // While it is written to, the last frames may not be durable yet; a closed log is what recovery would take it for.
+    let end = if live { walked.synced_upto.max(durable).clamp(last.segment.first(), whole) } else { whole };
+    let epoch = header.log.epoch.max(hint.map_or(0, |hint| hint.epoch));
+    let log = LogIdentity { epoch, ..header.log };
+    Ok(Source { log, segments: opened.into_iter().map(|opened| Arc::new(opened.segment)).collect(), end })
+}
+
+/// Takes note of damage, and of nothing else.
+struct OnlyDamage<'a>(&'a mut Findings);
+
+impl Visitor for OnlyDamage<'_> {
+    fn frame(&mut self, _: &Segment, _: &Whole) -> Result<()> {
+        Ok(())
+    }
+
+    fn damage(
+        &mut self,
+        segment: &Segment,
+        offset: u64,
+        positions: Option<(Position, Position)>,
+        damage: Damage,
+    ) {
+        self.0.add(Part::Log, &segment.path, offset, positions, damage.0);
+    }
+
+    fn done(&mut self, _: u64) {}
 }
 
 /// What was found so far.
@@ -260,25 +334,24 @@ pub(crate) fn read_manifest(disk: &dyn Disk) -> Result<Hint> {
 }
 
 /// Opens all segments, also those whose header is damaged, if anything of them can be read.
-pub(crate) fn open_segments(
+fn open_segments(
     disk: &dyn Disk,
-    names: &[String],
-    manifest: &Hint,
+    mut numbers: Vec<u32>,
+    name: fn(u32) -> String,
+    least: u32,
+    known: Option<LogIdentity>,
     findings: &mut Findings,
 ) -> Result<Vec<Opened>> {
-    let mut numbers: Vec<u32> = names.iter().filter_map(|name| Segment::number_in(name)).collect();
     numbers.sort_unstable();
     let mut opened: Vec<Opened> = Vec::new();
     let mut unread = Vec::new();
     for &number in &numbers {
-        match open_segment(disk, number)? {
+        match open_segment(disk, number, &name(number))? {
             Ok(segment) => opened.push(Opened { segment, header_is_sound: true }),
             Err((path, file, damage)) => unread.push((number, path, file, damage)),
         }
     }
-    let hinted = manifest.as_ref().ok().and_then(Option::as_ref);
-    let known = opened.last().map(|opened| opened.segment.header.log);
-    let known = known.or(hinted.map(|hint| LogIdentity { log_id: hint.log_id, epoch: hint.epoch }));
+    let known = opened.last().map(|opened| opened.segment.header.log).or(known);
     for (number, path, file, damage) in unread {
         findings.add(Part::Log, &path, 0, None, damage.0);
         let Some(log) = known else { continue };
@@ -290,11 +363,10 @@ pub(crate) fn open_segments(
         }
     }
     opened.sort_unstable_by_key(|opened| opened.segment.header.number);
-    let last = numbers.last().copied().unwrap_or(0).max(hinted.map_or(0, |hint| hint.last_segment));
-    for missing in (1..=last).filter(|number| !numbers.contains(number)) {
-        let path = disk.path_of(&Segment::name(missing));
+    let last = numbers.last().copied().unwrap_or(0).max(least);
+    for missing in (1..=last).filter(|number| numbers.binary_search(number).is_err()) {
         let positions = neighbours(&opened, missing);
-        findings.add(Part::Log, &path, 0, positions, "the file is missing");
+        findings.add(Part::Log, &disk.path_of(&name(missing)), 0, positions, "the file is missing");
     }
     Ok(opened)
 }
@@ -308,13 +380,12 @@ fn neighbours(opened: &[Opened], missing: u32) -> Option<(Position, Position)> {
     (first < end).then(|| (Position(first), Position(end - 1)))
 }
 
-type Unread = (String, std::sync::Arc<dyn DiskFile>, Damage);
+type Unread = (String, Arc<dyn DiskFile>, Damage);
 
-fn open_segment(disk: &dyn Disk, number: u32) -> Result<std::result::Result<Segment, Unread>> {
-    let name = Segment::name(number);
-    let path = disk.path_of(&name);
+fn open_segment(disk: &dyn Disk, number: u32, name: &str) -> Result<std::result::Result<Segment, Unread>> {
+    let path = disk.path_of(name);
     let failed = |error: io::Error| explain(&error, "read", &path, Outcome::No);
-    let file = disk.open_to_read(&name).map_err(failed)?;
+    let file = disk.open_to_read(name).map_err(failed)?;
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
     let read = file.read_at(&mut bytes, 0).map_err(failed)?;
     let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| match header {
@@ -338,6 +409,40 @@ fn total_bytes(segments: &[Opened]) -> Result<u64> {
     Ok(total)
 }
 
+/// Where segments end.
+enum Ends<'a> {
+    /// Where the next one says; the last one where its frames do, not before what was durable.
+    Log { durable: u64, live: bool },
+    /// So many bytes of each were copied.
+    Copies(&'a [u64]),
+}
+
+impl Ends<'_> {
+    fn of(&self, segments: &[Opened], n: usize) -> End {
+        let header = segments[n].segment.header;
+        let (durable, live) = match *self {
+            Self::Copies(bytes) => {
+                let bytes = (header.number as usize).checked_sub(1).and_then(|n| bytes.get(n));
+                return End::Before(bytes.copied().unwrap_or(header.capacity));
+            }
+            Self::Log { durable, live } => (durable, live),
+        };
+        let next = segments.get(n + 1).filter(|next| next.header_is_sound).map(|next| next.segment.header);
+        let next = next.filter(|next| next.number == header.number + 1);
+        match next.and_then(|next| next.previous_end.checked_sub(header.base)) {
+            Some(end) if end <= header.capacity => End::Sealed(end),
+            _ => End::Open { durable: if n + 1 == segments.len() { durable } else { 0 }, live },
+        }
+    }
+}
+
+impl Walked {
+    /// The position at which a log ends whose last segment was walked over.
+    fn end_in(&self, segments: &[Opened]) -> u64 {
+        segments.last().map_or(0, |last| last.segment.header.base + self.end)
+    }
+}
+
 /// A look at the log, under way.
 struct Look<'a> {
     findings: Findings,
@@ -348,8 +453,29 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
+    fn finish(self, segments: &[Opened], walked: Walked, live: bool) -> Result<Verification> {
+        let Look { mut findings, checking, meter, frames, events } = self;
+        let end = walked.end_in(segments);
+        let unchecked = checking.finish(end, live, &mut findings)?;
+        (meter.told)(Progress { done: meter.progress.total, total: meter.progress.total });
+        Ok(Verification {
+            log: segments.last().map(|last| last.segment.header.log),
+            segments: u32::try_from(segments.len()).unwrap_or(u32::MAX),
+            frames,
+            events,
+            end,
+            runs: unchecked.runs,
+            bytes: meter.progress.done,
+            torn_bytes: if live { 0 } else { walked.torn },
+            live,
+            findings: findings.listed,
+            more_findings: findings.more,
+            unchecked: unchecked.why,
+        })
+    }
+
     /// Looks at all segments. Where the last one ends.
-    fn segments(&mut self, segments: &[Opened], durable: u64, live: bool) -> Result<Walked> {
+    fn segments(&mut self, segments: &[Opened], ends: &Ends<'_>) -> Result<Walked> {
         let mut continuity = Continuity::BEGINNING;
         let mut before: Option<(&Segment, u64)> = None;
         let mut walked = Walked::default();
@@ -362,15 +488,10 @@ impl Look<'_> {
             if *header_is_sound {
                 self.check_header(segment, before, &mut continuity);
             }
-            let next = segments.get(n + 1).filter(|next| next.header_is_sound);
-            let next = next.map(|next| next.segment.header).filter(|next| next.number == header.number + 1);
             let is_last = n + 1 == segments.len();
-            let end = match next.and_then(|next| next.previous_end.checked_sub(header.base)) {
-                Some(end) if end <= header.capacity => End::Sealed(end),
-                _ => End::Open { durable: if is_last { durable } else { 0 }, live },
-            };
+            let end = ends.of(segments, n);
             let done = self.meter.progress.done;
-            walked = walk(segment, end, &mut continuity, self)?;
+            walked = walk(segment, SEGMENT_HEADER, end, &mut continuity, self)?;
             if !is_last && walked.torn > 0 {
                 // Its successor does not say where it ends, but nothing was written to it after that was made.
                 self.damage(segment, walked.end, None, Damage("there is no frame where one should be"));
@@ -409,11 +530,7 @@ impl Look<'_> {
             let damage = "the segment does not follow the one before it";
             self.findings.add(Part::Log, &segment.path, 0, None, damage);
         }
-        *continuity = Continuity {
-            number: Some(header.first_frame),
-            events: Some(header.events_before),
-            recorded_at: header.last_recorded_at,
-        };
+        *continuity = Continuity::at(header);
     }
 }
 

@@ -79,6 +79,12 @@ impl Continuity {
     /// At the beginning of a log.
     pub const BEGINNING: Self = Self { number: Some(1), events: Some(0), recorded_at: Timestamp(i64::MIN) };
 
+    /// At the beginning of a segment.
+    pub fn at(header: &SegmentHeader) -> Self {
+        let (number, events) = (Some(header.first_frame), Some(header.events_before));
+        Self { number, events, recorded_at: header.last_recorded_at }
+    }
+
     fn lost(&mut self) {
         (self.number, self.events) = (None, None);
     }
@@ -101,12 +107,13 @@ pub struct Walked {
     pub synced_upto: u64,
 }
 
-/// Looks at every byte of a segment.
+/// Looks at every byte of a segment's frames, from the offset `start` on, at which one begins.
 ///
 /// # Errors
 /// Those of the disk and of the visitor.
 pub fn walk(
     segment: &Segment,
+    start: u64,
     end: End,
     continuity: &mut Continuity,
     visitor: &mut dyn Visitor,
@@ -118,7 +125,7 @@ pub fn walk(
             End::Sealed(limit) | End::Before(limit) => limit,
             End::Open { .. } => segment.header.capacity,
         },
-        walked: Walked { end: SEGMENT_HEADER, ..Walked::default() },
+        walked: Walked { end: start, ..Walked::default() },
     };
     walk.frames(end, continuity, visitor)?;
     if let End::Sealed(_) = end {
