@@ -563,3 +563,96 @@ fn begin_epoch(to: &dyn Disk, list: &List, last: &SegmentHeader, log: LogIdentit
     let written = manifest.replace(to);
     written.map_err(|error| explain(&error, "write", &to.path_of(manifest::NAME), Outcome::No))
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use factum::{Append, EventStore, EventStoreExt, ManualClock, NewEvent, Read, StreamName};
+
+    use super::*;
+    use crate::{
+        LogStore, Options,
+        sim::{Crash, SimDisk},
+    };
+
+    fn open(disk: &SimDisk) -> Result<LogStore> {
+        Options::new("unused").segments(8192, 8192).create(false).open_on(Arc::new(disk.clone()))
+    }
+
+    async fn write(store: &LogStore, events: usize) {
+        for _ in 0..events {
+            let event = NewEvent::bytes("E", vec![7; 300]).unwrap();
+            store.append(Append::to(StreamName::new("s-1").unwrap(), [event])).await.unwrap();
+        }
+    }
+
+    fn back_up_to(log: &SimDisk, copy: &SimDisk) -> Result<Backup> {
+        back_up(&read_log(log)?, copy, &mut |_| {})
+    }
+
+    fn restored(copy: &SimDisk, to: &SimDisk) -> Result<Restored> {
+        restore_on(copy, to, &ManualClock::at(Timestamp(7)), &mut |_| {})
+    }
+
+    /// Whenever the power is cut, the place holds the backup before or the new one, and the next attempt goes through.
+    #[tokio::test]
+    async fn a_power_cut_in_a_backup_leaves_the_one_before() {
+        let log = SimDisk::new(1);
+        let store = Options::new("unused").segments(8192, 8192).open_on(Arc::new(log.clone())).unwrap();
+        write(&store, 30).await;
+        let (first, second) = (SimDisk::new(2), SimDisk::new(3));
+        back_up_to(&log, &first).unwrap();
+        write(&store, 60).await;
+        store.close().await.unwrap();
+        for (before, old) in [(&second, None), (&first, Some(30))] {
+            let mut seen = Vec::new();
+            for operations in 0.. {
+                let copy = before.copy(operations);
+                copy.crash_after(operations);
+                let done = back_up_to(&log, &copy).is_ok();
+                copy.restart(Crash::PowerCut);
+                let there = restored(&copy, &SimDisk::new(operations)).map(|restored| restored.backup.events);
+                match there {
+                    Ok(events) => assert!(events == 90 || Some(events) == old, "{operations}: {events}"),
+                    Err(Error::NotFound { .. }) => assert_eq!(old, None, "{operations}"),
+                    Err(error) => panic!("{operations}: {error}"),
+                }
+                seen.extend(there.ok());
+                assert_eq!(back_up_to(&log, &copy).unwrap().events, 90, "{operations}");
+                if done {
+                    break;
+                }
+            }
+            assert!(seen.last() == Some(&90) && old.is_none_or(|old| seen.contains(&old)), "{seen:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_power_cut_in_a_restore_leaves_no_log_or_a_whole_one() {
+        let (log, copy) = (SimDisk::new(1), SimDisk::new(2));
+        let store = Options::new("unused").segments(8192, 8192).open_on(Arc::new(log.clone())).unwrap();
+        write(&store, 40).await;
+        store.close().await.unwrap();
+        back_up_to(&log, &copy).unwrap();
+        let (mut refused, mut whole) = (0, 0);
+        for operations in 0.. {
+            let to = SimDisk::new(operations);
+            to.crash_after(operations);
+            let done = restored(&copy, &to).is_ok();
+            to.restart(Crash::PowerCut);
+            match open(&to) {
+                Ok(store) => {
+                    assert_eq!(store.read_to_end(Read::all()).await.unwrap().len(), 40, "{operations}");
+                    whole += 1;
+                }
+                Err(_) => {
+                    restored(&copy, &to).unwrap_or_else(|error| panic!("{operations}: {error}"));
+                    refused += 1;
+                }
+            }
+            if done {
+                break;
+            }
+        }
+        assert!(refused > 10 && whole > 0, "{refused} {whole}");
+    }
+}
