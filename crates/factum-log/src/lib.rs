@@ -17,6 +17,7 @@ mod bugs;
 pub mod disk;
 mod format;
 mod index;
+mod layout;
 mod log;
 mod manifest;
 mod read;
@@ -30,6 +31,7 @@ mod verify;
 
 pub use self::{
     backup::{Backup, Restored, backup, restore},
+    layout::{FileLayout, FrameLayout, Layout, ManifestLayout, RunLayout, SegmentLayout, layout},
     recovery::Recovery,
     store::{LogStore, Options},
     verify::{Finding, Part, Progress, Verification, verify},

@@ -334,7 +334,7 @@ pub(crate) fn read_manifest(disk: &dyn Disk) -> Result<Hint> {
 }
 
 /// Opens all segments, also those whose header is damaged, if anything of them can be read.
-fn open_segments(
+pub(crate) fn open_segments(
     disk: &dyn Disk,
     mut numbers: Vec<u32>,
     name: fn(u32) -> String,
