@@ -31,6 +31,8 @@ struct Compared {
     /// The entries of `sparse` that were met, in order.
     sparse_met: usize,
     sparse_is_wrong: bool,
+    largest_id: u128,
+    keys: Vec<u64>,
     /// What the log says at its end.
     ending: Ending,
 }
@@ -190,8 +192,8 @@ impl Checking {
     /// The next revision of a stream after all runs.
     fn indexed(&self, hash: u128) -> Result<u64> {
         for Compared { run, .. } in self.runs.iter().rev() {
-            if let Some(entry) = run.stream(hash)? {
-                return Ok(entry.state.next_revision().0);
+            if let Some(state) = run.state(hash)? {
+                return Ok(state.next_revision().0);
             }
         }
         Ok(0)
@@ -317,14 +319,24 @@ impl Ending {
 
 impl Compared {
     fn new(run: Run, path: String) -> Self {
-        let (is, ending) = (Facts::default(), Ending::BEGINNING);
-        Self { run: Arc::new(run), path, says: None, is, sparse_met: 0, sparse_is_wrong: false, ending }
+        Self {
+            run: Arc::new(run),
+            path,
+            says: None,
+            is: Facts::default(),
+            sparse_met: 0,
+            sparse_is_wrong: false,
+            largest_id: 0,
+            keys: Vec::new(),
+            ending: Ending::BEGINNING,
+        }
     }
 
     fn take(&mut self, start: u64, events: &[RecordedEvent]) {
         let secret = Secret(self.run.span.secret);
         for event in events {
-            self.is.add_event(secret, event);
+            self.is.add_event(secret, event, &mut self.keys);
+            self.largest_id = self.largest_id.max(event.id.0.as_u128());
         }
         if let Some((position, at)) = self.run.sparse.get(self.sparse_met).filter(|(at, _)| *at <= start) {
             let first = events.first().map(|event| event.recorded_at);
@@ -347,8 +359,8 @@ impl Compared {
             last_recorded_at: span.last_recorded_at,
             at: ending.at,
         };
-        if ends != *ending {
-            return Some("the index says of its end what is not so");
+        if ends != *ending || span.largest_id != self.largest_id {
+            return Some("the index says of its stretch of the log as a whole what is not so");
         }
         let sparse_met = self.sparse_met == self.run.sparse.len();
         (self.sparse_is_wrong || !sparse_met).then_some("the index says that frames begin where none do")

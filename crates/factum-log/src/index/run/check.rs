@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use factum::{Error, EventId, Outcome, Position, RecordedEvent, Result, Revision, StreamName, StreamState};
+use factum::{Error, Outcome, Position, RecordedEvent, Result, Revision, StreamState};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Entries, HEADER, PAGE, RawList, RawStream, Run, Table, high, merge, take_id, take_key};
@@ -42,21 +42,16 @@ impl Facts {
     }
 
     /// Adds what an index must say of an event.
-    pub fn add_event(&mut self, secret: Secret, event: &RecordedEvent) {
+    pub fn add_event(&mut self, secret: Secret, event: &RecordedEvent, keys: &mut Vec<u64>) {
         let RecordedEvent { stream, revision: Revision(revision), position, id, .. } = event;
-        self.add_stream(secret, stream, *revision, *position);
-        self.add_id(secret, stream, *id, *position);
-        for key in secret.keys_of(stream, &event.event_type, &event.tags) {
-            self.add(By::Key, u128::from(key), 0, *position);
+        let hash = secret.stream(stream);
+        self.add(By::Stream, hash, *revision, *position);
+        self.add(By::Id, u128::from(secret.id(hash, *id)), 0, *position);
+        keys.clear();
+        secret.keys_of(stream, &event.event_type, &event.tags, keys);
+        for key in keys {
+            self.add(By::Key, u128::from(*key), 0, *position);
         }
-    }
-
-    fn add_stream(&mut self, secret: Secret, stream: &StreamName, revision: u64, position: Position) {
-        self.add(By::Stream, secret.stream(stream), revision, position);
-    }
-
-    fn add_id(&mut self, secret: Secret, stream: &StreamName, id: EventId, position: Position) {
-        self.add(By::Id, u128::from(secret.id(stream, id)), 0, position);
     }
 }
 
@@ -237,8 +232,9 @@ pub fn each_stream(
             let mut entries = Vec::with_capacity(group.len());
             for (run, raw) in group {
                 hash = raw.hash;
+                let state = raw.state_at_end();
                 let entry = raw.open(run)?;
-                entries.push((run, entry.first_revision, entry.state, entry.list));
+                entries.push((run, entry.first_revision, state, entry.list));
             }
             each(hash, entries)
         },
