@@ -29,6 +29,8 @@ pub(crate) const LIST: &str = "backup";
 const NEW_LIST: &str = "backup.new";
 /// Its presence says that a restore into the directory did not finish.
 pub(crate) const UNFINISHED: &str = "restore.unfinished";
+/// The same for a repair.
+pub(crate) const UNREPAIRED: &str = "repair.unfinished";
 /// Bytes copied at once.
 const COPIED: usize = 1 << 20;
 /// Bytes before the end of a copy that must be those of the log, before the copy is added to.
@@ -134,11 +136,15 @@ fn is_copy(name: &str) -> bool {
 /// Refuses directories that hold something else than a log.
 ///
 /// # Errors
-/// [`Error::InvalidInput`] for a backup, [`Error::Corrupt`] where a restore was interrupted.
+/// [`Error::InvalidInput`] for a backup, [`Error::Corrupt`] where a restore or repair was interrupted.
 pub(crate) fn refuse_what_is_no_log(disk: &dyn Disk, names: &[String]) -> Result<()> {
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
     if has(UNFINISHED) {
         let problem = "a restore into it did not finish; restore the backup into it again".to_owned();
+        return Err(Corrupt { segment: disk.path_of(""), offset: 0, positions: None, problem }.into());
+    }
+    if has(UNREPAIRED) {
+        let problem = "a repair of it did not finish; repair it again".to_owned();
         return Err(Corrupt { segment: disk.path_of(""), offset: 0, positions: None, problem }.into());
     }
     if has(LIST) || names.iter().any(|name| is_copy(name)) {
@@ -256,7 +262,7 @@ impl List {
     }
 }
 
-fn own(disk: &dyn Disk) -> Result<Box<dyn Ownership>> {
+pub(crate) fn own(disk: &dyn Disk) -> Result<Box<dyn Ownership>> {
     disk.lock().map_err(|error| match explain(&error, "lock", &disk.path_of(LOCK), Outcome::No) {
         Error::Fenced { by, .. } => Error::Fenced { what: disk.path_of(""), by },
         other => other,
@@ -465,8 +471,7 @@ pub(crate) fn restore_on(
     };
     marker().map_err(failed)?;
     let last = copy_segments(from, to, &list, &mut third(told, 1, total))?;
-    let epoch = list.epoch.saturating_add(1).max(u64::try_from(clock.now().0).unwrap_or(0));
-    let log = LogIdentity { log_id: list.log_id, epoch };
+    let log = LogIdentity { log_id: list.log_id, epoch: new_epoch(list.epoch, clock) };
     begin_epoch(to, &list, &last, log)?;
     let verified = sound(verify_disk(to, &mut third(told, 2, total))?)?;
     let finish = || -> io::Result<()> {
@@ -542,6 +547,12 @@ fn copy_segments(
         last = Some(header);
     }
     last.ok_or_else(|| damaged(&from.path_of(LIST), "it lists no segments"))
+}
+
+/// An epoch that no other history of the log has: two logs restored from one backup must not pass for one another, so it is not only
+/// counted, but taken from the clock, in microseconds.
+pub(crate) fn new_epoch(before: u64, clock: &dyn Clock) -> u64 {
+    before.saturating_add(1).max(u64::try_from(clock.now().0).unwrap_or(0))
 }
 
 /// Seals what was restored, with a segment of the new epoch.

@@ -6,7 +6,7 @@ use factum::{LogIdentity, Outcome, Position, Result, Timestamp};
 use serde::Serialize;
 
 use crate::{
-    backup::{LIST, List, UNFINISHED, copy_name},
+    backup::{LIST, List, UNFINISHED, UNREPAIRED, copy_name},
     disk::{Directory, Disk, LOCK, explain},
     format::{Damage, SEGMENT_HEADER, SegmentHeader},
     index::Run,
@@ -208,9 +208,11 @@ fn what_is(name: &str) -> &'static str {
         SPARE => "made ahead of time for the next segment",
         LIST => "the list of a whole backup",
         UNFINISHED => "a restore into this directory did not finish",
+        UNREPAIRED => "a repair of this log did not finish",
         _ if Segment::number_in(name).is_some() => "segment of the log",
         _ if Run::span_in(name).is_some() => "index of a stretch of the log",
         _ if cut_in(name) => "copy of what recovery cut off",
+        _ if name.contains(".segment.before-repair-") => "segment as it was before a repair",
         _ if name.strip_suffix(".copy").is_some() => "copy of a segment",
         _ if name.strip_suffix(".new").is_some_and(is_ours) => {
             "left over from a crash; removed when the log is opened"
@@ -384,6 +386,9 @@ impl Opening<'_> {
         }
         if has(UNFINISHED) {
             return vec!["refuse: a restore into this directory did not finish; restore again".to_owned()];
+        }
+        if has(UNREPAIRED) {
+            return vec!["refuse: a repair of this log did not finish; repair it again".to_owned()];
         }
         if self.in_use {
             return vec!["refuse: another process has it open".to_owned()];

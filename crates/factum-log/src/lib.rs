@@ -22,6 +22,7 @@ mod log;
 mod manifest;
 mod read;
 mod recovery;
+mod repair;
 mod segment;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -33,6 +34,7 @@ pub use self::{
     backup::{Backup, Restored, backup, restore},
     layout::{FileLayout, FrameLayout, Layout, ManifestLayout, RunLayout, SegmentLayout, layout},
     recovery::Recovery,
+    repair::{Cut, plan_repair, repair},
     store::{LogStore, Options},
     verify::{Finding, Part, Progress, Verification, verify},
 };

@@ -18,8 +18,8 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use factum::{Error, LogIdentity, Outcome, Position, Result, error::Corrupt};
 
-use self::index::Checking;
 pub(crate) use self::segments::{Continuity, End, Visitor, Walked, Whole, walk};
+use self::{index::Checking, segments::is_unused};
 use crate::{
     backup::{self, List, Source, copy_name},
     disk::{Directory, Disk, DiskFile, explain},
@@ -74,6 +74,8 @@ pub struct Finding {
 pub enum Part {
     /// The log itself: events are lost, or will be.
     Log,
+    /// Bytes that nothing uses: no event is lost.
+    Unused,
     /// The index: it can be made again from the log, and no event is lost.
     Index,
     /// The manifest, which is a hint: it is made again when the log is opened.
@@ -227,6 +229,73 @@ pub(crate) fn read_log(disk: &dyn Disk) -> Result<Source> {
     Ok(Source { log, segments: opened.into_iter().map(|opened| Arc::new(opened.segment)).collect(), end })
 }
 
+/// The last segment of which something is whole, the offset at which its frames end before the first damage of the log, and what
+/// would come next.
+///
+/// # Errors
+/// [`Error::Corrupt`] if the log is damaged from its beginning, and those of the disk.
+pub(crate) fn open_to_cut(disk: &dyn Disk, names: &[String]) -> Result<(Segment, u64, Continuity)> {
+    let numbers = names.iter().filter_map(|name| Segment::number_in(name)).collect();
+    let opened = open_segments(disk, numbers, Segment::name, 0, None, &mut Findings::default())?;
+    let mut kept: Option<(Segment, UntilDamage)> = None;
+    let (sound, ends) = (
+        opened.iter().map(|opened| opened.header_is_sound).collect::<Vec<_>>(),
+        Ends::Log { durable: 0, live: false },
+    );
+    let ends: Vec<End> = (0..opened.len()).map(|n| ends.of(&opened, n)).collect();
+    for (n, Opened { segment, .. }) in opened.into_iter().enumerate() {
+        let header = segment.header;
+        let follows = match &kept {
+            None => header.number == 1 && header.base == 0,
+            Some((before, until)) => {
+                header.number == before.header.number + 1
+                    && header.previous_end == before.header.base + until.end
+                    && Some(header.first_frame) == until.next.number
+            }
+        };
+        if !sound[n] || !follows {
+            break;
+        }
+        let next = Continuity::at(&header);
+        let mut until = UntilDamage { end: SEGMENT_HEADER, next, damaged: false };
+        walk(&segment, SEGMENT_HEADER, ends[n], &mut next.clone(), &mut until)?;
+        let damaged = until.damaged;
+        kept = Some((segment, until));
+        if damaged {
+            break;
+        }
+    }
+    kept.map(|(segment, until)| (segment, until.end, until.next)).ok_or_else(|| {
+        let problem =
+            "it is damaged from its beginning, and nothing of it would be left; restore it from a backup";
+        let segment = disk.path_of(&Segment::name(1));
+        Corrupt { segment, offset: 0, positions: None, problem: problem.to_owned() }.into()
+    })
+}
+
+/// Follows frames up to the first damage.
+struct UntilDamage {
+    end: u64,
+    next: Continuity,
+    damaged: bool,
+}
+
+impl Visitor for UntilDamage {
+    fn frame(&mut self, _: &Segment, frame: &Whole) -> Result<()> {
+        if !self.damaged {
+            self.end = frame.offset + frame.header.bytes();
+            self.next.pass(&frame.header);
+        }
+        Ok(())
+    }
+
+    fn damage(&mut self, _: &Segment, _: u64, _: Option<(Position, Position)>, damage: Damage) {
+        self.damaged |= !is_unused(damage);
+    }
+
+    fn done(&mut self, _: u64) {}
+}
+
 /// Takes note of damage, and of nothing else.
 struct OnlyDamage<'a>(&'a mut Findings);
 
@@ -269,6 +338,7 @@ impl Findings {
             return;
         }
         let remedy = match part {
+            Part::Unused => "no event is lost, but the disk is not to be trusted",
             Part::Log => "restore it from a backup or a replica",
             Part::Index => "no event is lost; delete this file, and it is made again from the log",
             Part::Manifest => "no event is lost; it is made again when the log is opened",
@@ -281,12 +351,8 @@ impl Findings {
     /// Whether the log is damaged anywhere between two positions, or anywhere at all that is not known.
     fn touch(&self, start: u64, end: u64) -> bool {
         let of_log = self.listed.iter().filter(|finding| finding.part == Part::Log);
-        self.more > 0
-            || of_log.filter(|finding| !finding.damage.problem.contains("no event is in them")).any(
-                |finding| {
-                    finding.damage.positions.is_none_or(|(first, last)| first.0 < end && last.0 >= start)
-                },
-            )
+        let touches = |(first, last): (Position, Position)| first.0 < end && last.0 >= start;
+        self.more > 0 || of_log.map(|finding| finding.damage.positions).any(|at| at.is_none_or(touches))
     }
 }
 
@@ -548,7 +614,8 @@ impl Visitor for Look<'_> {
         positions: Option<(Position, Position)>,
         damage: Damage,
     ) {
-        self.findings.add(Part::Log, &segment.path, offset, positions, damage.0);
+        let part = if is_unused(damage) { Part::Unused } else { Part::Log };
+        self.findings.add(part, &segment.path, offset, positions, damage.0);
     }
 
     fn done(&mut self, bytes: u64) {

@@ -18,6 +18,15 @@ const WINDOW: usize = 1 << 20;
 const LOOKS: u32 = 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// Damage that concerns no event.
+const BETWEEN: Damage = Damage("the bytes between two frames should be zero, and are not");
+const BEYOND: Damage = Damage("the bytes after the last frame should be zero, and are not");
+
+/// Whether damage concerns no event.
+pub fn is_unused(damage: Damage) -> bool {
+    damage == BETWEEN || damage == BEYOND
+}
+
 /// Who is told of what is found.
 pub trait Visitor {
     /// A frame that is whole, with its events.
@@ -89,7 +98,8 @@ impl Continuity {
         (self.number, self.events) = (None, None);
     }
 
-    fn pass(&mut self, header: &FrameHeader) {
+    /// After this frame.
+    pub fn pass(&mut self, header: &FrameHeader) {
         self.number = Some(header.number + 1);
         self.events = Some(header.events_before + u64::from(header.events));
         self.recorded_at = self.recorded_at.max(header.recorded_at);
@@ -220,7 +230,7 @@ impl Walk<'_> {
             && frame.events.last().is_none_or(|event| event.recorded_at <= header.recorded_at);
         continuity.pass(&header);
         visitor.done(header.bytes());
-        let whole = faults.is_empty();
+        let whole = faults.iter().all(|fault| is_unused(fault.damage));
         for Fault { offset, positions, damage } in faults {
             visitor.damage(self.segment, offset, Some(positions), damage);
         }
@@ -309,9 +319,7 @@ impl Walk<'_> {
             });
         }
         if let Some(n) = frame[end..].iter().position(|&byte| byte != 0) {
-            let damage =
-                Damage("the bytes between two frames should be zero, and are not; no event is in them");
-            faults.push(Fault { offset: start + (end + n) as u64, positions, damage });
+            faults.push(Fault { offset: start + (end + n) as u64, positions, damage: BETWEEN });
         }
         (events, faults)
     }
@@ -352,9 +360,7 @@ impl Walk<'_> {
                 break;
             }
             if let Some(n) = bytes.iter().position(|&byte| byte != 0) {
-                let damage =
-                    Damage("the bytes after the last frame should be zero, and are not; no event is in them");
-                visitor.damage(self.segment, at + n as u64, None, damage);
+                visitor.damage(self.segment, at + n as u64, None, BEYOND);
                 return Ok(());
             }
             at += bytes.len() as u64;
