@@ -28,7 +28,7 @@ pub(crate) struct Cli {
 enum Verb {
     /// Read every byte of a log, or of a backup, and list all that is damaged; changes nothing
     ///
-    /// The log may be in use. Segments, frames, events and their order are checked, and every file of the index against the log.
+    /// The log may be in use. Checked are segments, frames, events and their order, and the index against the log.
     Verify {
         /// The directory of the log, or of a backup
         dir: PathBuf,
@@ -36,7 +36,7 @@ enum Verb {
         #[arg(long)]
         all: bool,
     },
-    /// Print what lies in a directory: files, segments, index, and what opening the log would do; changes nothing
+    /// Print files, segments and index, and what opening the log would do; changes nothing
     Layout {
         /// The directory of the log, or of a backup
         dir: PathBuf,
@@ -56,8 +56,7 @@ enum Verb {
     },
     /// Make a log from a backup; every byte is verified
     ///
-    /// The log begins a new epoch: read models and other consumers that have seen more than the backup holds are told so, and must
-    /// be rebuilt.
+    /// The log begins a new epoch: whoever follows it, such as a read model, is told so, and must be rebuilt.
     Restore {
         /// The directory of the backup
         backup: PathBuf,
@@ -66,8 +65,9 @@ enum Verb {
     },
     /// Cut a damaged log before its first damage. This loses events: restore a backup instead, if there is one
     ///
-    /// Without --lose-events it only says what it would do. The files that it cuts are kept beside the others. The log begins a new
-    /// epoch: consumers that have seen what is lost are told so.
+    /// Without --lose-events it only says what it would do. The files that it cuts are kept beside the others.
+    ///
+    /// The log begins a new epoch: whoever follows it, such as a read model, is told so, and must be rebuilt.
     Repair {
         /// The directory of the log
         dir: PathBuf,
