@@ -63,7 +63,7 @@ enum Verb {
         /// The directory of the log to be; it must be empty or missing
         dir: PathBuf,
     },
-    /// Cut a damaged log before its first damage. This loses events: restore a backup instead, if there is one
+    /// Cut a damaged log before its first damage, and lose what comes after; a backup loses less
     ///
     /// Without --lose-events it only says what it would do. The files that it cuts are kept beside the others.
     ///

@@ -347,7 +347,7 @@ fn runs_of(disk: &dyn Disk, names: &[String], segments: &[Segment]) -> Result<Ve
         let of_this_log =
             |run: &Run| segments.first().is_some_and(|first| first.header.log.log_id == run.span.log_id);
         let state = match &run {
-            None => "damaged: made again",
+            None => "not readable: made again",
             Some(run) if !of_this_log(run) => "of another log: removed",
             Some(_) if start == at => "used",
             Some(_) if start < at => "merged into another: removed",

@@ -126,7 +126,9 @@ impl Run {
         let file = disk.open_to_read(name)?;
         let mut header = vec![0; HEADER];
         if file.read_at(&mut header, 0)? < HEADER || header[..8] != MAGIC {
-            return Err(senseless());
+            // Another version's is no damage.
+            let other = header[..7] == MAGIC[..7] && header[7].is_ascii_digit();
+            return Err(if other { io::ErrorKind::Unsupported.into() } else { senseless() });
         }
         let (covered, crc) = header.split_at(HEADER - 4);
         if crc != crc32c(covered).to_le_bytes() {

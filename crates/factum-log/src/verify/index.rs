@@ -63,6 +63,8 @@ pub(crate) struct Checking {
     /// What events of metadata streams do to the streams they describe.
     changes: HashMap<u128, Vec<(Position, LifeChange, Timestamp)>>,
     changes_count: usize,
+    /// What could not be checked.
+    why: Vec<String>,
 }
 
 /// What is left over at the end.
@@ -84,7 +86,7 @@ impl Checking {
     ) -> Result<Self> {
         let mut spans: Vec<(u64, u64)> = names.iter().filter_map(|name| Run::span_in(name)).collect();
         spans.sort_unstable_by_key(|&(start, end)| (start, std::cmp::Reverse(end)));
-        let mut runs: Vec<Compared> = Vec::new();
+        let (mut runs, mut why) = (Vec::<Compared>::new(), Vec::new());
         for (start, end) in spans {
             let name = Run::name(start, end);
             let path = disk.path_of(&name);
@@ -92,6 +94,12 @@ impl Checking {
                 Ok(run) => run,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     findings.add(Part::Index, &path, 0, None, "a table of the index fails its checksum");
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    why.push(format!(
+                        "{path} was made by another version, and is made again when the log is opened"
+                    ));
                     continue;
                 }
                 Err(error) if live && error.kind() == io::ErrorKind::NotFound => continue,
@@ -118,6 +126,7 @@ impl Checking {
             revisions_unchecked: 0,
             changes: HashMap::new(),
             changes_count: 0,
+            why,
         })
     }
 
@@ -222,7 +231,7 @@ impl Checking {
         for n in self.present..self.runs.len() {
             self.runs[n].ending = self.ending;
         }
-        let mut why = Vec::new();
+        let mut why = std::mem::take(&mut self.why);
         let mut sound = self.chained;
         for compared in &self.runs {
             let span = compared.run.span;
