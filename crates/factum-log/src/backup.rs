@@ -102,8 +102,29 @@ impl List {
         }
     }
 
+    /// Its text.
+    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
+        Ok(with_checksum(serde_json::to_vec(self)?))
+    }
+
+    /// One to show what they look like.
+    #[cfg(test)]
+    pub(crate) fn sample(log_id: Uuid) -> Self {
+        let (format, epoch, end, next_frame, events) = (FORMAT, 1, 12345, 56, 78);
+        Self {
+            format,
+            log_id,
+            epoch,
+            end,
+            next_frame,
+            events,
+            last_recorded_at: -5,
+            segments: vec![8192, 4153],
+        }
+    }
+
     fn replace(&self, disk: &dyn Disk) -> io::Result<()> {
-        let text = with_checksum(serde_json::to_vec(self)?);
+        let text = self.encode()?;
         if disk.list()?.iter().any(|name| name == NEW_LIST) {
             disk.remove(NEW_LIST)?;
         }

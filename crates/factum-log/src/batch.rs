@@ -4,12 +4,16 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use factum::{
-    Append, Appended, EventId, Position, RecordedEvent, Result, StreamState, Timestamp, stream::LifeChange,
+    Append, Appended, EventId, NewEvent, Position, RecordedEvent, Result, StreamName, StreamState, Timestamp,
+    stream::LifeChange,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
-    format::{BodyCrc, FRAME_HEADER, FrameHeader, RecordHeader, align, draft_record, place_record},
+    disk::PAGE,
+    format::{
+        BodyCrc, FRAME_HEADER, FrameHeader, RecordHeader, align, draft_record, place_record, record_bytes,
+    },
     index::{AsItIs, Indexed, Layers, Secret, Settled},
     segment::Segment,
 };
@@ -19,8 +23,8 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Bytes of an append that is small, and what such may add to a batch that is full for others.
 const SMALL: usize = 64 << 10;
 const ROOM_FOR_SMALL: usize = 1 << 20;
-/// A write ends where a page of the page cache does: a page that is written in part has to be read first.
-const WRITE_PAGE: u64 = 4096;
+/// A buffer that is larger is not kept for the next batch.
+const KEPT_BUFFER: usize = 16 << 20;
 
 /// An append on its way, with the part of the work done that needs no turn.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub struct Request {
     maybe_recorded: bool,
     /// Where that part ended.
     known_upto: u64,
+    /// The room that it takes among those that wait.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// An event in the form in which it is stored.
@@ -55,60 +61,58 @@ struct Draft {
 }
 
 impl Request {
-    /// Encodes an append that is within the limits, and looks up what it rests on as far as that does not change any more.
-    ///
-    /// # Errors
-    /// Those of the index.
-    pub fn new(
-        append: Append,
-        reply: oneshot::Sender<Result<Appended>>,
-        secret: Secret,
-        settled: &Settled,
-    ) -> Result<Self> {
+    /// Encodes an append that is within the limits.
+    pub fn new(append: Append, reply: oneshot::Sender<Result<Appended>>, secret: Secret) -> Self {
         let count = append.event_count();
+        let bytes = append.events().map(|(stream, event)| record_bytes(stream, event)).sum();
         let mut request = Self {
             append: Append::default(),
             reply,
-            records: Vec::new(),
+            records: Vec::with_capacity(bytes),
             drafts: Vec::with_capacity(count),
             keys: Vec::with_capacity(count * 3),
             streams: Vec::with_capacity(append.writes.len()),
             changes: Vec::new(),
             known: HashMap::default(),
+            known_upto: 0,
             maybe_recorded: false,
-            known_upto: settled.end,
+            _room: None,
         };
         for write in &append.writes {
             let stream = secret.stream(&write.stream);
             request.streams.push(stream);
             request.known.insert(stream, None);
             for event in &write.events {
-                let start = request.records.len();
-                draft_record(&mut request.records, &write.stream, event);
-                let bytes = request.records.len() - start;
-                if request.drafts.is_empty() {
-                    request.records.reserve_exact(bytes * (count - 1));
-                }
-                let first_key = request.keys.len();
-                secret.keys_of(&write.stream, &event.event_type, &event.tags, &mut request.keys);
-                // What says nothing that a stream's life knows is refused when it is decided on.
-                if let Ok(Some((described, change))) =
-                    LifeChange::of_event(&write.stream, &event.event_type, &event.data)
-                {
-                    let described = secret.stream(&described);
-                    request.known.insert(described, None);
-                    request.changes.push((request.drafts.len(), described, change));
-                }
-                let (id, id_hash) = (event.id, secret.id(stream, event.id));
-                request.drafts.push(Draft { bytes, id, id_hash, keys: first_key..request.keys.len() });
+                request.draft(stream, &write.stream, event, secret);
             }
         }
         request.append = append;
-        request.look_up(settled)?;
-        Ok(request)
+        request
     }
 
-    fn look_up(&mut self, settled: &Settled) -> Result<()> {
+    fn draft(&mut self, stream: u128, name: &StreamName, event: &NewEvent, secret: Secret) {
+        let (start, first_key) = (self.records.len(), self.keys.len());
+        draft_record(&mut self.records, name, event);
+        secret.keys_of(name, &event.event_type, &event.tags, &mut self.keys);
+        // What says nothing that a stream's life knows is refused when it is decided on.
+        if let Ok(Some((described, change))) = LifeChange::of_event(name, &event.event_type, &event.data) {
+            let described = secret.stream(&described);
+            self.known.insert(described, None);
+            self.changes.push((self.drafts.len(), described, change));
+        }
+        self.drafts.push(Draft {
+            bytes: self.records.len() - start,
+            id: event.id,
+            id_hash: secret.id(stream, event.id),
+            keys: first_key..self.keys.len(),
+        });
+    }
+
+    /// Looks up what it rests on, as far as that does not change any more. What was not looked up is when it is decided on.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn look_up(&mut self, settled: &Settled) -> Result<()> {
         for (stream, state) in &mut self.known {
             *state = settled.state(*stream, u64::MAX)?;
         }
@@ -116,7 +120,7 @@ impl Request {
         for draft in &self.drafts {
             settled.ids(draft.id_hash, draft.id, &mut found)?;
         }
-        self.maybe_recorded = !found.is_empty();
+        (self.known_upto, self.maybe_recorded) = (settled.end, !found.is_empty());
         Ok(())
     }
 
@@ -147,6 +151,11 @@ impl Request {
         Ok(false)
     }
 
+    /// Gives its room back when it is in a batch, or refused.
+    pub fn with_room(self, room: OwnedSemaphorePermit) -> Self {
+        Self { _room: Some(room), ..self }
+    }
+
     /// The hashes of its ids.
     pub fn ids(&self) -> impl Iterator<Item = (u64, EventId)> {
         self.drafts.iter().map(|draft| (draft.id_hash, draft.id))
@@ -154,13 +163,18 @@ impl Request {
 
     /// Whether it may go before larger ones: it takes little of their time.
     pub fn is_small(&self) -> bool {
-        self.records.len() <= SMALL
+        is_small(self.records.len())
     }
 
     /// Bytes that a frame needs for it alone, and the mark after it.
     pub fn frame_bytes(&self) -> u64 {
         align((FRAME_HEADER + self.records.len()) as u64) + FRAME_HEADER as u64
     }
+}
+
+/// Whether an append of so many bytes is small: then it may go before larger ones.
+pub fn is_small(bytes: usize) -> bool {
+    bytes <= SMALL
 }
 
 /// An answer that waits until what it rests on is durable.
@@ -195,9 +209,11 @@ pub struct Batch {
     /// Its last event, and when that was recorded.
     pub last: Option<(Position, Timestamp)>,
     events: u32,
-    /// The frame's bytes; those of the header are written last. When it is sealed, zeros follow up to the end of a page.
+    /// What is before the frame is of no use. When it is sealed, zeros follow up to the end of a page.
     bytes: Vec<u8>,
-    /// How many of them are the frame's.
+    /// Where the frame begins in it: at such an address that a page of the file is a page of memory, unless it had to grow.
+    lead: usize,
+    /// Bytes of the frame; those of its header are written last.
     length: usize,
     crc: BodyCrc,
 }
@@ -212,7 +228,10 @@ impl Batch {
         mut buffer: Vec<u8>,
     ) -> Self {
         buffer.clear();
-        buffer.resize(FRAME_HEADER, 0);
+        buffer.reserve(PAGE + FRAME_HEADER);
+        let in_page = usize::try_from((start - segment.header.base) % PAGE as u64).unwrap_or_default();
+        let lead = (buffer.as_ptr().align_offset(PAGE).min(PAGE) + in_page) % PAGE;
+        buffer.resize(lead + FRAME_HEADER, 0);
         Self {
             segment,
             start,
@@ -222,6 +241,7 @@ impl Batch {
             last: None,
             events: 0,
             bytes: buffer,
+            lead,
             length: FRAME_HEADER,
             crc: BodyCrc::default(),
         }
@@ -253,9 +273,9 @@ impl Batch {
         Self::new(self.segment.clone(), self.end(), self.number + 1, events_before, buffer)
     }
 
-    /// Its buffer, for another one.
+    /// Its buffer, for another one: memory that was used before is quicker than new memory.
     pub fn into_buffer(self) -> Vec<u8> {
-        self.bytes
+        if self.bytes.capacity() > KEPT_BUFFER { Vec::new() } else { self.bytes }
     }
 
     /// Writes an admitted request into it, and takes it into the index.
@@ -281,7 +301,7 @@ impl Batch {
         let (mut at_byte, mut first) = (self.length, 0);
         let mut changes = request.changes.iter().peekable();
         self.bytes.extend_from_slice(&request.records);
-        self.length = self.bytes.len();
+        self.length = self.bytes.len() - self.lead;
         let mut placed = Vec::with_capacity(request.drafts.len());
         for (write, &stream) in request.append.writes.iter().zip(&request.streams) {
             let drafts = &request.drafts[first..first + write.events.len()];
@@ -291,7 +311,7 @@ impl Batch {
             for draft in drafts {
                 let position = Position(self.start + at_byte as u64);
                 let (offset, revision) = (position.0 - self.segment.header.base, state.written());
-                let record = &mut self.bytes[at_byte..at_byte + draft.bytes];
+                let record = &mut self.bytes[self.lead + at_byte..][..draft.bytes];
                 self.crc.add(place_record(record, self.segment.seed(), offset, revision, at));
                 at_byte += draft.bytes;
                 placed.push(factum::Placed { position, revision });
@@ -337,15 +357,20 @@ impl Batch {
             recorded_at,
         };
         let bytes = header.encode(self.segment.seed(), self.offset());
-        self.bytes[..FRAME_HEADER].copy_from_slice(&bytes);
+        self.bytes[self.lead..][..FRAME_HEADER].copy_from_slice(&bytes);
         let end = self.offset() + self.length as u64;
-        let padded = end.next_multiple_of(WRITE_PAGE).min(self.segment.header.capacity);
-        self.bytes.resize(self.length + (padded - end) as usize, 0);
+        let padded = end.next_multiple_of(PAGE as u64).min(self.segment.header.capacity);
+        self.bytes.resize(self.lead + self.length + (padded - end) as usize, 0);
     }
 
     /// Its bytes as they are to be written, once it is sealed.
     pub fn to_write(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.lead..]
+    }
+
+    /// Those of the frame alone.
+    fn frame(&self) -> &[u8] {
+        &self.bytes[self.lead..][..self.length]
     }
 
     /// Where its frame begins in the segment.
@@ -358,21 +383,21 @@ impl Batch {
         let Some(at) = position.0.checked_sub(self.start).and_then(|at| usize::try_from(at).ok()) else {
             return Ok(None);
         };
-        let Some(record) = self.bytes[..self.length].get(at..).filter(|record| !record.is_empty()) else {
+        let Some(record) = self.frame().get(at..).filter(|record| !record.is_empty()) else {
             return Ok(None);
         };
         let offset = position.0 - self.segment.header.base;
         let corrupt = |damage| self.segment.corrupt(offset, Some((position, position)), damage);
         let header = RecordHeader::decode(record, self.segment.seed(), offset).map_err(corrupt)?;
         let record = Bytes::copy_from_slice(record.get(..header.bytes).unwrap_or_default());
-        header.event(&record, position).map(Some).map_err(corrupt)
+        header.event(&record, 0, position).map(Some).map_err(corrupt)
     }
 
     /// All its events, the last first.
     pub fn events_backwards(&self) -> Result<Vec<RecordedEvent>> {
         let (mut events, mut at) = (Vec::new(), self.start + FRAME_HEADER as u64);
         while let Some(event) = self.event(Position(at))? {
-            let record = &self.bytes[usize::try_from(at - self.start).unwrap_or(usize::MAX)..];
+            let record = &self.frame()[usize::try_from(at - self.start).unwrap_or(usize::MAX)..];
             let offset = at - self.segment.header.base;
             at += RecordHeader::decode(record, self.segment.seed(), offset)
                 .map_or(u64::MAX / 2, |h| h.bytes as u64);

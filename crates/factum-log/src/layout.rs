@@ -337,7 +337,7 @@ fn runs_of(disk: &dyn Disk, names: &[String], segments: &[Segment]) -> Result<Ve
     let mut runs = Vec::with_capacity(spans.len());
     for (start, end) in spans {
         let name = Run::name(start, end);
-        let run = match Run::open(disk, &name) {
+        let run = match Run::open_once(disk, &name) {
             Ok(run) => Some(run),
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound) => {
                 None

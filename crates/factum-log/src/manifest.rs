@@ -35,7 +35,7 @@ pub struct Manifest {
 
 impl Manifest {
     /// Its text: a line of JSON for people, and a checksum of that line.
-    fn encode(&self) -> io::Result<Vec<u8>> {
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
         Ok(with_checksum(serde_json::to_vec(self)?))
     }
 

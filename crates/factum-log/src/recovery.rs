@@ -24,7 +24,7 @@ use crate::{
         ALIGN, Damage, FRAME_HEADER, FrameHeader, MAX_BODY, SEGMENT_HEADER, SEGMENT_HEADER_BYTES,
         SegmentHeader, align,
     },
-    index::{Indexed, Layers, Run, Secret, Span, run},
+    index::{Indexed, Layers, PageCache, Run, Secret, Span, run},
     log::Settings,
     manifest::{self, Manifest},
     segment::{Frames, Segment, Stop},
@@ -191,7 +191,12 @@ pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Resul
             ready = None;
             disk.remove(&new)?;
         }
-        let file = ready.map_or_else(|| disk.create(&new, header.capacity), Ok)?;
+        // Somebody is waiting: the first segment is small, and for others there should have been a spare.
+        let make = || match header.number {
+            1 => disk.create(&new, header.capacity),
+            _ => disk.reserve(&new, header.capacity),
+        };
+        let file = ready.map_or_else(make, Ok)?;
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
         Ok(file)
@@ -219,6 +224,7 @@ struct Found {
     /// Everything before this position is in the index.
     indexed: u64,
     run_events: u64,
+    index_pages: Arc<PageCache>,
     /// What the last whole frame, or the header of the last segment, says of what is to come.
     next_frame: u64,
     last_recorded_at: Timestamp,
@@ -289,6 +295,7 @@ impl Found {
             sparse: Sparse::default(),
             indexed: 0,
             run_events: settings.run_events,
+            index_pages: settings.index_pages.clone(),
             next_frame: first.first_frame,
             last_recorded_at: first.last_recorded_at,
             durable,
@@ -307,7 +314,7 @@ impl Found {
         let mut at = 0;
         for &(start, end) in &spans {
             if start == at
-                && let Ok(run) = Run::open(disk, &Run::name(start, end))
+                && let Ok(run) = Run::open(disk, &Run::name(start, end), &self.index_pages)
                 && run.span.log_id == self.segments[0].header.log.log_id
                 && (run.span.start, run.span.end) == (start, end)
                 && runs.last().is_none_or(|last| last.span.secret == run.span.secret)
@@ -418,7 +425,8 @@ impl Found {
         let log_id = self.segments[0].header.log.log_id;
         self.index.freeze(self.run_events, self.end, self.next_frame, log_id);
         if let Some((index, span)) = self.index.frozen(self.end)
-            && let Ok(run) = run::make(disk, span, &*index, self.sparse.between(span.start, span.end))
+            && let sparse = self.sparse.between(span.start, span.end)
+            && let Ok(run) = run::make(disk, span, &*index, sparse, &self.index_pages)
         {
             self.index.thaw(run);
         }

@@ -90,7 +90,7 @@ impl Checking {
         for (start, end) in spans {
             let name = Run::name(start, end);
             let path = disk.path_of(&name);
-            let run = match Run::open(disk, &name) {
+            let run = match Run::open_once(disk, &name) {
                 Ok(run) => run,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     findings.add(Part::Index, &path, 0, None, "a table of the index fails its checksum");

@@ -294,7 +294,7 @@ impl Walk<'_> {
             match read {
                 Ok(header) => {
                     crc.add(header.crc);
-                    match header.event(&record, position) {
+                    match header.event(&record, 0, position) {
                         Ok(event) => events.push(event),
                         Err(damage) => {
                             faults.push(Fault { offset, positions: (position, position), damage });

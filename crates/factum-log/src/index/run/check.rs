@@ -4,14 +4,16 @@
 //! facts that follow from the log. Equal sums mean equal sets (but for one chance in 2^128), found without a lookup per event and
 //! without holding either set in memory.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use factum::{Error, Outcome, Position, RecordedEvent, Result, Revision, StreamState};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Entries, HEADER, PAGE, RawList, RawStream, Run, Table, high, merge, take_id, take_key};
+use super::{
+    Entries, HEADER, PAGE, PageCache, RawList, RawStream, Run, Table, high, merge, take_id, take_key,
+};
 use crate::{
-    disk::explain,
+    disk::{Disk, explain},
     index::{List, Secret},
 };
 
@@ -73,6 +75,14 @@ const NOT_IN_FILTER: &str = "an entry of the index is not in its filter, and so 
 const OUT_OF_ORDER: &str = "a list of the index is not in order, or leaves its stretch of the log";
 
 impl Run {
+    /// Opens a run to be looked through once.
+    ///
+    /// # Errors
+    /// As for [`Run::open`].
+    pub fn open_once(disk: &dyn Disk, name: &str) -> io::Result<Self> {
+        Self::open(disk, name, &Arc::new(PageCache::of_bytes(PAGE)))
+    }
+
     /// Reads every byte.
     ///
     /// # Errors
@@ -147,7 +157,8 @@ impl Run {
         for (n, &(first, offset)) in table.pages.iter().enumerate() {
             checked.accounted += PAGE as u64;
             done(PAGE as u64);
-            let entries = match sound(self.page(offset, &[], &take))? {
+            let page = self.page(offset).and_then(|page| self.entries(&page, offset, &[], &take));
+            let entries = match sound(page)? {
                 Some(entries) => entries,
                 None => {
                     checked.problems.push((offset, PAGE_DAMAGED));
