@@ -50,7 +50,11 @@ fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn named(directory: &Path, extension: &str) -> Vec<String> {
-    files(directory).into_keys().filter(|name| name.ends_with(extension)).collect()
+    let names =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut named: Vec<String> = names.filter(|name| name.ends_with(extension)).collect();
+    named.sort();
+    named
 }
 
 fn runs(directory: &Path) -> Vec<String> {
