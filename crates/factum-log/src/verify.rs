@@ -563,6 +563,9 @@ impl Look<'_> {
                 self.damage(segment, walked.end, None, Damage("there is no frame where one should be"));
             }
             let length = segment.file.bytes().map_err(|error| segment.unreadable(&error))?;
+            if matches!(ends, Ends::Log { .. }) && length < header.capacity {
+                self.damage(segment, length, None, Damage("the file is shorter than its segment"));
+            }
             self.meter.add((done + length).saturating_sub(self.meter.progress.done));
             before = Some((segment, header.base + walked.end));
         }
