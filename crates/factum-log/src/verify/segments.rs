@@ -174,7 +174,7 @@ impl Walk<'_> {
                 Met::Frame(frame, faults) => {
                     self.walked.end += frame.header.bytes();
                     self.walked.synced_upto = self.walked.synced_upto.max(frame.header.synced_upto);
-                    self.take(frame, faults, continuity, visitor)?;
+                    self.take(&frame, faults, continuity, visitor)?;
                     looks = 0;
                     continue;
                 }
@@ -214,7 +214,7 @@ impl Walk<'_> {
     /// Looks at what a frame says of those around it, and hands it on.
     fn take(
         &mut self,
-        frame: Whole,
+        frame: &Whole,
         faults: Vec<Fault>,
         continuity: &mut Continuity,
         visitor: &mut dyn Visitor,
@@ -239,7 +239,7 @@ impl Walk<'_> {
             let damage = Damage("a frame does not follow the one before it");
             visitor.damage(self.segment, frame.offset, Some(positions), damage);
         }
-        if whole { visitor.frame(self.segment, &frame) } else { Ok(()) }
+        if whole { visitor.frame(self.segment, frame) } else { Ok(()) }
     }
 
     fn positions(&self, offset: u64, until: u64) -> (Position, Position) {
