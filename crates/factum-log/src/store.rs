@@ -392,9 +392,13 @@ fn stopped(outcome: Outcome) -> Error {
     Error::Unavailable { why: "it stopped in the middle of its work".into(), outcome }
 }
 
-/// Does what may wait for the disk where that holds nobody up.
+/// Does what may wait for the disk where that holds nobody up: on a blocking thread of the runtime, or here, if there is no
+/// runtime whose tasks could be held up.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(stopped(Outcome::No)))
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => runtime.spawn_blocking(work).await.unwrap_or_else(|_| Err(stopped(Outcome::No))),
+        Err(_) => work(),
+    }
 }
 
 #[async_trait]
@@ -415,6 +419,10 @@ impl EventStore for LogStore {
 
     async fn read(&self, read: Read) -> Result<Page> {
         if let Some(page) = read::page_at_once(&self.0.log, &read) {
+            if read::is_scan(&read) {
+                // A page takes a while to decode: others have their turn.
+                tokio::task::yield_now().await;
+            }
             return page;
         }
         let log = self.0.log.clone();
