@@ -148,7 +148,7 @@ fn page_by(log: &Log, read: &Read, may_wait: bool) -> Result<Page> {
         Source::Stream(stream) => Query::stream(stream.clone()),
         Source::Query(query) => query.clone(),
     };
-    let Begun { head, stream, after, before, settled, may_hide } = begin(log, read)?;
+    let Begun { head, stream, after, before, settled, may_hide } = begin(log, read, may_wait)?;
     let (direction, limit) = (read.direction, read.limit);
     // Runs are read outside of the lock.
     let places =
@@ -175,7 +175,7 @@ fn page_by(log: &Log, read: &Read, may_wait: bool) -> Result<Page> {
 }
 
 /// Looks at everything at one moment: what comes later is not of this reading.
-fn begin(log: &Log, read: &Read) -> Result<Begun> {
+fn begin(log: &Log, read: &Read, may_wait: bool) -> Result<Begun> {
     let name = match &read.source {
         Source::Stream(name) => Some(name),
         _ => None,
@@ -191,6 +191,9 @@ fn begin(log: &Log, read: &Read) -> Result<Begun> {
     });
     drop(durable);
     // Runs are read outside of the lock.
+    if let (Some((hash, _)), true) = (stream, may_wait) {
+        settled.will_look_up(hash);
+    }
     let state = match stream {
         None => None,
         Some((_, Some(state))) => Some(state),
