@@ -22,7 +22,7 @@ const IN_TESTS: &[&str] = &["factum-conformance", "factum-log", "factum-sqlite"]
 /// The only packages that may know these from outside, directly.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("anyhow", &[]),
-    ("clap", &["bank", "xtask"]),
+    ("clap", &["bank", "proofs", "xtask"]),
     ("crc32c", &["factum-log"]),
     ("indicatif", &["bank"]),
     ("rusqlite", &["factum-sqlite"]),

@@ -1,0 +1,92 @@
+//! The engine against a world that does its worst: processes killed, power cut, system calls that fail, disks that are full.
+//!
+//! Everything here stands outside of the engine. A small process writes with many clients and records every call before it is sent
+//! and after it is answered; something bad happens to it; then the log is opened again and the history checker says whether what
+//! remains can be true.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this program talks to a person, and to the workshop"
+)]
+
+mod blows;
+mod report;
+mod verdict;
+mod writer;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::report::Report;
+
+/// The engine against kills, power cuts, failing system calls and full disks.
+///
+/// What happens is told on standard error; with `--json`, the figures are printed to standard output.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Print the figures as one line of JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// The process that bad things happen to: clients that do everything at random, every call recorded
+    Write(writer::Job),
+    /// Opens a log and checks the history of its writers against it
+    Check(verdict::Remains),
+    /// Kills the writer, again and again
+    Kills(blows::Plan),
+}
+
+/// Why something came to no end.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// A promise was broken, or the proof itself failed.
+    Failed(String),
+    /// The machine does not allow it, for this reason.
+    Skipped(String),
+}
+
+impl Stop {
+    /// For `map_err`: it failed while doing `what`.
+    pub(crate) fn at<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let what = what.into();
+        move |error| Self::Failed(format!("{what}: {error}"))
+    }
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let Cli { verb, json } = Cli::parse();
+    let interrupted = async { drop(tokio::signal::ctrl_c().await) };
+    // What is dropped here cleans up behind itself.
+    let ended = tokio::select! {
+        ended = run(verb) => ended,
+        () = interrupted => return ExitCode::from(130),
+    };
+    let report = match ended {
+        Ok(report) => report,
+        Err(Stop::Skipped(why)) => Report::skipped(why),
+        Err(Stop::Failed(why)) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    eprintln!("{report}");
+    if json {
+        println!("{}", report.json());
+    }
+    ExitCode::SUCCESS
+}
+
+async fn run(verb: Verb) -> Result<Report, Stop> {
+    match verb {
+        Verb::Write(job) => writer::run(&job).await,
+        Verb::Check(remains) => verdict::check(&remains).await.map(|figures| figures.into_report()),
+        Verb::Kills(plan) => blows::kills(&plan).await,
+    }
+}

@@ -1,0 +1,26 @@
+//! A few of each proof, on every run of the tests; the long lanes are `cargo xtask kills`, `powercut`, `faults` and `soak`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test; it says its figures")]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs a proof to its end and returns its figures; `None` if the machine does not allow it.
+fn proof(args: &[&str]) -> Option<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_proofs")).args(args).arg("--json").output().unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", output.status);
+    let figures: Value = serde_json::from_slice(&output.stdout).unwrap();
+    figures["skipped"].is_null().then_some(figures)
+}
+
+fn figure(figures: &Value, name: &str) -> u64 {
+    figures[name].as_u64().unwrap_or_else(|| panic!("{name} in {figures}"))
+}
+
+#[test]
+fn kills_lose_nothing_that_was_acknowledged() {
+    let figures = proof(&["kills", "--blows", "20", "--per-log", "10"]).unwrap();
+    assert!(figure(&figures, "operations_checked") > 200 && figure(&figures, "events") > 50, "{figures}");
+}
