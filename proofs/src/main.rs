@@ -10,6 +10,7 @@
 )]
 
 mod blows;
+mod ground;
 mod report;
 mod verdict;
 mod writer;
@@ -17,8 +18,9 @@ mod writer;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::report::Report;
+use crate::{blows::Blow, ground::Needs, report::Report};
 
 /// The engine against kills, power cuts, failing system calls and full disks.
 ///
@@ -40,6 +42,8 @@ enum Verb {
     Check(verdict::Remains),
     /// Kills the writer, again and again
     Kills(blows::Plan),
+    /// Cuts the power of the file system that the writer writes to, again and again; needs root
+    Powercuts(blows::Plan),
 }
 
 /// Why something came to no end.
@@ -52,6 +56,12 @@ pub(crate) enum Stop {
 }
 
 impl Stop {
+    /// What it says, whichever it is.
+    pub(crate) fn text(&self) -> &str {
+        let (Self::Failed(why) | Self::Skipped(why)) = self;
+        why
+    }
+
     /// For `map_err`: it failed while doing `what`.
     pub(crate) fn at<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         let what = what.into();
@@ -62,11 +72,10 @@ impl Stop {
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     let Cli { verb, json } = Cli::parse();
-    let interrupted = async { drop(tokio::signal::ctrl_c().await) };
-    // What is dropped here cleans up behind itself.
+    // What is dropped when somebody interrupts cleans up behind itself.
     let ended = tokio::select! {
         ended = run(verb) => ended,
-        () = interrupted => return ExitCode::from(130),
+        () = interrupted() => return ExitCode::from(130),
     };
     let report = match ended {
         Ok(report) => report,
@@ -83,10 +92,33 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Waits for Ctrl-C, or for somebody to ask for the end in another way.
+async fn interrupted() {
+    let listen = || -> std::io::Result<[Signal; 3]> {
+        Ok([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ])
+    };
+    let Ok([mut interrupt, mut terminate, mut hangup]) = listen() else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+}
+
 async fn run(verb: Verb) -> Result<Report, Stop> {
     match verb {
         Verb::Write(job) => writer::run(&job).await,
         Verb::Check(remains) => verdict::check(&remains).await.map(|figures| figures.into_report()),
-        Verb::Kills(plan) => blows::kills(&plan).await,
+        Verb::Kills(plan) => blows::rain(&plan, Blow::Kill).await,
+        Verb::Powercuts(plan) => {
+            ground::alone(Needs::Root)?;
+            blows::rain(&plan, Blow::PowerCut).await
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! The process that bad things happen to.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use factum::EventStore;
 use factum_conformance::{Recorder, workload};
-use factum_log::{LogStore, Options};
+use factum_log::{
+    LogStore, Options,
+    disk::{Directory, Disk, DiskFile, Ownership},
+};
 
 use crate::{Stop, report::Report};
 
@@ -34,6 +37,68 @@ pub(crate) struct Job {
     /// Operations of each client
     #[arg(long, default_value_t = 1_000_000)]
     pub(crate) operations: usize,
+    /// Leave out every sync, as a bad engine would
+    #[arg(long)]
+    no_sync: bool,
+}
+
+/// A directory of which nothing is ever synced.
+#[derive(Debug)]
+struct Unsynced(Directory);
+
+#[derive(Debug)]
+struct UnsyncedFile(Arc<dyn DiskFile>);
+
+impl Disk for Unsynced {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(UnsyncedFile(self.0.create(name, bytes)?)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(UnsyncedFile(self.0.open(name)?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Ownership>> {
+        self.0.lock()
+    }
+
+    fn path_of(&self, name: &str) -> String {
+        self.0.path_of(name)
+    }
+}
+
+impl DiskFile for UnsyncedFile {
+    fn bytes(&self) -> io::Result<u64> {
+        self.0.bytes()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The store, with segments so small that many are begun, and runs of the index so small that many are written.
@@ -41,9 +106,18 @@ pub(crate) fn options(log: &std::path::Path) -> Options {
     Options::new(log).segments(64 << 10, 512 << 10).indexed_in_memory(200)
 }
 
+fn open(job: &Job) -> factum::Result<LogStore> {
+    if job.no_sync {
+        let unmade = |error: io::Error| factum::Error::invalid("the directory", error.to_string());
+        let directory = Directory::create(&job.log).map_err(unmade)?;
+        return options(&job.log).open_on(Arc::new(Unsynced(directory)));
+    }
+    options(&job.log).open()
+}
+
 pub(crate) async fn run(job: &Job) -> Result<Report, Stop> {
     println!("{STARTED}");
-    let store: LogStore = options(&job.log).open().map_err(Stop::at("it does not open"))?;
+    let store: LogStore = open(job).map_err(Stop::at("it does not open"))?;
     let store: Arc<dyn EventStore> = Arc::new(store);
     println!("{OPENED}");
     let recorder =

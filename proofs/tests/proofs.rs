@@ -24,3 +24,15 @@ fn kills_lose_nothing_that_was_acknowledged() {
     let figures = proof(&["kills", "--blows", "20", "--per-log", "10"]).unwrap();
     assert!(figure(&figures, "operations_checked") > 200 && figure(&figures, "events") > 50, "{figures}");
 }
+
+#[test]
+fn power_cuts_lose_nothing_that_was_acknowledged() {
+    let Some(figures) = proof(&["powercuts", "--blows", "10"]) else { return };
+    assert!(figure(&figures, "operations_checked") > 100 && figure(&figures, "events") > 20, "{figures}");
+    // The same with an engine that syncs nothing: a proof that cannot fail proves nothing.
+    let unsynced =
+        Command::new(env!("CARGO_BIN_EXE_proofs")).args(["powercuts", "--no-sync"]).output().unwrap();
+    let said = String::from_utf8_lossy(&unsynced.stderr);
+    assert!(!unsynced.status.success(), "{said}");
+    assert!(said.contains("LostAck") || said.contains("is damaged"), "{said}");
+}

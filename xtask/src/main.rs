@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
 mod lanes;
+mod proofs;
 mod readme;
 mod shell;
 mod tidy;
@@ -45,6 +46,24 @@ enum Verb {
     },
     /// Crashes the engine on a simulated disk, over and over: the long lane
     Sim(Sim),
+    /// Kills the engine's process, over and over, and checks the history of its clients: a long lane
+    Kills {
+        /// How many kills
+        #[arg(long, default_value_t = 300, value_name = "N")]
+        kills: u64,
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Cuts the power of the file system under the engine, over and over; needs root: a long lane
+    Powercut {
+        /// How many power cuts
+        #[arg(long, default_value_t = 300, value_name = "N")]
+        cuts: u64,
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
 }
 
 #[derive(Args)]
@@ -110,7 +129,17 @@ async fn run(verb: Verb) -> Result<(), Stop> {
             println!("{told}");
             Ok(())
         }
+        Verb::Kills { kills, seed } => prove(root, "kills", "kills", kills, seed).await,
+        Verb::Powercut { cuts, seed } => prove(root, "powercut", "powercuts", cuts, seed).await,
     }
+}
+
+async fn prove(root: &Path, lane: &str, proof: &str, blows: u64, seed: Option<u64>) -> Result<(), Stop> {
+    let (blows, seed) = (blows.to_string(), seed.unwrap_or_else(new_seed).to_string());
+    let args = [proof, "--blows", &blows, "--seed", &seed];
+    let told = proofs::run(&mut Shell::new(root)?, lane, &args).await?;
+    println!("{told}");
+    Ok(())
 }
 
 /// Another number each time: the standard library seeds its hash maps at random.
