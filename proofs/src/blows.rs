@@ -1,6 +1,9 @@
 //! The writer is struck down in the middle of its work, again and again, and what it leaves is checked.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use fastrand::Rng;
@@ -55,6 +58,8 @@ struct Tally {
     while_opening: u64,
     /// Files that were being made: runs of the index, segments, manifests.
     half_made: u64,
+    /// How long the last log took to open.
+    opening: Duration,
     logs: u64,
     checks: u64,
     checked: Checked,
@@ -97,17 +102,19 @@ impl Victim {
         Stop::Failed(format!("the writer ended by itself: {}", error.trim()))
     }
 
-    /// Lets it live for a while that is not foreseen, sometimes too short to open the log. Whether it opened it.
-    async fn live(&mut self, rng: &mut Rng) -> Result<bool, Stop> {
+    /// Lets it live for a while that is not foreseen, sometimes too short to open the log, which took so long the last time. Whether
+    /// it opened it.
+    async fn live(&mut self, rng: &mut Rng, opening: &mut Duration) -> Result<bool, Stop> {
         self.until(STARTED).await?;
+        let started = now();
         if rng.u8(0..4) == 0 {
-            let pause = Duration::from_micros(rng.u64(0..8_000));
-            return match tokio::time::timeout(pause, self.until(OPENED)).await {
+            return match tokio::time::timeout(opening.mul_f64(rng.f64()), self.until(OPENED)).await {
                 Ok(opened) => opened.map(|()| true),
                 Err(_) => Ok(false),
             };
         }
         self.until(OPENED).await?;
+        *opening = started.elapsed();
         tokio::time::sleep(Duration::from_micros(rng.u64(0..100_000))).await;
         match self.process.try_wait() {
             Ok(None) => Ok(true),
@@ -138,7 +145,7 @@ pub(crate) async fn rain(plan: &Plan, blow: Blow) -> Result<Report, Stop> {
         }
         eprintln!("{} of {}", tally.blows, plan.blows);
     }
-    let Tally { blows, while_opening, half_made, logs, checks, checked } = tally;
+    let Tally { blows, while_opening, half_made, logs, checks, checked, .. } = tally;
     let (all, opening) = match blow {
         Blow::Kill => ("kills", "kills_while_opening"),
         Blow::PowerCut => ("power_cuts", "power_cuts_while_opening"),
@@ -177,7 +184,7 @@ impl Place {
         for n in 1..=blows {
             let switch = self.ground.as_ref().map(Ground::hand_on_switch).transpose()?;
             let mut victim = Victim::start(&self.remains, rng.u64(..), self.no_sync)?;
-            let opened = victim.live(rng).await?;
+            let opened = victim.live(rng, &mut tally.opening).await?;
             match switch {
                 None => victim.kill().await?,
                 Some(switch) => self.power_cut(switch, victim, rng).await?,
@@ -229,6 +236,11 @@ impl Place {
         }
         format!("the log and its history are kept in {}", kept.display())
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "how long something took decides only when the next blow comes")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// How many files of the log were not finished.

@@ -76,6 +76,8 @@ pub(crate) struct Ground {
 enum Source {
     /// ext4 in a file, behind a loop device.
     Image(PathBuf),
+    /// A file system in memory, of so many megabytes.
+    Memory(u64),
 }
 
 impl Ground {
@@ -87,11 +89,30 @@ impl Ground {
             .map_err(Stop::at("there is no place for a file system"))?;
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))
             .map_err(|why| Stop::Skipped(format!("no ext4 can be made here ({why})")))?;
-        let mut ground = Self { source: Source::Image(image), mount, mounted: false };
-        ground
-            .mount()
-            .map_err(|why| Stop::Skipped(format!("no ext4 can be mounted here ({})", why.text())))?;
-        Ok(ground)
+        Self { source: Source::Image(image), mount, mounted: false }.mounted()
+    }
+
+    /// A file system in memory, mounted in the directory `place`.
+    pub(crate) fn memory(place: &Path, megabytes: u64) -> Result<Self, Stop> {
+        let mount = place.join("mount");
+        std::fs::create_dir(&mount).map_err(Stop::at("there is no place to mount"))?;
+        Self { source: Source::Memory(megabytes), mount, mounted: false }.mounted()
+    }
+
+    fn mounted(mut self) -> Result<Self, Stop> {
+        let mounted = self.mount();
+        mounted.map_err(|why| {
+            Stop::Skipped(format!("no {} can be mounted here ({})", self.kind(), why.text()))
+        })?;
+        Ok(self)
+    }
+
+    /// What kind of file system it is.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self.source {
+            Source::Image(_) => "ext4",
+            Source::Memory(_) => "tmpfs",
+        }
     }
 
     /// Where it is mounted.
@@ -101,11 +122,15 @@ impl Ground {
 
     /// Gives it back.
     pub(crate) fn mount(&mut self) -> Result<(), Stop> {
-        let Source::Image(image) = &self.source;
-        // Without the kernel's kindness to programs that forget to sync a file before they rename it.
-        let options = "loop,noatime,noauto_da_alloc";
-        run(Command::new("mount").args(["-o", options]).arg(image).arg(&self.mount))
-            .map_err(Stop::at("it cannot be mounted"))?;
+        let mut command = Command::new("mount");
+        match &self.source {
+            // Without the kernel's kindness to programs that forget to sync a file before they rename it.
+            Source::Image(image) => command.args(["-o", "loop,noatime,noauto_da_alloc"]).arg(image),
+            Source::Memory(megabytes) => {
+                command.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "none"])
+            }
+        };
+        run(command.arg(&self.mount)).map_err(Stop::at("it cannot be mounted"))?;
         self.mounted = true;
         Ok(())
     }

@@ -10,6 +10,8 @@
 )]
 
 mod blows;
+mod faults;
+mod full;
 mod ground;
 mod report;
 mod verdict;
@@ -44,6 +46,10 @@ enum Verb {
     Kills(blows::Plan),
     /// Cuts the power of the file system that the writer writes to, again and again; needs root
     Powercuts(blows::Plan),
+    /// Makes the writer's system calls fail, one after another; needs strace
+    Faults(faults::Plan),
+    /// Fills the disk under a store, and makes room again
+    Fulldisk(full::Plan),
 }
 
 /// Why something came to no end.
@@ -116,6 +122,11 @@ async fn run(verb: Verb) -> Result<Report, Stop> {
         Verb::Write(job) => writer::run(&job).await,
         Verb::Check(remains) => verdict::check(&remains).await.map(|figures| figures.into_report()),
         Verb::Kills(plan) => blows::rain(&plan, Blow::Kill).await,
+        Verb::Faults(plan) => faults::run(&plan).await,
+        Verb::Fulldisk(plan) => {
+            ground::alone(Needs::OwnNamespace)?;
+            full::run(&plan).await
+        }
         Verb::Powercuts(plan) => {
             ground::alone(Needs::Root)?;
             blows::rain(&plan, Blow::PowerCut).await

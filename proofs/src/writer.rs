@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use clap::Args;
-use factum::EventStore;
+use factum::{Append, Error, EventStore, EventStoreExt, NewEvent, Read, StreamName};
 use factum_conformance::{Recorder, workload};
 use factum_log::{
     LogStore, Options,
@@ -103,12 +103,12 @@ impl DiskFile for UnsyncedFile {
 
 /// The store, with segments so small that many are begun, and runs of the index so small that many are written.
 pub(crate) fn options(log: &std::path::Path) -> Options {
-    Options::new(log).segments(64 << 10, 512 << 10).indexed_in_memory(200)
+    Options::new(log).segments(64 << 10, 512 << 10).indexed_in_memory(40)
 }
 
 fn open(job: &Job) -> factum::Result<LogStore> {
     if job.no_sync {
-        let unmade = |error: io::Error| factum::Error::invalid("the directory", error.to_string());
+        let unmade = |error: io::Error| Error::invalid("the directory", error.to_string());
         let directory = Directory::create(&job.log).map_err(unmade)?;
         return options(&job.log).open_on(Arc::new(Unsynced(directory)));
     }
@@ -118,13 +118,29 @@ fn open(job: &Job) -> factum::Result<LogStore> {
 pub(crate) async fn run(job: &Job) -> Result<Report, Stop> {
     println!("{STARTED}");
     let store: LogStore = open(job).map_err(Stop::at("it does not open"))?;
-    let store: Arc<dyn EventStore> = Arc::new(store);
     println!("{OPENED}");
-    let recorder =
-        Recorder::to_file(store, &job.history).await.map_err(Stop::at("nothing can be recorded"))?;
+    let recorder = Recorder::to_file(Arc::new(store.clone()), &job.history)
+        .await
+        .map_err(Stop::at("nothing can be recorded"))?;
     let &Job { seed, clients, subscribers, operations, .. } = job;
     let options =
         workload::Options { seed, clients, subscribers, operations, scans: false, ..Default::default() };
     let summary = workload::run(&recorder, &options).await.map_err(Stop::at("a reader failed"))?;
-    Ok(Report::default().with("seed", seed).with("summary", summary.to_string()))
+    // Whatever became of the appends, what is there can be read.
+    recorder.read_to_end(Read::all()).await.map_err(Stop::at("it cannot be read"))?;
+    let stream = StreamName::new("last-1").map_err(Stop::at("a name"))?;
+    let event = NewEvent::json("Last", &seed).map_err(Stop::at("an event"))?;
+    let last = recorder.append(Append::to(stream, [event])).await;
+    let last = last.map_or_else(|error| sort_of(&error), |_| "acknowledged".to_owned());
+    let closed = store.close().await.map_or_else(|error| error.to_string(), |()| "well".to_owned());
+    let report = Report::default().with("seed", seed).with("summary", summary.to_string());
+    Ok(report.with("last_append", last).with("closed", closed))
+}
+
+fn sort_of(error: &Error) -> String {
+    match error {
+        Error::Poisoned { .. } => "poisoned".to_owned(),
+        Error::StorageFull { .. } => "refused: the disk is full".to_owned(),
+        other => other.to_string(),
+    }
 }

@@ -36,3 +36,15 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
     assert!(!unsynced.status.success(), "{said}");
     assert!(said.contains("LostAck") || said.contains("is damaged"), "{said}");
 }
+
+#[test]
+fn system_calls_that_fail_lose_nothing_and_invent_nothing() {
+    let Some(figures) = proof(&["faults", "--nth", "2,7"]) else { return };
+    assert!(figure(&figures, "faults_injected") > 30 && figure(&figures, "logs_poisoned") > 2, "{figures}");
+}
+
+#[test]
+fn a_full_disk_refuses_appends_until_there_is_room_again() {
+    let Some(figures) = proof(&["fulldisk", "--rounds", "3"]) else { return };
+    assert!(figure(&figures, "times_full") >= 3 && figure(&figures, "appends_refused") >= 30, "{figures}");
+}

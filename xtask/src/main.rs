@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     lanes::{Lane, Settings},
+    proofs::Proof,
     shell::{Shell, Stop},
 };
 
@@ -60,6 +61,21 @@ enum Verb {
         /// How many power cuts
         #[arg(long, default_value_t = 300, value_name = "N")]
         cuts: u64,
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Makes the engine's system calls fail, every one of them, in every way; needs strace: a long lane
+    Faults {
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Fills the disk under the engine and makes room again, over and over: a long lane
+    Fulldisk {
+        /// How often
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        rounds: u64,
         /// A new one each time, and printed, if not given
         #[arg(long)]
         seed: Option<u64>,
@@ -129,15 +145,15 @@ async fn run(verb: Verb) -> Result<(), Stop> {
             println!("{told}");
             Ok(())
         }
-        Verb::Kills { kills, seed } => prove(root, "kills", "kills", kills, seed).await,
-        Verb::Powercut { cuts, seed } => prove(root, "powercut", "powercuts", cuts, seed).await,
+        Verb::Kills { kills, seed } => prove(root, Proof::Kills(kills), seed).await,
+        Verb::Powercut { cuts, seed } => prove(root, Proof::Powercut(cuts), seed).await,
+        Verb::Faults { seed } => prove(root, Proof::Faults, seed).await,
+        Verb::Fulldisk { rounds, seed } => prove(root, Proof::Fulldisk(rounds), seed).await,
     }
 }
 
-async fn prove(root: &Path, lane: &str, proof: &str, blows: u64, seed: Option<u64>) -> Result<(), Stop> {
-    let (blows, seed) = (blows.to_string(), seed.unwrap_or_else(new_seed).to_string());
-    let args = [proof, "--blows", &blows, "--seed", &seed];
-    let told = proofs::run(&mut Shell::new(root)?, lane, &args).await?;
+async fn prove(root: &Path, proof: Proof, seed: Option<u64>) -> Result<(), Stop> {
+    let told = proof.run(&mut Shell::new(root)?, seed.unwrap_or_else(new_seed)).await?;
     println!("{told}");
     Ok(())
 }

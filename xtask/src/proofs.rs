@@ -8,17 +8,51 @@ use serde_json::{Value, json};
 
 use crate::shell::{Shell, Stop, now};
 
-/// Runs a proof of the package `proofs`, shows its figures, and keeps them under the name of the lane.
-pub(crate) async fn run(shell: &mut Shell, lane: &str, args: &[&str]) -> Result<String, Stop> {
-    let build = ["run", "--release", "--quiet", "-p", "proofs", "--", "--json"];
-    let began = now();
-    let printed = shell.output(shell.cargo(&[&build[..], args].concat())).await?;
-    let figures: Value =
-        serde_json::from_str(&printed).map_err(Stop::at("the proof's figures cannot be read"))?;
-    if let Some(why) = figures["skipped"].as_str() {
-        return Ok(format!("skipped: {why}"));
+/// What bad things are let happen, and how often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Proof {
+    Kills(u64),
+    Powercut(u64),
+    Faults,
+    Fulldisk(u64),
+}
+
+impl Proof {
+    /// The name of its lane.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kills(_) => "kills",
+            Self::Powercut(_) => "powercut",
+            Self::Faults => "faults",
+            Self::Fulldisk(_) => "fulldisk",
+        }
     }
-    keep(shell, lane, &figures, began.elapsed().as_secs_f64()).await
+
+    fn args(self) -> Vec<String> {
+        let args = |verb: &str, option: &str, times: u64| {
+            vec![verb.to_owned(), option.to_owned(), times.to_string()]
+        };
+        match self {
+            Self::Kills(kills) => args("kills", "--blows", kills),
+            Self::Powercut(cuts) => args("powercuts", "--blows", cuts),
+            Self::Faults => vec!["faults".to_owned()],
+            Self::Fulldisk(rounds) => args("fulldisk", "--rounds", rounds),
+        }
+    }
+
+    /// Runs it in the package `proofs`, keeps its figures under the name of its lane, and tells them.
+    pub(crate) async fn run(self, shell: &mut Shell, seed: u64) -> Result<String, Stop> {
+        let mut command = shell.cargo(&["run", "--release", "--quiet", "-p", "proofs", "--", "--json"]);
+        command.args(self.args()).args(["--seed", &seed.to_string()]);
+        let began = now();
+        let printed = shell.output(command).await?;
+        let figures: Value =
+            serde_json::from_str(&printed).map_err(Stop::at("the proof's figures cannot be read"))?;
+        match figures["skipped"].as_str() {
+            Some(why) => Ok(format!("skipped: {why}")),
+            None => keep(shell, self.name(), &figures, began.elapsed().as_secs_f64()).await,
+        }
+    }
 }
 
 /// Writes down what a lane has shown.
