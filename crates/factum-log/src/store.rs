@@ -322,12 +322,12 @@ impl EventStore for LogStore {
 
     async fn head(&self) -> Result<Head> {
         let durable = self.0.log.durable();
-        let recorded_at = durable.index.last().map(|(_, at)| at);
+        let recorded_at = durable.last.map(|(_, at)| at);
         Ok(Head { token: durable.log.at(durable.head()), recorded_at })
     }
 
     async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
-        Ok(self.0.log.durable().index.state(stream)?.unwrap_or_default())
+        self.0.log.stream_state(stream)
     }
 
     async fn changed(&self, position: Position) {

@@ -418,7 +418,9 @@ impl<'a> Life<'a> {
             return Ok(());
         }
         for place in places {
-            self.known.push(place);
+            // A small append may go before a large one that waits.
+            let at = self.known.partition_point(|known| known.0 < place.0);
+            self.known.insert(at, place);
             self.contents.insert(place.1, sent.clone());
             *self.revisions.entry(sent.stream.clone()).or_default() += 1;
         }
