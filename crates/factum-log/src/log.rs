@@ -334,7 +334,11 @@ impl Log {
             }
         };
         drop(durable);
-        desk.answer_when_durable(Answer { reply: request.reply, result });
+        let answer = Answer { reply: request.reply, result };
+        if self.settings.bugs.has(Bug::ReplayBeforeSync) && answer.is_replay() {
+            return answer.give();
+        }
+        desk.answer_when_durable(answer);
     }
 
     /// Writes what was decided, syncs it, shows it to readers and answers. `false` if there was nothing to do.
@@ -349,6 +353,9 @@ impl Log {
         } else {
             answers
         };
+        if self.settings.bugs.has(Bug::ShowBeforeSync) {
+            self.publish(&batch);
+        }
         if let Err(error) = self.write_and_sync(&batch) {
             self.poison(&error, answers);
             return true;
@@ -526,6 +533,9 @@ impl Log {
         match rolled {
             Ok(()) => self.admit_waiting(),
             Err(Unmade::Unknown(error)) => self.poison(&error, Vec::new()),
+            Err(Unmade::Absent(error)) if self.settings.bugs.has(Bug::PoisonedByFullDisk) => {
+                self.poison(&error, Vec::new());
+            }
             Err(Unmade::Absent(error)) => {
                 let mut desk = self.desk();
                 for request in mem::take(&mut desk.waiting) {
@@ -596,7 +606,7 @@ impl Log {
     /// Writes a mark, if the last frame has no witness yet and nothing else will be one soon.
     pub fn mark(&self) {
         let mut tail = self.tail();
-        if tail.witnessed {
+        if tail.witnessed || self.settings.bugs.has(Bug::NoMark) {
             return;
         }
         let Some(mark) = self.desk().take_mark(tail.synced_upto) else { return };
@@ -641,7 +651,9 @@ impl Log {
             _ => Error::Poisoned { cause: error.to_string(), outcome },
         };
         let mut desk = self.desk();
-        desk.refusal.get_or_insert(because(Outcome::No));
+        if !self.settings.bugs.has(Bug::GoOnAfterFailedSync) {
+            desk.refusal.get_or_insert(because(Outcome::No));
+        }
         if desk.doubtful.is_none() {
             desk.doubtful = desk.in_flight.take();
         }

@@ -2,9 +2,10 @@
 
 mod cycles;
 mod disk;
+mod torn;
 
 pub use self::{
-    cycles::{Cycles, Failure, Report, run},
+    cycles::{Cycles, Failure, Noticed, Report, notice, run},
     disk::{Crash, SimDisk},
 };
 pub use crate::bugs::Bug;
