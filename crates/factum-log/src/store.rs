@@ -49,6 +49,7 @@ pub struct Options {
     first_segment_bytes: u64,
     segment_bytes: u64,
     run_events: u64,
+    bugs: Bugs,
 }
 
 impl Options {
@@ -62,6 +63,7 @@ impl Options {
             first_segment_bytes: 16 << 20,
             segment_bytes: 256 << 20,
             run_events: 128 << 10,
+            bugs: Bugs::default(),
         }
     }
 
@@ -95,6 +97,13 @@ impl Options {
     #[must_use]
     pub fn indexed_in_memory(self, events: u64) -> Self {
         Self { run_events: events.max(1), ..self }
+    }
+
+    /// Makes this mistake, for the tests that must notice it.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn with_bug(self, bug: crate::sim::Bug) -> Self {
+        Self { bugs: Bugs::only(bug), ..self }
     }
 
     /// Opens the store.
@@ -145,7 +154,7 @@ impl Options {
             first_segment_bytes: self.first_segment_bytes,
             segment_bytes: self.segment_bytes,
             run_events: self.run_events,
-            bugs: Bugs::default(),
+            bugs: self.bugs,
         };
         LogStore::start(Log::open(disk, settings)?)
     }

@@ -175,7 +175,7 @@ impl SimDisk {
         state.files.get(file).map(|contents| contents.cache.clone())
     }
 
-    /// A disk with the same durable contents, whose further misfortunes follow from `seed`.
+    /// A disk in the same state, with no owner, whose misfortunes from now on follow from `seed`.
     #[must_use]
     pub fn copy(&self, seed: u64) -> Self {
         let state = self.state();
@@ -186,6 +186,7 @@ impl SimDisk {
             next_file: state.next_file,
             names: state.names.clone(),
             durable_names: state.durable_names.clone(),
+            name_changes: state.name_changes.clone(),
             room: u64::MAX,
             ..State::default()
         };
