@@ -9,6 +9,7 @@ use factum::{
 use tokio::sync::oneshot;
 
 use crate::{
+    disk::PAGE,
     format::{BodyCrc, FRAME_HEADER, FrameHeader, RecordHeader, align, draft_record, place_record},
     index::{AsItIs, Indexed, Layers, Secret, Settled},
     segment::Segment,
@@ -19,8 +20,8 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Bytes of an append that is small, and what such may add to a batch that is full for others.
 const SMALL: usize = 64 << 10;
 const ROOM_FOR_SMALL: usize = 1 << 20;
-/// A write ends where a page of the page cache does: a page that is written in part has to be read first.
-const WRITE_PAGE: u64 = 4096;
+/// A buffer that is larger is not kept for the next batch.
+const KEPT_BUFFER: usize = 16 << 20;
 
 /// An append on its way, with the part of the work done that needs no turn.
 #[derive(Debug)]
@@ -200,9 +201,11 @@ pub struct Batch {
     /// Its last event, and when that was recorded.
     pub last: Option<(Position, Timestamp)>,
     events: u32,
-    /// The frame's bytes; those of the header are written last. When it is sealed, zeros follow up to the end of a page.
+    /// What is before the frame is of no use. When it is sealed, zeros follow up to the end of a page.
     bytes: Vec<u8>,
-    /// How many of them are the frame's.
+    /// Where the frame begins in it: at such an address that a page of the file is a page of memory, unless it had to grow.
+    lead: usize,
+    /// Bytes of the frame; those of its header are written last.
     length: usize,
     crc: BodyCrc,
 }
@@ -217,7 +220,10 @@ impl Batch {
         mut buffer: Vec<u8>,
     ) -> Self {
         buffer.clear();
-        buffer.resize(FRAME_HEADER, 0);
+        buffer.reserve(PAGE + FRAME_HEADER);
+        let in_page = usize::try_from((start - segment.header.base) % PAGE as u64).unwrap_or_default();
+        let lead = (buffer.as_ptr().align_offset(PAGE).min(PAGE) + in_page) % PAGE;
+        buffer.resize(lead + FRAME_HEADER, 0);
         Self {
             segment,
             start,
@@ -227,6 +233,7 @@ impl Batch {
             last: None,
             events: 0,
             bytes: buffer,
+            lead,
             length: FRAME_HEADER,
             crc: BodyCrc::default(),
         }
@@ -258,9 +265,9 @@ impl Batch {
         Self::new(self.segment.clone(), self.end(), self.number + 1, events_before, buffer)
     }
 
-    /// Its buffer, for another one.
+    /// Its buffer, for another one: memory that was used before is quicker than new memory.
     pub fn into_buffer(self) -> Vec<u8> {
-        self.bytes
+        if self.bytes.capacity() > KEPT_BUFFER { Vec::new() } else { self.bytes }
     }
 
     /// Writes an admitted request into it, and takes it into the index.
@@ -286,7 +293,7 @@ impl Batch {
         let (mut at_byte, mut first) = (self.length, 0);
         let mut changes = request.changes.iter().peekable();
         self.bytes.extend_from_slice(&request.records);
-        self.length = self.bytes.len();
+        self.length = self.bytes.len() - self.lead;
         let mut placed = Vec::with_capacity(request.drafts.len());
         for (write, &stream) in request.append.writes.iter().zip(&request.streams) {
             let drafts = &request.drafts[first..first + write.events.len()];
@@ -296,7 +303,7 @@ impl Batch {
             for draft in drafts {
                 let position = Position(self.start + at_byte as u64);
                 let (offset, revision) = (position.0 - self.segment.header.base, state.written());
-                let record = &mut self.bytes[at_byte..at_byte + draft.bytes];
+                let record = &mut self.bytes[self.lead + at_byte..][..draft.bytes];
                 self.crc.add(place_record(record, self.segment.seed(), offset, revision, at));
                 at_byte += draft.bytes;
                 placed.push(factum::Placed { position, revision });
@@ -342,15 +349,20 @@ impl Batch {
             recorded_at,
         };
         let bytes = header.encode(self.segment.seed(), self.offset());
-        self.bytes[..FRAME_HEADER].copy_from_slice(&bytes);
+        self.bytes[self.lead..][..FRAME_HEADER].copy_from_slice(&bytes);
         let end = self.offset() + self.length as u64;
-        let padded = end.next_multiple_of(WRITE_PAGE).min(self.segment.header.capacity);
-        self.bytes.resize(self.length + (padded - end) as usize, 0);
+        let padded = end.next_multiple_of(PAGE as u64).min(self.segment.header.capacity);
+        self.bytes.resize(self.lead + self.length + (padded - end) as usize, 0);
     }
 
     /// Its bytes as they are to be written, once it is sealed.
     pub fn to_write(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.lead..]
+    }
+
+    /// Those of the frame alone.
+    fn frame(&self) -> &[u8] {
+        &self.bytes[self.lead..][..self.length]
     }
 
     /// Where its frame begins in the segment.
@@ -363,7 +375,7 @@ impl Batch {
         let Some(at) = position.0.checked_sub(self.start).and_then(|at| usize::try_from(at).ok()) else {
             return Ok(None);
         };
-        let Some(record) = self.bytes[..self.length].get(at..).filter(|record| !record.is_empty()) else {
+        let Some(record) = self.frame().get(at..).filter(|record| !record.is_empty()) else {
             return Ok(None);
         };
         let offset = position.0 - self.segment.header.base;
@@ -377,7 +389,7 @@ impl Batch {
     pub fn events_backwards(&self) -> Result<Vec<RecordedEvent>> {
         let (mut events, mut at) = (Vec::new(), self.start + FRAME_HEADER as u64);
         while let Some(event) = self.event(Position(at))? {
-            let record = &self.bytes[usize::try_from(at - self.start).unwrap_or(usize::MAX)..];
+            let record = &self.frame()[usize::try_from(at - self.start).unwrap_or(usize::MAX)..];
             let offset = at - self.segment.header.base;
             at += RecordHeader::decode(record, self.segment.seed(), offset)
                 .map_or(u64::MAX / 2, |h| h.bytes as u64);

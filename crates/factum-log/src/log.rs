@@ -35,6 +35,9 @@ use crate::{
     sparse::Sparse,
 };
 
+/// Bytes of a batch beyond which it matters little how a segment was prepared.
+const LARGE_BATCH: u64 = 256 << 10;
+
 /// How a log is opened.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -92,6 +95,8 @@ struct Desk {
     /// Appends for which there is no room in the open batch.
     waiting: VecDeque<Request>,
     last_recorded_at: Timestamp,
+    /// Bytes of a batch, of late.
+    usual_batch: u64,
     /// Whether a new segment is being made, so that nothing may come into the open batch.
     rolling: bool,
     refusal: Option<Error>,
@@ -213,6 +218,7 @@ impl Log {
             in_flight_answers: Vec::new(),
             waiting: VecDeque::new(),
             last_recorded_at,
+            usual_batch: 0,
             rolling: false,
             refusal: None,
             doubtful: None,
@@ -388,6 +394,7 @@ impl Log {
         let buffer = mem::take(&mut desk.buffer);
         let next = desk.open.following(buffer);
         let mut batch = mem::replace(&mut desk.open, next);
+        desk.usual_batch = (desk.usual_batch * 7 + batch.end() - batch.start) / 8;
         let mut durable = self.durable_mut();
         durable.index.taken();
         // Nothing beyond this batch is in memory yet, so here one part can end.
@@ -413,19 +420,21 @@ impl Log {
         self.head.send_replace(durable.head());
     }
 
-    /// Writes what was frozen of the index to a run, and merges runs if there are many. `false` if there was nothing to do.
+    /// Writes what was frozen of the index to a run, or else merges runs if there are many. `false` if there was nothing to do.
     ///
     /// # Errors
     /// Those of the disk. Nothing is lost: the index is made from the log, and this can be done again.
     pub fn write_run(&self) -> Result<bool> {
         let (frozen, sparse) = {
             let durable = self.durable();
-            let Some((index, span)) = durable.index.frozen(durable.end) else { return Ok(false) };
+            let Some((index, span)) = durable.index.frozen(durable.end) else {
+                drop(durable);
+                return self.merge_runs();
+            };
             ((index, span), durable.sparse.between(span.start, span.end).to_vec())
         };
         let run = run::make(&*self.disk, frozen.1, &*frozen.0, &sparse)?;
         self.durable_mut().index.thaw(run);
-        while self.merge_runs()? {}
         Ok(true)
     }
 
@@ -472,7 +481,10 @@ impl Log {
     /// # Errors
     /// Those of the disk. The segment is then made when it is needed.
     pub fn prepare_spare(&self) -> Result<bool> {
-        let capacity = next_capacity(&self.desk().open.segment, &self.settings);
+        let (capacity, in_large_pieces) = {
+            let desk = self.desk();
+            (next_capacity(&desk.open.segment, &self.settings), desk.usual_batch > LARGE_BATCH)
+        };
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if *spare == Some(capacity) || self.desk().refusal.is_some() {
             return Ok(false);
@@ -483,7 +495,11 @@ impl Log {
             if self.disk.list()?.iter().any(|name| name == SPARE) {
                 self.disk.remove(SPARE)?;
             }
-            self.disk.create(SPARE, capacity)
+            if in_large_pieces {
+                self.disk.reserve(SPARE, capacity)
+            } else {
+                self.disk.create(SPARE, capacity)
+            }
         };
         make().map_err(|error| explain(&error, "make", &path, Outcome::No))?;
         *spare = Some(capacity);

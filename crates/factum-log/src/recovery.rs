@@ -189,7 +189,12 @@ pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Resul
             ready = None;
             disk.remove(&new)?;
         }
-        let file = ready.map_or_else(|| disk.create(&new, header.capacity), Ok)?;
+        // Somebody is waiting: the first segment is small, and for others there should have been a spare.
+        let make = || match header.number {
+            1 => disk.create(&new, header.capacity),
+            _ => disk.reserve(&new, header.capacity),
+        };
+        let file = ready.map_or_else(make, Ok)?;
         file.write_at(&header.encode(), 0)?;
         if !bugs.has(Bug::NoHeaderSync) {
             file.sync()?;

@@ -289,10 +289,14 @@ fn commit_until_closed(log: &Log) -> Result<()> {
 /// What the indexing thread does until the log is closed. A failure loses nothing: the part stays in memory for now.
 fn index_on(log: &Log) {
     while log.wait_for_frozen(LOOK_AGAIN) {
-        while let Ok(true) = log.write_run() {}
-        if log.half_full() {
-            // If it cannot be made now, it is made when it is needed.
-            let _ = log.prepare_spare();
+        loop {
+            if log.half_full() {
+                // If it cannot be made now, it is made when it is needed.
+                let _ = log.prepare_spare();
+            }
+            if !matches!(log.write_run(), Ok(true)) {
+                break;
+            }
         }
     }
 }
