@@ -20,6 +20,8 @@ use crate::{
 
 /// The size of the disks that are filled.
 const GROUND_MEGABYTES: u64 = 24;
+/// How often one of them is filled: the log grows each time.
+const ROUNDS_OF_ONE: u64 = 10;
 /// Bytes of an event; some hundred of them fill the last segment there is.
 const EVENT_BYTES: usize = 2000;
 
@@ -48,6 +50,25 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report, Stop> {
     let seed = plan.seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("seed {seed}");
     let mut tally = Tally::default();
+    let mut grounds: Vec<&str> = Vec::new();
+    let mut left = plan.rounds;
+    while left > 0 {
+        let rounds = left.min(ROUNDS_OF_ONE);
+        for kind in one_of_each(rounds, seed.wrapping_add(left), &mut tally).await? {
+            if !grounds.contains(&kind) {
+                grounds.push(kind);
+            }
+        }
+        left -= rounds;
+    }
+    let Tally { times_full, refusals, opened_while_full, checked } = tally;
+    let report = Report::default().with("seed", seed).with("file_systems", grounds.join(", "));
+    let report = report.with("times_full", times_full).with("appends_refused", refusals);
+    Ok(checked.add_to(report.with("opened_while_full", opened_while_full)))
+}
+
+/// Fills one file system of each kind so often, and returns the kinds.
+async fn one_of_each(rounds: u64, seed: u64, tally: &mut Tally) -> Result<Vec<&'static str>, Stop> {
     let mut grounds = Vec::new();
     for make in [Ground::memory, Ground::ext4] {
         let place = TempDir::new().map_err(Stop::at("there is no place for a log"))?;
@@ -57,19 +78,16 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report, Stop> {
             Err(Stop::Skipped(_)) if !grounds.is_empty() => continue,
             Err(stop) => return Err(stop),
         };
-        one_disk(plan, seed, &ground, place.path(), &mut tally)
+        one_disk(rounds, seed, &ground, place.path(), tally)
             .await
             .map_err(|stop| Stop::Failed(format!("seed {seed}, on {}: {}", ground.kind(), stop.text())))?;
         grounds.push(ground.kind());
     }
-    let Tally { times_full, refusals, opened_while_full, checked } = tally;
-    let report = Report::default().with("seed", seed).with("file_systems", grounds.join(", "));
-    let report = report.with("times_full", times_full).with("appends_refused", refusals);
-    Ok(checked.add_to(report.with("opened_while_full", opened_while_full)))
+    Ok(grounds)
 }
 
 async fn one_disk(
-    plan: &Plan,
+    rounds: u64,
     seed: u64,
     ground: &Ground,
     place: &Path,
@@ -77,7 +95,7 @@ async fn one_disk(
 ) -> Result<(), Stop> {
     let remains = Remains { log: ground.path().join("log"), history: place.join("history") };
     let mut disk = Disk::open(&remains, seed).await?;
-    for round in 0..plan.rounds {
+    for round in 0..rounds {
         disk.work(round * 2).await?;
         let ballast = Ballast::fill(ground.path())?;
         tally.refusals += disk.fill_up().await?;

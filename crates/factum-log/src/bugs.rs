@@ -36,6 +36,7 @@ pub enum Bug {
     /// Takes no more appends, ever, once the disk was full.
     PoisonedByFullDisk,
     /// Gives a run of the index its name before it is synced.
+    #[cfg(feature = "sim")]
     NoRunSync,
 }
 
