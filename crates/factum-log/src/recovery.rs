@@ -352,7 +352,7 @@ impl Found {
         let n = self.segments.partition_point(|segment| segment.header.base <= start).saturating_sub(1);
         let segment = &self.segments[n];
         let base = segment.header.base;
-        if start < segment.first() || span.end > segment.end() {
+        if start < segment.first() || span.end < start || span.end > segment.end() {
             return Ok(false);
         }
         let mut frames = Frames::new(segment, start - base, span.end - base);

@@ -2,10 +2,12 @@
 
 mod cycles;
 mod disk;
+mod fuzz;
 mod torn;
 
 pub use self::{
     cycles::{Cycles, Failure, Noticed, Report, notice, run},
     disk::{Crash, SimDisk},
+    fuzz::{Fuzzed, Fuzzer, Mishandled, Target},
 };
 pub use crate::bugs::Bug;

@@ -116,7 +116,8 @@ impl Long {
     /// The list of so many positions whose directory is there.
     pub fn open(run: &Arc<Run>, at: u64, count: usize) -> Result<Self> {
         let blocks = count.div_ceil(BLOCK);
-        let bytes = run.read(at, blocks * ENTRY + 4)?;
+        let directory = blocks.checked_mul(ENTRY).and_then(|bytes| bytes.checked_add(4));
+        let bytes = run.read(at, directory.ok_or_else(|| run.damaged(at))?)?;
         let (directory, crc) = bytes.split_at(blocks * ENTRY);
         if crc != crc32c(directory).to_le_bytes() {
             return Err(run.damaged(at));

@@ -17,13 +17,13 @@ use super::{
 use crate::disk::{Disk, DiskFile, explain};
 
 const MAGIC: [u8; 8] = *b"factidx2";
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 /// Checksum, number of entries.
 const PAGE_HEADER: usize = 6;
 /// Bytes written at once.
 const BUFFER: usize = 1 << 20;
 /// Bytes of the header that are covered by its checksum.
-const HEADER: usize = 512;
+pub const HEADER: usize = 512;
 
 /// Which part of the log a run is about, and what of the whole is known at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub struct Run {
     /// What it is about.
     pub span: Span,
     file: Arc<dyn DiskFile>,
+    /// Its length: nobody makes room for more than that.
+    file_bytes: u64,
     path: String,
     streams: Table,
     keys: Table,
@@ -137,11 +139,12 @@ impl Run {
             hides_something: next() != 0,
             largest_id: Uuid::from_u64_pair(next(), next()).as_u128(),
         };
+        let file_bytes = file.bytes()?;
         let mut blob = || -> io::Result<Vec<u8>> {
             let (offset, bytes, crc) = (next(), next(), next());
             let bytes =
                 usize::try_from(bytes).ok().filter(|bytes| *bytes <= 1 << 32).ok_or_else(senseless)?;
-            if file.bytes()? < offset.saturating_add(bytes as u64) {
+            if file_bytes < offset.saturating_add(bytes as u64) {
                 return Err(senseless());
             }
             let mut blob = vec![0; bytes];
@@ -156,11 +159,14 @@ impl Run {
         #[allow(clippy::cast_possible_wrap, reason = "as it was written")]
         let sparse =
             pairs(&blob()?).into_iter().map(|(position, at)| (position, Timestamp(at as i64))).collect();
-        Ok(Self { span, file, path: disk.path_of(name), streams, keys, ids, sparse })
+        Ok(Self { span, file, file_bytes, path: disk.path_of(name), streams, keys, ids, sparse })
     }
 
     /// Reads bytes that must be there.
     pub fn read(&self, offset: u64, bytes: usize) -> Result<Vec<u8>> {
+        if offset.saturating_add(bytes as u64) > self.file_bytes {
+            return Err(self.damaged(offset));
+        }
         let mut buffer = vec![0; bytes];
         match self.file.read_at(&mut buffer, offset) {
             Ok(read) if read == bytes => Ok(buffer),
@@ -272,6 +278,47 @@ impl Run {
     }
 }
 
+/// Where the checksum of the header is.
+#[cfg(feature = "sim")]
+pub const CRC_AT: usize = HEADER - 4;
+
+/// Where the parts of a run are, for those who mean to damage them.
+#[cfg(feature = "sim")]
+#[derive(Debug)]
+pub struct Tables {
+    /// Each table: its offset, its length, and where the header has its checksum.
+    pub blobs: Vec<(usize, usize, usize)>,
+    /// The offset of each page.
+    pub pages: Vec<usize>,
+}
+
+#[cfg(feature = "sim")]
+impl Tables {
+    /// The parts of an undamaged run; `None` for anything else.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        const NUMBERS_BEFORE: usize = 12;
+        const BLOBS: usize = 7;
+        let number = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+        let mut tables = Self { blobs: Vec::new(), pages: Vec::new() };
+        for n in 0..BLOBS {
+            let at = 8 + (NUMBERS_BEFORE + n * 3) * 8;
+            let (offset, length) =
+                (usize::try_from(number(at)?).ok()?, usize::try_from(number(at + 8)?).ok()?);
+            let blob = bytes.get(offset..offset.checked_add(length)?)?;
+            if u64::from(crc32c(blob)) != number(at + 16)? {
+                return None;
+            }
+            if matches!(n, 0 | 2 | 4) {
+                tables.pages.extend(pairs(blob).iter().filter_map(|(_, page)| usize::try_from(*page).ok()));
+            }
+            tables.blobs.push((offset, length, at + 16));
+        }
+        tables.blobs.retain(|(_, length, _)| *length > 0);
+        tables.pages.retain(|page| page.checked_add(PAGE).is_some_and(|end| end <= bytes.len()));
+        (!tables.pages.is_empty()).then_some(tables)
+    }
+}
+
 fn high(hash: u128) -> u64 {
     (hash >> 64) as u64
 }
@@ -339,7 +386,8 @@ impl RawStream {
     }
 
     fn state_at_end(&self) -> StreamState {
-        let last_revision = (self.first_revision + self.list.count()).checked_sub(1).map(factum::Revision);
+        let last_revision =
+            self.first_revision.saturating_add(self.list.count()).checked_sub(1).map(factum::Revision);
         self.state.unwrap_or_else(|| StreamState { last_revision, ..StreamState::default() })
     }
 
