@@ -58,6 +58,10 @@ impl Disk for Unsynced {
         Ok(Arc::new(UnsyncedFile(self.0.create(name, bytes)?)))
     }
 
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(UnsyncedFile(self.0.reserve(name, bytes)?)))
+    }
+
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(UnsyncedFile(self.0.open(name)?)))
     }

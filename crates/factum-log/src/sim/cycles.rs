@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::{Bug, Crash, SimDisk, torn::Found};
 use crate::{
     bugs::Bugs,
-    index::Secret,
+    index::{PageCache, Secret},
     log::{Log, Settings},
     read,
 };
@@ -240,6 +240,7 @@ impl<'a> Life<'a> {
             first_segment_bytes: 8192,
             segment_bytes: 16384,
             run_events: self.rng.u64(2..40),
+            index_pages: Arc::new(PageCache::of_bytes(64 << 10)),
             bugs: self.bug.map(Bugs::only).unwrap_or_default(),
         }
     }

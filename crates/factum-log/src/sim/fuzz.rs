@@ -29,7 +29,7 @@ use crate::{
         FRAME_HEADER, FrameHeader, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, draft_record,
         place_record,
     },
-    index::Secret,
+    index::{PageCache, Secret},
     log::{Log, Settings},
     manifest::Manifest,
     read,
@@ -181,6 +181,7 @@ fn settings(rng: &mut Rng) -> Settings {
         first_segment_bytes: 8192,
         segment_bytes: 32768,
         run_events: [20, 150, 1000][rng.usize(0..3)],
+        index_pages: Arc::new(PageCache::of_bytes([0, 1 << 20][rng.usize(0..2)])),
         bugs: Bugs::default(),
     }
 }
@@ -447,7 +448,7 @@ fn record(rng: &mut Rng) -> Result<Fuzzed, String> {
         malice::seal_record(&mut bytes, seed, offset);
     }
     let read = RecordHeader::decode(&bytes, seed, offset)
-        .and_then(|header| header.event(&Bytes::copy_from_slice(&bytes), Position(offset)));
+        .and_then(|header| header.event(&Bytes::copy_from_slice(&bytes), 0, Position(offset)));
     match read {
         Ok(event) => {
             look_at(&event);
