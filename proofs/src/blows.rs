@@ -7,6 +7,7 @@ use std::{
 
 use clap::Args;
 use fastrand::Rng;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// The size of the file systems whose power is cut.
-const GROUND_MEGABYTES: u64 = 64;
+const GROUND_MEGABYTES: u64 = 512;
 
 /// What happens to the writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +123,19 @@ impl Victim {
         }
     }
 
+    /// Stops it where it is. It does nothing of its own any more; what the kernel does for it goes on.
+    fn halt(&self) -> Result<(), Stop> {
+        let halted = || -> Option<()> {
+            let pid = self.process.id()?;
+            kill_process(Pid::from_raw(pid.cast_signed())?, Signal::STOP).ok()?;
+            while !stands_still(pid)? {
+                std::thread::yield_now();
+            }
+            Some(())
+        };
+        halted().ok_or_else(|| Stop::Failed("the writer cannot be stopped".to_owned()))
+    }
+
     /// SIGKILL, on every system that has it.
     async fn kill(mut self) -> Result<(), Stop> {
         self.process.kill().await.map_err(Stop::at("the writer cannot be killed"))
@@ -214,11 +228,10 @@ impl Place {
             let _ = sync.arg("--file-system").arg(ground.path()).stderr(Stdio::null()).spawn();
             tokio::time::sleep(Duration::from_micros(rng.u64(0..5_000))).await;
         }
+        // The machine stands still before its power goes: whoever waits in a system call hears no answer to it. A sync that is on
+        // its way while Linux shuts ext4 down may return as if it had succeeded, which no machine without power does.
+        victim.halt()?;
         switch.cut()?;
-        if rng.bool() {
-            // Nothing may be acknowledged any more.
-            tokio::time::sleep(Duration::from_micros(rng.u64(0..20_000))).await;
-        }
         victim.kill().await?;
         ground.unmount()?;
         ground.mount()
@@ -236,6 +249,18 @@ impl Place {
         }
         format!("the log and its history are kept in {}", kept.display())
     }
+}
+
+/// Whether every thread of a process is stopped, or waits in the kernel for the disk. `None` if there is no such process.
+fn stands_still(pid: u32) -> Option<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        let Ok(stat) = std::fs::read_to_string(thread.path().join("stat")) else { continue };
+        let state = stat.rsplit(") ").next()?.chars().next()?;
+        if !matches!(state, 'T' | 't' | 'D') {
+            return Some(false);
+        }
+    }
+    Some(true)
 }
 
 #[allow(clippy::disallowed_methods, reason = "how long something took decides only when the next blow comes")]

@@ -32,6 +32,7 @@ const CALLS: &[(&str, &[&str])] = &[
     ("fallocate", &["error=EIO", "error=ENOSPC", "error=EINTR", "error=EOPNOTSUPP", "signal=KILL"]),
     ("ftruncate", &["error=EIO", "error=ENOSPC", "error=EINTR", "signal=KILL"]),
     ("pread64", &["error=EIO", "error=EINTR", "signal=KILL"]),
+    ("preadv2", &["error=EIO", "error=EINTR", "error=EOPNOTSUPP", "signal=KILL"]),
 ];
 /// So many calls in a row that never came are the end of the calls of a kind.
 const MISSES: u64 = 3;

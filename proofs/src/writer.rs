@@ -1,20 +1,27 @@
 //! The process that bad things happen to.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use factum::{Append, Error, EventStore, EventStoreExt, NewEvent, Read, StreamName};
+use factum::{Append, Error, EventId, EventStore, EventStoreExt, NewEvent, Read, StreamName};
 use factum_conformance::{Recorder, workload};
 use factum_log::{
     LogStore, Options,
     disk::{Directory, Disk, DiskFile, Ownership},
 };
 
+use uuid::Uuid;
+
 use crate::{Stop, report::Report};
 
 /// What it prints when it is about to open the log, and when it has done so.
 pub(crate) const STARTED: &str = "started";
 pub(crate) const OPENED: &str = "opened";
+
+/// Large appends of a writer, their events, and the bytes of one.
+const BULK_APPENDS: u64 = 2;
+const BULK_EVENTS: u64 = 24;
+const BULK_BYTES: usize = 64 << 10;
 
 /// Where it writes, and how much.
 #[derive(Args, Clone, Debug)]
@@ -129,7 +136,8 @@ pub(crate) async fn run(job: &Job) -> Result<Report, Stop> {
     let &Job { seed, clients, subscribers, operations, .. } = job;
     let options =
         workload::Options { seed, clients, subscribers, operations, scans: false, ..Default::default() };
-    let summary = workload::run(&recorder, &options).await.map_err(Stop::at("a reader failed"))?;
+    let (summary, ()) = tokio::join!(workload::run(&recorder, &options), bulk(&recorder, seed));
+    let summary = summary.map_err(Stop::at("a reader failed"))?;
     // Whatever became of the appends, what is there can be read.
     recorder.read_to_end(Read::all()).await.map_err(Stop::at("it cannot be read"))?;
     let stream = StreamName::new("last-1").map_err(Stop::at("a name"))?;
@@ -139,6 +147,21 @@ pub(crate) async fn run(job: &Job) -> Result<Report, Stop> {
     let closed = store.close().await.map_or_else(|error| error.to_string(), |()| "well".to_owned());
     let report = Report::default().with("seed", seed).with("summary", summary.to_string());
     Ok(report.with("last_append", last).with("closed", closed))
+}
+
+/// A client whose appends are so large that they go another way to the disk.
+async fn bulk(recorder: &Recorder, seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for n in 0..BULK_APPENDS {
+        tokio::time::sleep(Duration::from_millis(rng.u64(0..30))).await;
+        let Ok(stream) = StreamName::new("bulk-1") else { return };
+        let event = |m| {
+            let id = EventId::derived(Uuid::NAMESPACE_OID, format!("{seed}/bulk/{n}/{m}"));
+            NewEvent::bytes("Bulk", vec![rng.u8(..); BULK_BYTES]).map(|event| event.with_id(id))
+        };
+        let Ok(events) = (0..BULK_EVENTS).map(event).collect::<factum::Result<Vec<_>>>() else { return };
+        let _ = recorder.append(Append::to(stream, events)).await;
+    }
 }
 
 fn sort_of(error: &Error) -> String {

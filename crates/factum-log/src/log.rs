@@ -980,44 +980,4 @@ impl Ledger for Decided<'_> {
 }
 
 #[cfg(all(test, feature = "sim"))]
-mod tests {
-    use factum::{ManualClock, NewEvent};
-
-    use super::*;
-    use crate::sim::SimDisk;
-
-    /// Sent again while the log closes, an append that is on its way is neither there nor not there.
-    #[test]
-    fn what_is_on_its_way_when_the_log_closes_is_unknown() {
-        let disk = SimDisk::new(1);
-        let settings = Settings {
-            limits: Limits::default(),
-            clock: Arc::new(ManualClock::default()),
-            birth: Some(uuid::Uuid::from_u128(1)),
-            secret: Secret(1),
-            first_segment_bytes: 8192,
-            segment_bytes: 8192,
-            run_events: 100,
-            index_pages: Arc::new(PageCache::of_bytes(1 << 20)),
-            bugs: Bugs::default(),
-        };
-        let log = Arc::new(Log::open(Arc::new(disk.clone()), settings).unwrap());
-        let append = || {
-            let event = NewEvent::bytes("E", "").unwrap().with_id(EventId(uuid::Uuid::from_u128(7)));
-            Append::to(StreamName::new("s-1").unwrap(), [event])
-        };
-        let mut first = log.submit(append()).unwrap();
-        let (again, told) = std::sync::mpsc::channel();
-        let closing = log.clone();
-        disk.meanwhile(move || {
-            closing.begin_closing();
-            again.send(closing.submit(append()).unwrap().try_recv().unwrap()).unwrap();
-        });
-        log.commit();
-        assert!(first.try_recv().unwrap().is_ok());
-        assert_eq!(told.recv().unwrap().unwrap_err().outcome(), Outcome::Unknown);
-        // Once it is durable, it is there.
-        let replayed = log.submit(append()).unwrap().try_recv().unwrap().unwrap();
-        assert!(replayed.replayed);
-    }
-}
+mod tests;

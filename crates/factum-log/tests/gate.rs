@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test; it says its figures")]
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     io,
     sync::{
@@ -223,13 +224,27 @@ async fn events_of(store: &dyn EventStore) -> Vec<Told> {
     events.iter().map(|event| (event.position, event.id)).collect()
 }
 
+/// How many events each stream has.
+type Lengths = BTreeMap<StreamName, u64>;
+
+async fn lengths_of(store: &dyn EventStore) -> Lengths {
+    let mut lengths = Lengths::new();
+    for n in 0..3 {
+        let stream = StreamName::new(format!("account-{n}")).unwrap();
+        let state =
+            timeout(PATIENCE, store.stream_state(&stream)).await.expect("it waits for a step").unwrap();
+        lengths.insert(stream, state.next_revision().0);
+    }
+    lengths
+}
+
 /// What would be found if the machine crashed now.
-async fn after(crash: Crash, disk: &SimDisk, seed: u64) -> Vec<Told> {
+async fn after(crash: Crash, disk: &SimDisk, seed: u64) -> (Vec<Told>, Lengths) {
     let copy = disk.copy(seed);
     copy.restart(crash);
     let store =
         open(Arc::new(copy)).unwrap_or_else(|error| panic!("it does not open after a {crash:?}: {error}"));
-    events_of(&store).await
+    (events_of(&store).await, lengths_of(&store).await)
 }
 
 fn assert_all(wanted: &[Told], found: &[Told], who: &str, at: &str) {
@@ -249,13 +264,15 @@ impl Others {
     /// Whoever was told something is still right if the machine crashes now.
     async fn crash_now(&self, recorder: Option<&Recorder>, followed: &[Told]) {
         let acknowledged = self.acknowledged.so_far();
-        let seen = match recorder {
-            Some(recorder) => events_of(recorder).await,
-            None => Vec::new(),
+        let (seen, lengths) = match recorder {
+            Some(recorder) => (events_of(recorder).await, lengths_of(recorder).await),
+            None => (Vec::new(), Lengths::new()),
         };
         assert!(seen.starts_with(followed), "at `{}`: a follower was shown what readers are not", self.at);
         for (n, crash) in [(0, Crash::PowerCut), (1, Crash::PowerCut), (2, Crash::Kill)] {
-            let found = after(crash, &self.disk, self.seed ^ n).await;
+            let (found, are) = after(crash, &self.disk, self.seed ^ n).await;
+            let shorter = lengths.iter().find(|(stream, length)| are[*stream] < **length);
+            assert!(shorter.is_none(), "at `{}`: the state {shorter:?} is undone by a {crash:?}", self.at);
             assert_all(&acknowledged, &found, "acknowledged", &self.at);
             assert!(found.starts_with(&seen), "at `{}`: a reader saw what a {crash:?} undoes", self.at);
         }

@@ -26,7 +26,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("crc32c", &["factum-log"]),
     ("indicatif", &["bank"]),
     ("rusqlite", &["factum-sqlite"]),
-    ("rustix", &["factum-log", "xtask"]),
+    ("rustix", &["factum-log", "proofs", "xtask"]),
 ];
 
 /// Features of tokio that bring disk, network or processes into the crate that knows none.

@@ -125,13 +125,21 @@ impl Index {
         self.hiding > 0
     }
 
-    /// The state of a stream after this part but for events from `end` on, if the part says anything of it.
-    pub fn state_before(&self, stream: u128, end: u64) -> Option<StreamState> {
-        let Stream { state, positions } = self.streams.get(&stream)?;
-        let mut state = *state;
-        let beyond = positions.iter().rev().take_while(|position| position.0 >= end).count() as u64;
+    /// The state of a stream after this part but for events from `end` on, if the part says anything of it. So many events from
+    /// there on are in the part before this one.
+    pub fn state_before(&self, stream: u128, end: u64, earlier: u64) -> Option<StreamState> {
+        let mut state = self.streams.get(&stream)?.state;
+        let beyond = self.events_from(stream, end) + earlier;
         state.last_revision = state.next_revision().0.checked_sub(beyond + 1).map(Revision);
         Some(state)
+    }
+
+    /// How many events of a stream lie at `end` or beyond.
+    pub fn events_from(&self, stream: u128, end: u64) -> u64 {
+        let beyond = |stream: &Stream| {
+            stream.positions.iter().rev().take_while(|position| position.0 >= end).count() as u64
+        };
+        self.streams.get(&stream).map_or(0, beyond)
     }
 
     /// The position of an event of a stream by its revision; `None` if a part before this one knows it.
