@@ -1,6 +1,7 @@
 //! The workshop: everything that is checked, in one command that says what failed, and what was skipped and why.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
+mod evidence;
 mod lanes;
 mod proofs;
 mod readme;
@@ -80,6 +81,30 @@ enum Verb {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Damages what the engine reads, in ways that fall out of a seed: a long lane
+    Fuzz {
+        /// How long
+        #[arg(long, default_value_t = 300, value_name = "N")]
+        seconds: u64,
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// A mix of sim, kills, powercut, faults, fulldisk and fuzz: the longest lane
+    Soak {
+        /// For how long; the round that is begun is finished
+        #[arg(long, default_value_t = 60, value_name = "N")]
+        minutes: u64,
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Writes docs/evidence.md from what the long lanes left in target/evidence
+    Evidence {
+        /// Run all of them first, but for soak: about half an hour
+        #[arg(long)]
+        run: bool,
+    },
 }
 
 #[derive(Args)]
@@ -140,15 +165,21 @@ async fn run(verb: Verb) -> Result<(), Stop> {
             Ok(())
         }
         Verb::Tidy { rules: false } => tidy::run(root).map(|told| println!("{told}")),
-        Verb::Sim(Sim { cycles, seed }) => {
-            let told = lanes::simulate(&mut Shell::new(root)?, cycles, seed.unwrap_or_else(new_seed)).await?;
-            println!("{told}");
-            Ok(())
-        }
+        Verb::Sim(Sim { cycles, seed }) => prove(root, Proof::Sim(cycles), seed).await,
         Verb::Kills { kills, seed } => prove(root, Proof::Kills(kills), seed).await,
         Verb::Powercut { cuts, seed } => prove(root, Proof::Powercut(cuts), seed).await,
-        Verb::Faults { seed } => prove(root, Proof::Faults, seed).await,
+        Verb::Faults { seed } => prove(root, Proof::Faults { all: true }, seed).await,
         Verb::Fulldisk { rounds, seed } => prove(root, Proof::Fulldisk(rounds), seed).await,
+        Verb::Fuzz { seconds, seed } => prove(root, Proof::Fuzz(seconds), seed).await,
+        Verb::Soak { minutes, seed } => {
+            let seed = seed.unwrap_or_else(new_seed);
+            println!("{}", proofs::soak(&mut Shell::new(root)?, minutes, seed).await?);
+            Ok(())
+        }
+        Verb::Evidence { run } => {
+            println!("{}", evidence::run(&mut Shell::new(root)?, run.then(new_seed)).await?);
+            Ok(())
+        }
     }
 }
 
