@@ -325,6 +325,7 @@ impl RecordHeader {
     ///
     /// # Errors
     /// What is wrong with it.
+    #[inline]
     pub fn decode(bytes: &[u8], seed: Seed, offset: u64) -> Result<Self, Damage> {
         let Some(bytes) = bytes.first_chunk::<RECORD_HEADER>() else {
             return Err(Damage("an event's record is cut off"));
@@ -359,6 +360,7 @@ impl RecordHeader {
     ///
     /// # Errors
     /// What is wrong with it.
+    #[inline]
     pub fn event(&self, bytes: &Bytes, start: usize, position: Position) -> Result<RecordedEvent, Damage> {
         let end = start + self.bytes;
         let mut at = start + RECORD_HEADER;

@@ -27,7 +27,7 @@ pub use self::{
 };
 
 /// Runs of the same size that are merged at once.
-const FAN: usize = 8;
+const FAN: usize = 4;
 /// Events of a merged run, at most: merging holds the longest list of a run in memory.
 const MOST_EVENTS: u64 = 16 << 20;
 
@@ -312,6 +312,11 @@ impl Layers {
 }
 
 impl Settled {
+    /// Tells that a stream will be looked up soon.
+    pub fn will_look_up(&self, stream: u128) {
+        self.runs.iter().for_each(|run| run.will_look_up(stream));
+    }
+
     /// The state of a stream of which everything before `end` is durable, if it was heard of up to where this ends.
     ///
     /// # Errors
