@@ -159,7 +159,8 @@ impl Seed {
         Self(crc32c_append(crc32c(log_id.as_bytes()), &number.to_le_bytes()))
     }
 
-    fn crc(self, offset: u64, bytes: &[u8]) -> u32 {
+    /// The checksum of bytes at an offset.
+    pub fn crc(self, offset: u64, bytes: &[u8]) -> u32 {
         crc32c_append(crc32c_append(self.0, &offset.to_le_bytes()), bytes)
     }
 }

@@ -61,6 +61,7 @@ pub struct Options {
     segment_bytes: u64,
     run_events: u64,
     index_bytes: usize,
+    bugs: Bugs,
 }
 
 impl Options {
@@ -75,6 +76,7 @@ impl Options {
             segment_bytes: 256 << 20,
             run_events: 128 << 10,
             index_bytes: 32 << 20,
+            bugs: Bugs::default(),
         }
     }
 
@@ -114,6 +116,13 @@ impl Options {
     #[must_use]
     pub fn index_cache(self, bytes: usize) -> Self {
         Self { index_bytes: bytes, ..self }
+    }
+
+    /// Makes this mistake, for the tests that must notice it.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn with_bug(self, bug: crate::sim::Bug) -> Self {
+        Self { bugs: Bugs::only(bug), ..self }
     }
 
     /// Opens the store.
@@ -165,7 +174,7 @@ impl Options {
             segment_bytes: self.segment_bytes,
             run_events: self.run_events,
             index_pages: Arc::new(PageCache::of_bytes(self.index_bytes)),
-            bugs: Bugs::default(),
+            bugs: self.bugs,
         };
         LogStore::start(Log::open(disk, settings)?)
     }
