@@ -487,10 +487,10 @@ mod tests {
             let event = |_| NewEvent::bytes("E", vec![1; bytes]).unwrap();
             Append::to(StreamName::new("s-1").unwrap(), (0..events).map(event))
         };
-        let (room, large, small) = (Room::new(), append(15, 1 << 20), append(1, 10));
+        let (room, large, small) = (Room::new(), append(15, 1_000_000), append(1, 10));
         let mut taken: Vec<_> = (0..4).map(|_| now(pin!(room.take(&large))).unwrap().unwrap()).collect();
         let mut waits = pin!(room.take(&large));
-        assert!(now(waits.as_mut()).is_none(), "75 MiB wait");
+        assert!(now(waits.as_mut()).is_none(), "75 MB wait");
         assert!(now(pin!(room.take(&small))).is_some(), "a small one is held up by large ones");
         taken.pop();
         assert!(now(waits).is_some_and(|room| room.is_ok()));

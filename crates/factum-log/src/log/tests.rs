@@ -71,7 +71,7 @@ fn a_small_append_goes_before_a_large_one_that_waits() {
     let large_segments = Settings { first_segment_bytes: 64 << 20, segment_bytes: 64 << 20, ..settings(100) };
     let log = Log::open(Arc::new(SimDisk::new(1)), large_segments).unwrap();
     let append = |stream: &str, megabytes: usize| {
-        let event = |_| NewEvent::bytes("E", vec![1; if megabytes == 0 { 10 } else { 1 << 20 }]).unwrap();
+        let event = |_| NewEvent::bytes("E", vec![1; if megabytes == 0 { 10 } else { 1_000_000 }]).unwrap();
         Append::to(StreamName::new(stream).unwrap(), (0..megabytes.max(1)).map(event))
     };
     let mut first = log.submit(append("large-1", 6)).unwrap();
