@@ -1,6 +1,6 @@
 //! What several do to a log at the same moment.
 
-use factum::{ManualClock, NewEvent};
+use factum::{ManualClock, NewEvent, stream::LifeChange};
 
 use super::*;
 use crate::sim::SimDisk;
@@ -86,4 +86,23 @@ fn a_small_append_goes_before_a_large_one_that_waits() {
     assert!(log.commit());
     assert!(second.try_recv().unwrap().is_ok());
     assert!(others.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
+}
+
+/// A stream that is written and deleted in one batch is as it was until that is durable.
+#[test]
+fn a_life_that_changes_behind_an_event_of_the_same_batch_shows_with_it() {
+    let log = Log::open(Arc::new(SimDisk::new(1)), settings(100)).unwrap();
+    let stream = StreamName::new("s-1").unwrap();
+    let append = || Append::to(stream.clone(), [NewEvent::bytes("E", "").unwrap()]);
+    let delete = || Append::to(stream.metadata_stream().unwrap(), [LifeChange::Deleted.to_event().unwrap()]);
+    drop(log.submit(append()).unwrap());
+    log.commit();
+    let before = log.stream_state(&stream).unwrap();
+    drop(log.submit(append()).unwrap());
+    drop(log.submit(delete()).unwrap());
+    drop(log.submit(append()).unwrap());
+    assert_eq!(log.stream_state(&stream).unwrap(), before);
+    log.commit();
+    let after = log.stream_state(&stream).unwrap();
+    assert_eq!((after.next_revision().0, after.hidden_before.0), (3, 2));
 }
