@@ -354,7 +354,8 @@ impl Log {
             Answer { reply: request.reply, result }.give();
             return;
         }
-        let wait = desk.rolling || (!desk.waiting.is_empty() && !request.is_small());
+        let wait =
+            desk.rolling || desk.waits_for_segment() || (!desk.waiting.is_empty() && !request.is_small());
         self.decide(&mut desk, request, wait);
         let work = desk.has_work() && desk.in_flight.is_none();
         drop(desk);
@@ -823,6 +824,12 @@ impl Log {
 impl Desk {
     fn has_work(&self) -> bool {
         !self.open.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Whether somebody waits for a new segment, and so for nothing to be in the open batch: then nobody may go before.
+    fn waits_for_segment(&self) -> bool {
+        let end = self.open.segment.end();
+        self.waiting.front().is_some_and(|first| self.open.end() + first.frame_bytes() > end)
     }
 
     /// Gives an answer when everything that was decided before it is durable: a crash must not undo what it rests on.

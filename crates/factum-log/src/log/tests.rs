@@ -88,6 +88,26 @@ fn a_small_append_goes_before_a_large_one_that_waits() {
     assert!(others.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
 }
 
+/// Small appends that go on coming do not keep a large one from the new segment that it needs.
+#[test]
+fn a_large_append_that_needs_a_segment_is_not_starved() {
+    let segments = Settings { first_segment_bytes: 8 << 20, segment_bytes: 8 << 20, ..settings(100) };
+    let log = Log::open(Arc::new(SimDisk::new(1)), segments).unwrap();
+    let append = |bytes: usize| {
+        let event = |_| NewEvent::bytes("E", vec![1; 1000]).unwrap();
+        Append::to(StreamName::new("s-1").unwrap(), (0..bytes / 1000).map(event))
+    };
+    drop(log.submit(append(5_000_000)).unwrap());
+    let mut large = log.submit(append(5_000_000)).unwrap();
+    let mut commits = 0;
+    while large.try_recv().is_err() {
+        drop(log.submit(append(1000)).unwrap());
+        log.commit();
+        commits += 1;
+        assert!(commits < 5, "small ones go before it again and again");
+    }
+}
+
 /// A stream that is written and deleted in one batch is as it was until that is durable.
 #[test]
 fn a_life_that_changes_behind_an_event_of_the_same_batch_shows_with_it() {
