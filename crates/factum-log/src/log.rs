@@ -16,9 +16,9 @@ use std::{
 };
 
 use factum::{
-    Append, Appended, Clock, Durability, Error, EventId, Limits, LogIdentity, NewEvent, Outcome, Placed,
-    Position, Query, RecordedEvent, Result, StreamName, StreamState, Timestamp,
-    admission::{Admission, Ledger, admit, recorded_already},
+    Append, Appended, Clock, Durability, Error, Limits, LogIdentity, NewEvent, Outcome, Placed, Position,
+    Query, RecordedEvent, Result, StreamName, StreamState, Timestamp,
+    admission::{Admission, Found, Ledger, admit, recorded_already},
 };
 use tokio::sync::{oneshot, watch};
 
@@ -830,12 +830,12 @@ impl Ledger for Undurable<'_> {
         }
     }
 
-    fn find(&self, stream: &StreamName, id: EventId) -> Result<Option<RecordedEvent>> {
-        let undurable = self.batches().flat_map(|batch| batch.index.find(stream, id));
-        for place in undurable.chain(self.durable.index.find(stream, id)?) {
-            let event = self.event(place)?;
-            if event.id == id && event.stream == *stream {
-                return Ok(Some(event));
+    fn find(&self, stream: &StreamName, event: &NewEvent) -> Result<Option<Found>> {
+        let undurable = self.batches().flat_map(|batch| batch.index.find(stream, event.id));
+        for place in undurable.chain(self.durable.index.find(stream, event.id)?) {
+            let recorded = self.event(place)?;
+            if recorded.id == event.id && recorded.stream == *stream {
+                return Ok(Some(Found::of(event, &recorded)));
             }
         }
         Ok(None)
@@ -858,7 +858,7 @@ impl Ledger for Undurable<'_> {
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
-    use factum::{ManualClock, NewEvent};
+    use factum::{EventId, ManualClock, NewEvent};
 
     use super::*;
     use crate::sim::SimDisk;
