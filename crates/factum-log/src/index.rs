@@ -18,6 +18,7 @@ use factum::{
 
 use self::list::List;
 pub use self::{
+    list::{put_varint, take_varint},
     memory::{Index, Indexed, Kind, Secret, with_event},
     run::{Run, Span, StreamEntry},
 };
@@ -261,6 +262,20 @@ impl Layers {
 }
 
 impl Settled {
+    /// As for [`Layers::state`], without the part that is in memory.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn state(&self, name: &str) -> Result<Option<StreamState>> {
+        let frozen = self.frozen.iter().map(|(index, _)| Layer::Memory(index));
+        for layer in frozen.chain(self.runs.iter().rev().map(Layer::Run)) {
+            if let Some(entry) = layer.stream(self.secret, name)? {
+                return Ok(Some(entry.state));
+            }
+        }
+        Ok(None)
+    }
+
     /// As for [`Layers::places`], up to where this ends.
     ///
     /// # Errors

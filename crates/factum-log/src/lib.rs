@@ -18,6 +18,7 @@ mod format;
 mod index;
 mod log;
 mod manifest;
+mod packed;
 mod read;
 mod recovery;
 mod segment;
@@ -27,6 +28,7 @@ mod sparse;
 mod store;
 
 pub use self::{
+    log::scavenge::{Progress, Reclaimed, Scavenge, Scavenged, Step},
     recovery::Recovery,
     store::{LogStore, Options},
 };

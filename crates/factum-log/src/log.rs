@@ -7,6 +7,8 @@
 //!
 //! Nothing in here starts a thread: [`Log::submit`] may be called from many, [`Log::commit`] and its like from one.
 
+pub mod scavenge;
+
 use std::{
     collections::VecDeque,
     io::ErrorKind,
@@ -26,7 +28,7 @@ use crate::{
     batch::{Answer, Batch, Request},
     bugs::{Bug, Bugs},
     disk::{Disk, LOCK, Ownership, explain},
-    format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader},
+    format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader, found, is_removed},
     index::{Layers, Places, Secret, places_in, run},
     manifest::{self, Manifest},
     read,
@@ -762,6 +764,9 @@ impl Undurable<'_> {
     }
 
     fn shows(&self, event: &RecordedEvent, now: Timestamp) -> Result<bool> {
+        if is_removed(event) {
+            return self.durable.vouch_for(event).map(|()| false);
+        }
         Ok(self.stream(&event.stream)?.shows(event.revision, event.recorded_at, now))
     }
 
@@ -835,7 +840,7 @@ impl Ledger for Undurable<'_> {
         for place in undurable.chain(self.durable.index.find(stream, event.id)?) {
             let recorded = self.event(place)?;
             if recorded.id == event.id && recorded.stream == *stream {
-                return Ok(Some(Found::of(event, &recorded)));
+                return Ok(Some(found(event, &recorded)));
             }
         }
         Ok(None)

@@ -14,7 +14,7 @@ use factum::{
 };
 
 use crate::{
-    format::SEGMENT_HEADER,
+    format::{SEGMENT_HEADER, is_removed},
     index::{Layers, Places, Settled},
     log::{Durable, Log},
     segment::{Frame, Frames, Segment, Stop},
@@ -228,7 +228,10 @@ fn first_after(log: &Log, time: Timestamp) -> Result<Option<Position>> {
 }
 
 /// Hands on the frames of a segment from the offset `start` to the position `end`, all of which are durable.
-fn walk(
+///
+/// # Errors
+/// [`Error::Corrupt`] if any of them is not there, those of the disk, and those of `each`.
+pub fn walk(
     segment: &Segment,
     start: u64,
     end: u64,
@@ -334,8 +337,11 @@ impl Reading<'_> {
 
     fn shows(&self, event: &RecordedEvent) -> Result<bool> {
         let durable = self.log.durable();
-        if !durable.index.hides_something() {
+        if !durable.index.hides_something() && !is_removed(event) {
             return Ok(true);
+        }
+        if is_removed(event) {
+            return durable.vouch_for(event).map(|()| false);
         }
         let state = durable.index.state(&event.stream)?.unwrap_or_default();
         Ok(state.shows(event.revision, event.recorded_at, self.now))
