@@ -27,8 +27,12 @@ pub enum Bug {
     RemoveBeforePacked,
     /// Takes the first event that is to be kept off the disk, too.
     RemoveOneTooMany,
+    /// Takes events off the disk that are too old by the clock, and not by the last event of the log.
+    RemoveByTheClock,
     /// Forgets the ids of the events that it takes off the disk.
     StubWithoutId,
+    /// Forgets what the content of the events was that it takes off the disk.
+    StubWithoutContent,
 }
 
 /// The mistake that is switched on, if any. Without the feature `sim` there is no way to switch one on.

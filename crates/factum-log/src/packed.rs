@@ -7,8 +7,8 @@
 //! - a header page, like that of any segment, with a magic, a generation and a place for the table of its own;
 //! - stretches of the original file, one after the other, in order;
 //! - from the next multiple of [`PAGE`] on, a table: pages that say how long each stretch is, and how much was left out behind it;
-//! - the offsets in the original file at which the pages begin, and zeros up to the next multiple of [`PAGE`]. Only these offsets
-//!   are kept in memory.
+//! - the offsets in the original file at which the pages begin, and zeros up to the end of a sector. Only these
+//!   offsets are kept in memory.
 //!
 //! So to read an event is one page more than it was. The table's pages and the header have checksums; the stretches are records
 //! and frames with their own, which start from where they stood in the original file.
@@ -26,6 +26,8 @@ use crate::{
 const MAGIC: [u8; 8] = *b"factpck1";
 /// Bytes of a page of the table.
 const PAGE: usize = 4096;
+/// Bytes of which a file's length is a multiple.
+const SECTOR: usize = 512;
 /// Checksum, number of stretches, offset in the original file, offset in this one.
 const PAGE_HEADER: usize = 24;
 /// Bytes that a stretch takes in a page, at most.
@@ -84,13 +86,15 @@ impl Packed {
             Err(damage) => return Ok(Err(damage)),
         };
         let [generation, synced_upto, removed, stretches_end, pages, firsts_crc] = numbers;
-        let table = padded(stretches_end);
+        let table = stretches_end.checked_next_multiple_of(PAGE as u64);
         let firsts_at = table.and_then(|table| table.checked_add(pages.checked_mul(PAGE as u64)?));
         let firsts_end = firsts_at.and_then(|at| at.checked_add(pages.checked_mul(8)?));
         let bytes = file.bytes()?;
-        let (Some(firsts_at), Some(firsts_end), true) =
-            (firsts_at, firsts_end, firsts_end.and_then(padded) == Some(bytes))
-        else {
+        let (Some(firsts_at), Some(firsts_end), true) = (
+            firsts_at,
+            firsts_end,
+            firsts_end.and_then(|end| end.checked_next_multiple_of(SECTOR as u64)) == Some(bytes),
+        ) else {
             return Ok(Err(Damage("a packed segment's file does not have the length that it says")));
         };
         let mut firsts = vec![0; usize::try_from(firsts_end - firsts_at).unwrap_or(usize::MAX)];
@@ -160,11 +164,6 @@ impl Packed {
         }
         Ok(Ok(()))
     }
-}
-
-/// The next place at which a page may begin.
-fn padded(offset: u64) -> Option<u64> {
-    offset.checked_next_multiple_of(PAGE as u64)
 }
 
 fn damaged(what: &'static str) -> io::Error {
@@ -356,7 +355,7 @@ impl Packing {
     pub fn bytes(&self) -> u64 {
         let stretches = (self.flushed + self.buffer.len() as u64).next_multiple_of(PAGE as u64);
         let pages = self.firsts.len() as u64 + 1;
-        stretches + pages * PAGE as u64 + (pages * 8).next_multiple_of(PAGE as u64)
+        stretches + pages * PAGE as u64 + (pages * 8).next_multiple_of(SECTOR as u64)
     }
 
     /// Writes the table and, last of all, the header. The file is not synced yet.
@@ -372,12 +371,12 @@ impl Packing {
             let crc = self.seed.crc(table + (n * PAGE) as u64, &page[4..]);
             page[..4].copy_from_slice(&crc.to_le_bytes());
         }
-        let padding = usize::try_from(table - stretches_end).unwrap_or(0);
-        self.buffer.extend(std::iter::repeat_n(0, padding));
+        self.buffer.extend(zeros(table - stretches_end));
         self.buffer.append(&mut self.pages);
         let firsts: Vec<u8> = self.firsts.iter().flat_map(|first| first.to_le_bytes()).collect();
         self.buffer.extend_from_slice(&firsts);
-        self.buffer.resize(self.buffer.len().next_multiple_of(PAGE), 0);
+        let end = self.flushed + self.buffer.len() as u64;
+        self.buffer.extend(zeros(end.next_multiple_of(SECTOR as u64) - end));
         self.flush()?;
         let numbers = [
             facts.generation,
@@ -392,6 +391,11 @@ impl Packing {
             None => Ok(()),
         }
     }
+}
+
+/// Less than a page of them.
+fn zeros(bytes: u64) -> impl Iterator<Item = u8> {
+    std::iter::repeat_n(0, usize::try_from(bytes).unwrap_or(0))
 }
 
 /// What a packed file says of itself, besides what the segment's header says.

@@ -272,7 +272,11 @@ impl<'a> Work<'a> {
         at: Progress,
         progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Self {
-        let last_recorded_at = log.durable().index.last().map_or(Timestamp(i64::MIN), |(_, at)| at);
+        let last_recorded_at = if log.settings.bugs.has(Bug::RemoveByTheClock) {
+            log.now()
+        } else {
+            log.durable().index.last().map_or(Timestamp(i64::MIN), |(_, at)| at)
+        };
         Self { log, segment, end, last_recorded_at, states: HashMap::new(), at, progress }
     }
 
@@ -388,6 +392,9 @@ impl<'a> Work<'a> {
         if self.log.settings.bugs.has(Bug::StubWithoutId) {
             return RecordedEvent { id: factum::EventId(uuid::Uuid::nil()), ..event };
         }
+        if self.log.settings.bugs.has(Bug::StubWithoutContent) {
+            return RecordedEvent { data: bytes::Bytes::new(), ..event };
+        }
         event
     }
 
@@ -451,7 +458,8 @@ impl<'a> Work<'a> {
         let old = self.segment;
         packed.check_table()?;
         let mut frames = Frames::new(packed, SEGMENT_HEADER, self.end - old.header.base);
-        let careless = self.log.settings.bugs.has(Bug::StubWithoutId);
+        let bugs = self.log.settings.bugs;
+        let careless = bugs.has(Bug::StubWithoutId) || bugs.has(Bug::StubWithoutContent);
         let mut removed = 0;
         self.each_frame(Step::Comparing, |work, frame| {
             let other = frames.next()?.ok().filter(|other| other.header == frame.header);
