@@ -76,6 +76,9 @@ impl Disk for Traced {
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
         Ok(self.wrap(self.disk.create(name, bytes)?, bytes))
     }
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.wrap(self.disk.reserve(name, bytes)?, bytes))
+    }
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.disk.open(name)?;
         let bytes = file.bytes()?;

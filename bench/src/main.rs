@@ -49,6 +49,9 @@ pub struct Arguments {
     /// Waits before each round, so many seconds at most, for other programs to leave the processors alone
     #[arg(long, value_name = "S", default_value_t = 0)]
     calm: u64,
+    /// Leaves out the bare loop that does factum's writes again: for a profile of factum alone
+    #[arg(long)]
+    no_limit: bool,
     /// Where the stores are put for the time of the run; it must be on a real disk [default: beside the program]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,

@@ -106,7 +106,7 @@ fn measure_round(
             continue;
         }
         let measured =
-            directory_for(work, peer, scratch).and_then(|directory| measure(work, peer, scale, &directory));
+            directory_for(work, peer, scratch).and_then(|directory| measure(work, peer, scale, &directory, !arguments.no_limit));
         let _ = fs::remove_dir_all(scratch.join("store"));
         settle(scratch);
         let (outcome, limits) = match measured {
@@ -151,12 +151,13 @@ fn measure(
     peer: &dyn Peer,
     scale: Scale,
     directory: &Path,
+    limits: bool,
 ) -> Result<(Sample, Limits), Failure> {
     let began = Instant::now();
     let store = peer.open(directory)?;
     let open_ms = began.elapsed().as_secs_f64() * 1e3;
     let measured = work.run(&store, scale, directory);
-    let trace = store.trace().filter(|_| work.has_limit());
+    let trace = store.trace().filter(|_| limits && work.has_limit());
     let closed = store.close();
     drop(store);
     let (mut sample, events) = measured?;

@@ -259,84 +259,55 @@ const JSON: u8 = 0;
 const BYTES: u8 = 1;
 const OTHER: u8 = 2;
 
-/// An event in the form in which it is stored, but for what is only known once it has its place.
-#[derive(Debug)]
-pub struct Draft {
-    /// Its id.
-    pub id: EventId,
-    kind: u8,
-    stream_bytes: u16,
-    type_bytes: u16,
-    content_type_bytes: u16,
-    tags_bytes: u16,
-    metadata_bytes: u32,
-    payload_crc: u32,
-    payload: Vec<u8>,
+/// Where a record has what is only known once it has its place.
+const RECORD_REVISION: usize = 24;
+const RECORD_TIME: usize = 32;
+
+/// Appends the record of an event, but for what is only known once it has its place: [`place_record`] fills that in.
+#[allow(clippy::cast_possible_truncation, reason = "names, tags and metadata have limits that fit")]
+pub fn draft_record(out: &mut Vec<u8>, stream: &StreamName, event: &NewEvent) {
+    let (kind, content_type) = match &event.content_type {
+        ContentType::Json => (JSON, ""),
+        ContentType::Bytes => (BYTES, ""),
+        ContentType::Other(name) => (OTHER, &**name),
+    };
+    let (tags, metadata) = (event.tags.packed(), event.metadata.as_bytes());
+    let names = stream.len() + event.event_type.len() + content_type.len() + tags.len();
+    let bytes = RECORD_HEADER + names + metadata.len() + event.data.len();
+    out.reserve(bytes);
+    let start = out.len();
+    let mut header = [0; RECORD_HEADER];
+    let mut at = 4;
+    let mut put = |field: &[u8]| {
+        header[at..at + field.len()].copy_from_slice(field);
+        at += field.len();
+    };
+    put(&(bytes as u32).to_le_bytes());
+    put(&[0; 4]);
+    put(&(metadata.len() as u32).to_le_bytes());
+    for length in [stream.len(), event.event_type.len(), content_type.len(), tags.len()] {
+        put(&(length as u16).to_le_bytes());
+    }
+    put(&[0; 16]);
+    put(event.id.0.as_bytes());
+    put(&[kind]);
+    out.extend_from_slice(&header);
+    for part in
+        [stream.as_bytes(), event.event_type.as_bytes(), content_type.as_bytes(), tags, metadata, &event.data]
+    {
+        out.extend_from_slice(part);
+    }
+    let payload_crc = crc32c(&out[start + RECORD_HEADER..]);
+    out[start + 8..start + 12].copy_from_slice(&payload_crc.to_le_bytes());
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "names, tags and metadata have limits that fit")]
-impl Draft {
-    /// Does what can be done before the event's turn comes.
-    pub fn new(stream: &StreamName, event: &NewEvent) -> Self {
-        let (kind, content_type) = match &event.content_type {
-            ContentType::Json => (JSON, ""),
-            ContentType::Bytes => (BYTES, ""),
-            ContentType::Other(name) => (OTHER, &**name),
-        };
-        let (tags, metadata) = (event.tags.packed(), event.metadata.as_bytes());
-        let parts = [
-            stream.as_bytes(),
-            event.event_type.as_bytes(),
-            content_type.as_bytes(),
-            tags,
-            metadata,
-            &event.data,
-        ];
-        let payload = parts.concat();
-        Self {
-            id: event.id,
-            kind,
-            stream_bytes: stream.len() as u16,
-            type_bytes: event.event_type.len() as u16,
-            content_type_bytes: content_type.len() as u16,
-            tags_bytes: tags.len() as u16,
-            metadata_bytes: metadata.len() as u32,
-            payload_crc: crc32c(&payload),
-            payload,
-        }
-    }
-
-    /// Bytes of the record.
-    pub fn bytes(&self) -> usize {
-        RECORD_HEADER + self.payload.len()
-    }
-
-    /// Writes the record for `offset`, and returns its checksum.
-    pub fn write(
-        &self,
-        out: &mut Vec<u8>,
-        seed: Seed,
-        offset: u64,
-        revision: Revision,
-        at: Timestamp,
-    ) -> u32 {
-        let start = out.len();
-        out.extend([0; 4]);
-        out.extend((self.bytes() as u32).to_le_bytes());
-        out.extend(self.payload_crc.to_le_bytes());
-        out.extend(self.metadata_bytes.to_le_bytes());
-        for length in [self.stream_bytes, self.type_bytes, self.content_type_bytes, self.tags_bytes] {
-            out.extend(length.to_le_bytes());
-        }
-        out.extend(revision.0.to_le_bytes());
-        out.extend(at.0.to_le_bytes());
-        out.extend(self.id.0.as_bytes());
-        out.extend([self.kind, 0, 0, 0]);
-        let crc = seed.crc(offset, &out[start + 4..]);
-        out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
-        out.extend(&self.payload);
-        crc
-    }
+/// Completes the record that stands at the beginning of `record` for `offset`, and returns its checksum.
+pub fn place_record(record: &mut [u8], seed: Seed, offset: u64, revision: Revision, at: Timestamp) -> u32 {
+    record[RECORD_REVISION..RECORD_TIME].copy_from_slice(&revision.0.to_le_bytes());
+    record[RECORD_TIME..RECORD_TIME + 8].copy_from_slice(&at.0.to_le_bytes());
+    let crc = seed.crc(offset, &record[4..RECORD_HEADER]);
+    record[..4].copy_from_slice(&crc.to_le_bytes());
+    crc
 }
 
 /// A record's fixed part.
@@ -594,14 +565,25 @@ mod tests {
         (StreamName::new("account-1").unwrap(), event)
     }
 
+    fn record(
+        stream: &StreamName,
+        event: &NewEvent,
+        offset: u64,
+        revision: Revision,
+        at: Timestamp,
+    ) -> Vec<u8> {
+        let mut out = Vec::new();
+        draft_record(&mut out, stream, event);
+        place_record(&mut out, SEED, offset, revision, at);
+        out
+    }
+
     #[test]
     fn a_record_comes_back_as_it_was() {
         let (stream, event) = event();
         for content_type in [ContentType::Json, ContentType::Bytes, ContentType::Other("text/csv".into())] {
             let event = NewEvent { content_type, ..event.clone() };
-            let (mut out, draft) = (Vec::new(), Draft::new(&stream, &event));
-            draft.write(&mut out, SEED, 4160, Revision(3), Timestamp(99));
-            assert_eq!(out.len(), draft.bytes());
+            let out = record(&stream, &event, 4160, Revision(3), Timestamp(99));
             let header = RecordHeader::decode(&out, SEED, 4160).unwrap();
             let back = header.event(&Bytes::from(out), Position(4160)).unwrap();
             assert!(event.same_content(&back), "{back:?}");
@@ -613,8 +595,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_and_every_cut_of_a_record_is_noticed() {
         let (stream, event) = event();
-        let mut out = Vec::new();
-        Draft::new(&stream, &event).write(&mut out, SEED, 0, Revision(0), Timestamp(0));
+        let out = record(&stream, &event, 0, Revision(0), Timestamp(0));
         let read = |bytes: &[u8], offset| {
             let header = RecordHeader::decode(bytes, SEED, offset)?;
             header.event(&Bytes::copy_from_slice(bytes), Position(offset))
@@ -636,8 +617,7 @@ mod tests {
         let (stream, event) = event();
         let tiny = NewEvent::bytes("E", "").unwrap();
         for event in [event, tiny] {
-            let (mut out, draft) = (Vec::new(), Draft::new(&stream, &event));
-            draft.write(&mut out, SEED, 4160, Revision(3), Timestamp(99));
+            let out = record(&stream, &event, 4160, Revision(3), Timestamp(99));
             let record = RecordHeader::decode(&out, SEED, 4160).unwrap();
             let whole = record.event(&Bytes::from(out), Position(4160)).unwrap();
             let mut stub = Vec::new();

@@ -10,7 +10,10 @@ mod list;
 mod memory;
 pub mod run;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use factum::{
     EventId, EventType, Position, Query, Result, Revision, StreamState, Timestamp, query::Criterion,
@@ -18,8 +21,9 @@ use factum::{
 
 use self::list::List;
 pub use self::{
+    hashers::AsItIs,
     list::{put_varint, take_varint},
-    memory::{Index, Indexed, Kind, Secret, with_event},
+    memory::{Index, Indexed, Kind, Secret},
     run::{Run, Span, StreamEntry},
 };
 
@@ -29,6 +33,9 @@ const FAN: usize = 8;
 const MOST_EVENTS: u64 = 16 << 20;
 
 /// The index of the whole log: runs, then what is being written to one, then what is in memory.
+///
+/// It knows of events that are decided on but not durable yet, and so not to be seen: whoever asks for what is durable says where
+/// that ends.
 #[derive(Debug)]
 pub struct Layers {
     /// What hashes are made with.
@@ -39,6 +46,16 @@ pub struct Layers {
     pub memory: Index,
     /// The position at which it begins.
     memory_start: u64,
+    undone: Undone,
+}
+
+/// How streams were before what is not durable yet, where that does not follow from their events.
+#[derive(Debug, Default)]
+struct Undone {
+    /// Before the batch in flight.
+    in_flight: HashMap<u128, StreamState, AsItIs>,
+    /// Before the open batch.
+    open: HashMap<u128, StreamState, AsItIs>,
 }
 
 /// The part of the index that does not change any more.
@@ -58,10 +75,19 @@ enum Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    fn stream(&self, secret: Secret, name: &str) -> Result<Option<StreamEntry<'a>>> {
+    fn stream(&self, stream: u128) -> Result<Option<StreamEntry<'a>>> {
         match self {
-            Self::Run(run) => run.stream(secret.stream(name)),
-            Self::Memory(index) => Ok(index.stream(name)),
+            Self::Run(run) => run.stream(stream),
+            Self::Memory(index) => Ok(index.stream(stream)),
+        }
+    }
+
+    /// The state of a stream at its end, but for events from `end` on.
+    fn state(&self, stream: u128, end: u64) -> Result<Option<StreamState>> {
+        match self {
+            // All of it is durable.
+            Self::Run(run) => run.state(stream),
+            Self::Memory(index) => Ok(index.state_before(stream, end)),
         }
     }
 
@@ -72,11 +98,13 @@ impl<'a> Layer<'a> {
         }
     }
 
-    fn ids(&self, secret: Secret, stream: &str, id: EventId) -> Result<Vec<Position>> {
+    fn ids(&self, hash: u64, id: EventId, found: &mut Vec<Position>) -> Result<()> {
         match self {
-            Self::Run(run) => run.ids(secret.id(stream, id)),
-            Self::Memory(index) => Ok(index.find(stream, id).collect()),
+            Self::Run(run) => found.extend(run.ids(hash, id)?),
+            Self::Memory(index) if id.0.as_u128() <= index.largest_id() => found.extend(index.find(hash)),
+            Self::Memory(_) => {}
         }
+        Ok(())
     }
 }
 
@@ -84,7 +112,8 @@ impl Layers {
     /// The index of a log of which these runs are known, and nothing yet beyond them.
     pub fn new(secret: Secret, runs: Vec<Arc<Run>>) -> Self {
         let memory_start = runs.last().map_or(0, |run| run.span.end);
-        Self { secret, runs: Arc::new(runs), frozen: None, memory: Index::new(secret), memory_start }
+        let (memory, undone) = (Index::default(), Undone::default());
+        Self { secret, runs: Arc::new(runs), frozen: None, memory, memory_start, undone }
     }
 
     /// The part that does not change any more.
@@ -126,50 +155,69 @@ impl Layers {
         self.memory.hides_something() || frozen || self.runs.iter().any(|run| run.span.hides_something)
     }
 
-    /// The state of a stream, if it was ever heard of.
+    /// The state of a stream, if it was ever heard of, as it will be once everything that was decided on is durable.
     ///
     /// # Errors
     /// Those of the runs.
-    pub fn state(&self, name: &str) -> Result<Option<StreamState>> {
-        if let Some(state) = self.memory.state(name) {
-            return Ok(Some(state));
-        }
-        for (_, layer) in self.newest_first() {
-            if let Some(entry) = layer.stream(self.secret, name)? {
-                return Ok(Some(entry.state));
+    pub fn state(&self, stream: u128) -> Result<Option<StreamState>> {
+        self.state_beyond(stream, 0)
+    }
+
+    /// The same, but only from what the index knows of the log beyond a position.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn state_beyond(&self, stream: u128, position: u64) -> Result<Option<StreamState>> {
+        for layer in self.beyond(position) {
+            if let Some(state) = layer.state(stream, u64::MAX)? {
+                return Ok(Some(state));
             }
         }
         Ok(None)
     }
 
-    /// Where events of this id and stream may be.
+    /// The state of a stream of which everything before `end` is durable, if it is known without a look at [`Self::settled`].
+    pub fn newest_durable_state(&self, stream: u128, end: u64) -> Option<StreamState> {
+        let Undone { in_flight, open } = &self.undone;
+        let undone = in_flight.get(&stream).or_else(|| open.get(&stream)).copied();
+        undone.or_else(|| self.memory.state_before(stream, end))
+    }
+
+    /// Where events with this id and this hash of it may be, from what the index knows of the log beyond a position.
     ///
     /// # Errors
     /// Those of the runs.
-    pub fn find(&self, stream: &str, id: EventId) -> Result<Vec<Position>> {
+    pub fn ids_beyond(&self, hash: u64, id: EventId, position: u64) -> Result<Vec<Position>> {
         let mut found = Vec::new();
-        for (_, layer) in self.newest_first() {
-            found.extend(layer.ids(self.secret, stream, id)?);
+        for layer in self.beyond(position) {
+            layer.ids(hash, id, &mut found)?;
         }
         Ok(found)
     }
 
-    /// The position of an event of a stream by its revision.
-    ///
-    /// # Errors
-    /// Those of the runs.
-    pub fn position_of(&self, stream: &str, revision: Revision) -> Result<Option<Position>> {
-        for (_, layer) in self.newest_first() {
-            if let Some(entry) = layer.stream(self.secret, stream)?
-                && let Some(n) = revision.0.checked_sub(entry.first_revision)
-            {
-                return match usize::try_from(n) {
-                    Ok(n) => entry.list.get(n),
-                    Err(_) => Ok(None),
-                };
-            }
+    /// The parts that know of the log beyond a position, the newest first.
+    fn beyond(&self, position: u64) -> impl Iterator<Item = Layer<'_>> {
+        let mut end = u64::MAX;
+        self.newest_first()
+            .take_while(move |(start, _)| std::mem::replace(&mut end, *start) > position)
+            .map(|(_, layer)| layer)
+    }
+
+    /// Takes note that a stream was like this before the open batch, unless that is known or follows from its events.
+    pub fn remember(&mut self, stream: u128, before: StreamState, after: StreamState) {
+        if (StreamState { last_revision: after.last_revision, ..before }) != after {
+            self.undone.open.entry(stream).or_insert(before);
         }
-        Ok(None)
+    }
+
+    /// Takes note that the open batch is in flight now.
+    pub fn taken(&mut self) {
+        self.undone.in_flight = std::mem::take(&mut self.undone.open);
+    }
+
+    /// Takes note that the batch in flight is durable now.
+    pub fn landed(&mut self) {
+        self.undone.in_flight.clear();
     }
 
     /// The places beyond `after` where events that match may be; `None` if that may be anywhere.
@@ -215,16 +263,17 @@ impl Layers {
             last,
             last_recorded_at,
             hides_something: self.memory.hides_something(),
+            largest_id: self.memory.largest_id(),
         };
-        let memory = std::mem::replace(&mut self.memory, Index::new(self.secret));
+        let memory = std::mem::take(&mut self.memory);
         self.frozen = Some((Arc::new(memory), span));
         self.memory_start = end;
         true
     }
 
-    /// What is to be written to a run.
-    pub fn frozen(&self) -> Option<(Arc<Index>, Span)> {
-        self.frozen.clone()
+    /// What is to be written to a run, if everything before `end` is durable.
+    pub fn frozen(&self, end: u64) -> Option<(Arc<Index>, Span)> {
+        self.frozen.clone().filter(|(_, span)| span.end <= end)
     }
 
     /// Puts the run in the place of what was frozen.
@@ -262,18 +311,45 @@ impl Layers {
 }
 
 impl Settled {
-    /// As for [`Layers::state`], without the part that is in memory.
+    /// The state of a stream of which everything before `end` is durable, if it was heard of up to where this ends.
     ///
     /// # Errors
     /// Those of the runs.
-    pub fn state(&self, name: &str) -> Result<Option<StreamState>> {
-        let frozen = self.frozen.iter().map(|(index, _)| Layer::Memory(index));
-        for layer in frozen.chain(self.runs.iter().rev().map(Layer::Run)) {
-            if let Some(entry) = layer.stream(self.secret, name)? {
-                return Ok(Some(entry.state));
+    pub fn state(&self, stream: u128, end: u64) -> Result<Option<StreamState>> {
+        for layer in self.newest_first() {
+            if let Some(state) = layer.state(stream, end)? {
+                return Ok(Some(state));
             }
         }
         Ok(None)
+    }
+
+    /// The position of an event of a stream by its revision.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn position_of(&self, stream: u128, revision: Revision) -> Result<Option<Position>> {
+        for layer in self.newest_first() {
+            if let Some(entry) = layer.stream(stream)?
+                && let Some(n) = revision.0.checked_sub(entry.first_revision)
+            {
+                return usize::try_from(n).map_or(Ok(None), |n| entry.list.get(n));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where events with this id and this hash of it may be.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn ids(&self, hash: u64, id: EventId, found: &mut Vec<Position>) -> Result<()> {
+        self.newest_first().try_for_each(|layer| layer.ids(hash, id, found))
+    }
+
+    fn newest_first(&self) -> impl Iterator<Item = Layer<'_>> {
+        let frozen = self.frozen.iter().map(|(index, _)| Layer::Memory(index));
+        frozen.chain(self.runs.iter().rev().map(Layer::Run))
     }
 
     /// As for [`Layers::places`], up to where this ends.
@@ -354,7 +430,7 @@ impl<'a> AllOf<'a> {
             some
         };
         if let Some(stream) = &criterion.stream
-            && !need(layer.stream(secret, stream)?.map(|entry| entry.list).into_iter().collect())
+            && !need(layer.stream(secret.stream(stream))?.map(|entry| entry.list).into_iter().collect())
         {
             return Ok(None);
         }
@@ -484,21 +560,17 @@ mod tests {
     const SECRET: Secret = Secret(77);
 
     fn index(events: &[(u64, &str, &str, &[&str])]) -> Index {
-        let mut index = Index::new(SECRET);
+        let mut index = Index::default();
         for (position, stream, event_type, tags) in events {
             let stream = StreamName::new(*stream).unwrap();
             let (event_type, tags) = (EventType::new(*event_type).unwrap(), Tags::new(*tags).unwrap());
-            let (state, _) = with_event(index.state(&stream).unwrap_or_default());
-            let keys = SECRET.keys_of(&stream, &event_type, &tags);
-            let (id, recorded_at) = (EventId::new(), Timestamp(0));
-            index.add(Indexed {
-                position: Position(*position),
-                recorded_at,
-                stream: &stream,
-                id,
-                keys: &keys,
-                state,
-            });
+            let (hash, mut keys) = (SECRET.stream(&stream), Vec::new());
+            let mut state = index.state_before(hash, u64::MAX).unwrap_or_default();
+            state.written();
+            SECRET.keys_of(&stream, &event_type, &tags, &mut keys);
+            let (position, id) = (Position(*position), EventId::new());
+            let event = Indexed { position, id, id_hash: SECRET.id(hash, id), keys: &keys };
+            index.add(hash, state, Timestamp(0), event);
         }
         index
     }

@@ -29,13 +29,16 @@ use crate::{
     bugs::{Bug, Bugs},
     disk::{Disk, LOCK, Ownership, explain},
     format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader, found, is_removed},
-    index::{Layers, Places, Secret, places_in, run},
+    index::{Layers, Places, Secret, run},
     manifest::{self, Manifest},
     read,
     recovery::{Birth, Recovered, Recovery, SPARE, Unmade, make_segment, recover},
     segment::Segment,
     sparse::Sparse,
 };
+
+/// Bytes of a batch beyond which it matters little how a segment was prepared.
+const LARGE_BATCH: u64 = 256 << 10;
 
 /// How a log is opened.
 #[derive(Clone, Debug)]
@@ -85,6 +88,8 @@ pub struct Log {
 #[derive(Debug)]
 struct Desk {
     open: Batch,
+    /// For the bytes of the batch after the open one.
+    buffer: Vec<u8>,
     in_flight: Option<Arc<Batch>>,
     /// What is answered when the open batch is durable, and when the one in flight is.
     open_answers: Vec<Answer>,
@@ -92,6 +97,10 @@ struct Desk {
     /// Appends for which there is no room in the open batch.
     waiting: VecDeque<Request>,
     last_recorded_at: Timestamp,
+    /// Bytes of a batch, of late.
+    usual_batch: u64,
+    /// Whether a new segment is being made, so that nothing may come into the open batch.
+    rolling: bool,
     refusal: Option<Error>,
     /// The batch of which nobody knows whether it is on the disk, once a write or sync has failed.
     doubtful: Option<Arc<Batch>>,
@@ -118,16 +127,28 @@ pub struct Durable {
     pub segments: Arc<Vec<Arc<Segment>>>,
     /// Where frames begin.
     pub sparse: Sparse,
-    /// Where to find everything.
+    /// Where to find everything, also what is not durable yet.
     pub index: Layers,
     /// The position beyond the last frame.
     pub end: u64,
+    /// The last event, and when that was recorded.
+    pub last: Option<(Position, Timestamp)>,
 }
 
 impl Durable {
     /// The last position; [`Position::START`] in an empty log.
     pub fn head(&self) -> Position {
-        self.index.last().map_or(Position::START, |(position, _)| position)
+        self.last.map_or(Position::START, |(position, _)| position)
+    }
+
+    /// The state of a stream.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn state(&self, stream: u128) -> Result<StreamState> {
+        let newest = self.index.newest_durable_state(stream, self.end);
+        let state = newest.map_or_else(|| self.index.settled().state(stream, self.end), |it| Ok(Some(it)))?;
+        Ok(state.unwrap_or_default())
     }
 
     /// The number of the segment that holds `position`, counted from 0.
@@ -192,18 +213,22 @@ impl Log {
     ) -> Self {
         let Recovered { log, segments, index, sparse, end, next_frame, last_recorded_at, recovery } = found;
         let desk = Desk {
-            open: Batch::new(last, end, next_frame, index.events(), index.secret),
+            open: Batch::new(last, end, next_frame, index.events(), Vec::new()),
+            buffer: Vec::new(),
             in_flight: None,
             open_answers: Vec::new(),
             in_flight_answers: Vec::new(),
             waiting: VecDeque::new(),
             last_recorded_at,
+            usual_batch: 0,
+            rolling: false,
             refusal: None,
             doubtful: None,
             closing: false,
         };
         let index_secret = index.secret;
-        let durable = Durable { log, segments: Arc::new(segments), sparse, index, end };
+        let last = index.last();
+        let durable = Durable { log, segments: Arc::new(segments), sparse, index, end, last };
         Self {
             disk,
             ownership,
@@ -229,13 +254,30 @@ impl Log {
     /// The present moment for readers: never earlier than what they see, or a clock that is turned back would show again what
     /// was too old.
     pub fn now(&self) -> Timestamp {
-        let seen = self.durable().index.last().map_or(Timestamp(i64::MIN), |(_, at)| at);
+        let seen = self.durable().last.map_or(Timestamp(i64::MIN), |(_, at)| at);
         self.settings.clock.now().max(seen)
     }
 
     /// What readers see.
     pub fn durable(&self) -> RwLockReadGuard<'_, Durable> {
         self.durable.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state of a stream.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
+        let stream = self.secret.stream(stream);
+        let (settled, end) = {
+            let durable = self.durable();
+            if let Some(state) = durable.index.newest_durable_state(stream, durable.end) {
+                return Ok(state);
+            }
+            (durable.index.settled(), durable.end)
+        };
+        // Runs are read outside of the lock.
+        Ok(settled.state(stream, end)?.unwrap_or_default())
     }
 
     /// Follows the last position that can be read.
@@ -258,14 +300,16 @@ impl Log {
     pub fn submit(&self, append: Append) -> Result<oneshot::Receiver<Result<Appended>>> {
         self.settings.limits.check(&append)?;
         let (reply, answer) = oneshot::channel();
-        let request = Request::new(append, reply, self.secret);
+        let settled = self.durable().index.settled();
+        let request = Request::new(append, reply, self.secret, &settled).map_err(unseen)?;
+        drop(settled);
         let mut desk = self.desk();
         if let Some(refusal) = desk.refusal.clone() {
-            let result = self.refuse(&desk, &request.append, &refusal);
+            let result = self.refuse(&desk, &request, &refusal);
             Answer { reply: request.reply, result }.give();
             return Ok(answer);
         }
-        let wait = !desk.waiting.is_empty();
+        let wait = desk.rolling || (!desk.waiting.is_empty() && !request.is_small());
         self.decide(&mut desk, request, wait);
         let work = desk.has_work() && desk.in_flight.is_none();
         drop(desk);
@@ -279,12 +323,10 @@ impl Log {
     /// waits and is decided on again.
     fn decide(&self, desk: &mut Desk, request: Request, wait: bool) {
         let now = self.settings.clock.now().max(desk.last_recorded_at);
-        let durable = self.durable();
-        let ledger = Undurable { open: &desk.open, in_flight: desk.in_flight.as_deref(), durable: &durable };
+        let mut durable = self.durable_mut();
+        let ledger = Decided { desk, durable: &durable, request: &request, only_durable: false };
         let result = match admit(&request.append, &self.settings.limits, &ledger, now) {
-            // It could not be seen whether it is recorded already.
-            Err(Error::Unavailable { why, .. }) => Err(Error::Unavailable { why, outcome: Outcome::Unknown }),
-            Err(refused) => Err(refused),
+            Err(refused) => Err(unseen(refused)),
             Ok(Admission::Replayed(events)) => Ok(durable.appended(events, true)),
             Ok(Admission::New) if request.append.event_count() == 0 => {
                 Ok(Appended { token: durable.log.at(ledger.head()), ..durable.appended(Vec::new(), false) })
@@ -294,20 +336,19 @@ impl Log {
                 return;
             }
             Ok(Admission::New) => {
-                let in_flight = desk.in_flight.as_deref();
-                let state = |stream: &StreamName| state_before(in_flight, &durable, stream);
-                let placed = desk.open.record(&request, now, state);
                 desk.last_recorded_at = now;
+                let placed = desk.open.record(&request, now, &mut durable.index);
                 placed.map(|events| durable.appended(events, false))
             }
         };
+        drop(durable);
         desk.answer_when_durable(Answer { reply: request.reply, result });
     }
 
     /// Writes what was decided, syncs it, shows it to readers and answers. `false` if there was nothing to do.
     pub fn commit(&self) -> bool {
         let mut tail = self.tail();
-        let Some((batch, answers)) = self.desk().take_open(tail.synced_upto) else {
+        let Some((batch, answers)) = self.take_open(tail.synced_upto) else {
             return self.make_room(&mut tail);
         };
         let answers = if self.settings.bugs.has(Bug::AckBeforeSync) {
@@ -322,7 +363,7 @@ impl Log {
         }
         *tail = Tail { synced_upto: batch.end(), mark_unsynced: false, witnessed: false };
         self.publish(&batch);
-        let more = self.desk().landed();
+        let more = self.desk().landed(batch);
         answers.into_iter().chain(more).for_each(Answer::give);
         self.admit_waiting();
         true
@@ -331,7 +372,7 @@ impl Log {
     fn write_and_sync(&self, batch: &Batch) -> Result<()> {
         let Segment { file, path, .. } = &*batch.segment;
         let failed = |doing| move |error| explain(&error, doing, path, Outcome::Unknown);
-        file.write_at(&batch.bytes, batch.offset()).map_err(failed("write"))?;
+        file.write_at(batch.to_write(), batch.offset()).map_err(failed("write"))?;
         match file.sync() {
             Err(_) if self.settings.bugs.has(Bug::RetryAfterFailedSync) => file.sync(),
             result => result,
@@ -339,31 +380,56 @@ impl Log {
         .map_err(failed("sync"))
     }
 
+    /// Takes the open batch on its way to the disk, if anything is in it.
+    fn take_open(&self, synced_upto: u64) -> Option<(Arc<Batch>, Vec<Answer>)> {
+        let mut desk = self.desk();
+        if desk.open.is_empty() {
+            return None;
+        }
+        let buffer = mem::take(&mut desk.buffer);
+        let next = desk.open.following(buffer);
+        let mut batch = mem::replace(&mut desk.open, next);
+        desk.usual_batch = (desk.usual_batch * 7 + batch.end() - batch.start) / 8;
+        let mut durable = self.durable_mut();
+        durable.index.taken();
+        // Nothing beyond this batch is in memory yet, so here one part can end.
+        let log_id = durable.log.log_id;
+        durable.index.freeze(self.settings.run_events, batch.end(), batch.number + 1, log_id);
+        drop(durable);
+        let answers = mem::take(&mut desk.open_answers);
+        batch.seal(synced_upto, desk.last_recorded_at);
+        let batch = Arc::new(batch);
+        desk.in_flight = Some(batch.clone());
+        Some((batch, answers))
+    }
+
     fn publish(&self, batch: &Batch) {
         let mut durable = self.durable_mut();
-        durable.index.memory.absorb(&batch.index);
+        durable.index.landed();
         durable.end = batch.end();
+        durable.last = batch.last.or(durable.last);
         durable.sparse.add(batch.start, batch.first_recorded_at);
-        let log_id = durable.log.log_id;
-        if durable.index.freeze(self.settings.run_events, batch.end(), batch.number + 1, log_id) {
+        if durable.index.frozen(batch.end()).is_some() {
             self.frozen.notify_one();
         }
         self.head.send_replace(durable.head());
     }
 
-    /// Writes what was frozen of the index to a run, and merges runs if there are many. `false` if there was nothing to do.
+    /// Writes what was frozen of the index to a run, or else merges runs if there are many. `false` if there was nothing to do.
     ///
     /// # Errors
     /// Those of the disk. Nothing is lost: the index is made from the log, and this can be done again.
     pub fn write_run(&self) -> Result<bool> {
         let (frozen, sparse) = {
             let durable = self.durable();
-            let Some((index, span)) = durable.index.frozen() else { return Ok(false) };
+            let Some((index, span)) = durable.index.frozen(durable.end) else {
+                drop(durable);
+                return self.merge_runs();
+            };
             ((index, span), durable.sparse.between(span.start, span.end).to_vec())
         };
         let run = run::make(&*self.disk, frozen.1, &*frozen.0, &sparse)?;
         self.durable_mut().index.thaw(run);
-        while self.merge_runs()? {}
         Ok(true)
     }
 
@@ -376,7 +442,8 @@ impl Log {
         };
         let last = old[old.len() - 1].span;
         let hides_something = old.iter().any(|run| run.span.hides_something);
-        let span = run::Span { start: old[0].span.start, hides_something, ..last };
+        let largest_id = old.iter().map(|run| run.span.largest_id).max().unwrap_or_default();
+        let span = run::Span { start: old[0].span.start, hides_something, largest_id, ..last };
         let merged = run::make(&*self.disk, span, &run::Merged(&old), &sparse)?;
         self.durable_mut().index.replace(&old, merged);
         for run in &old {
@@ -409,7 +476,10 @@ impl Log {
     /// # Errors
     /// Those of the disk. The segment is then made when it is needed.
     pub fn prepare_spare(&self) -> Result<bool> {
-        let capacity = next_capacity(&self.desk().open.segment, &self.settings);
+        let (capacity, in_large_pieces) = {
+            let desk = self.desk();
+            (next_capacity(&desk.open.segment, &self.settings), desk.usual_batch > LARGE_BATCH)
+        };
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if *spare == Some(capacity) || self.desk().refusal.is_some() {
             return Ok(false);
@@ -420,7 +490,11 @@ impl Log {
             if self.disk.list()?.iter().any(|name| name == SPARE) {
                 self.disk.remove(SPARE)?;
             }
-            self.disk.create(SPARE, capacity)
+            if in_large_pieces {
+                self.disk.reserve(SPARE, capacity)
+            } else {
+                self.disk.create(SPARE, capacity)
+            }
         };
         make().map_err(|error| explain(&error, "make", &path, Outcome::No))?;
         *spare = Some(capacity);
@@ -456,19 +530,24 @@ impl Log {
     fn make_room(&self, tail: &mut Tail) -> bool {
         self.admit_waiting();
         let needed = {
-            let desk = self.desk();
-            match desk.waiting.front() {
-                Some(request) if desk.open.is_empty() => request.frame_bytes(),
+            let mut desk = self.desk();
+            match desk.waiting.front().map(Request::frame_bytes) {
+                Some(needed) if desk.open.is_empty() => {
+                    desk.rolling = true;
+                    needed
+                }
                 _ => return desk.has_work(),
             }
         };
-        match self.roll(tail, needed) {
+        let rolled = self.roll(tail, needed);
+        self.desk().rolling = false;
+        match rolled {
             Ok(()) => self.admit_waiting(),
             Err(Unmade::Unknown(error)) => self.poison(&error, Vec::new()),
             Err(Unmade::Absent(error)) => {
                 let mut desk = self.desk();
                 for request in mem::take(&mut desk.waiting) {
-                    let result = self.refuse(&desk, &request.append, &error);
+                    let result = self.refuse(&desk, &request, &error);
                     Answer { reply: request.reply, result }.give();
                 }
             }
@@ -476,7 +555,7 @@ impl Log {
         true
     }
 
-    /// Begins a new segment. Nothing is in the open batch, and nothing can come into it while somebody waits.
+    /// Begins a new segment. Nothing is in the open batch, and nothing can come into it meanwhile.
     fn roll(&self, tail: &mut Tail, needed: u64) -> Result<(), Unmade> {
         let (old, end, next_frame, events_before, last_recorded_at) = {
             let desk = self.desk();
@@ -520,7 +599,7 @@ impl Log {
             durable.end = segment.first();
         }
         self.desk().open =
-            Batch::new(segment.clone(), segment.first(), next_frame, events_before, self.secret);
+            Batch::new(segment.clone(), segment.first(), next_frame, events_before, Vec::new());
         // The header of the new segment says all this too: the manifest may fail.
         let _ = self.write_manifest(&segment, end, false);
         Ok(())
@@ -539,7 +618,7 @@ impl Log {
             return;
         }
         let Some(mark) = self.desk().take_mark(tail.synced_upto) else { return };
-        match mark.segment.file.write_at(&mark.bytes, mark.offset()) {
+        match mark.segment.file.write_at(mark.to_write(), mark.offset()) {
             Ok(()) => {
                 tail.mark_unsynced = true;
                 tail.witnessed = true;
@@ -590,9 +669,9 @@ impl Log {
             .into_iter()
             .chain(mem::take(&mut desk.open_answers))
             .collect();
-        desk.open = desk.open.following();
+        desk.open = desk.open.following(Vec::new());
         for request in undecided {
-            let result = self.refuse(&desk, &request.append, &because(Outcome::No));
+            let result = self.refuse(&desk, &request, &because(Outcome::No));
             Answer { reply: request.reply, result }.give();
         }
         drop(desk);
@@ -617,26 +696,24 @@ impl Log {
     }
 
     /// The answer to an append that comes too late: it may be one that was sent before, and recorded.
-    fn refuse(&self, desk: &Desk, append: &Append, refusal: &Error) -> Result<Appended> {
+    fn refuse(&self, desk: &Desk, request: &Request, refusal: &Error) -> Result<Appended> {
         let durable = self.durable();
         // Only what is durable is recorded: while the log is closing, there may still be some on the way.
-        let nothing = desk.open.following();
-        let ledger = Undurable { open: &nothing, in_flight: None, durable: &durable };
-        match recorded_already(append, &ledger) {
-            Ok(None) => {}
-            Ok(Some(events)) => return Ok(durable.appended(events, true)),
-            Err(Error::Unavailable { why, .. }) => {
-                return Err(Error::Unavailable { why, outcome: Outcome::Unknown });
-            }
-            Err(error) => return Err(error),
+        let ledger = Decided { desk, durable: &durable, request, only_durable: true };
+        if let Some(events) = recorded_already(&request.append, &ledger).map_err(unseen)? {
+            return Ok(durable.appended(events, true));
         }
-        let doubtful = |(stream, event): (&StreamName, &NewEvent)| {
-            let batches = [desk.doubtful.as_deref(), desk.in_flight.as_deref(), Some(&desk.open)];
-            let mut waiting = desk.waiting.iter().flat_map(|request| request.append.events());
-            batches.into_iter().flatten().any(|batch| batch.index.find(stream, event.id).next().is_some())
-                || waiting.any(|(other, waits)| other == stream && waits.id == event.id)
-        };
-        let outcome = if append.events().any(doubtful) { Outcome::Unknown } else { Outcome::No };
+        // What comes after a batch that may be on the disk is not: it was never written.
+        let written = desk.doubtful.as_ref().map_or(u64::MAX, |batch| batch.end());
+        let mut outcome = Outcome::No;
+        for (hash, id) in request.ids() {
+            let places = durable.index.ids_beyond(hash, id, 0).map_err(unseen)?;
+            let on_its_way = places.iter().any(|place| (durable.end..written).contains(&place.0));
+            let waits = || desk.waiting.iter().any(|other| other.ids().any(|(other, _)| other == hash));
+            if on_its_way || waits() {
+                outcome = Outcome::Unknown;
+            }
+        }
         Err(match refusal.clone() {
             Error::Poisoned { cause, .. } => Error::Poisoned { cause, outcome },
             Error::Unavailable { why, .. } => Error::Unavailable { why, outcome },
@@ -698,22 +775,12 @@ impl Desk {
         }
     }
 
-    /// Takes the open batch on its way to the disk, if anything is in it.
-    fn take_open(&mut self, synced_upto: u64) -> Option<(Arc<Batch>, Vec<Answer>)> {
-        if self.open.is_empty() {
-            return None;
-        }
-        let next = self.open.following();
-        let mut batch = mem::replace(&mut self.open, next);
-        batch.seal(synced_upto, self.last_recorded_at);
-        let batch = Arc::new(batch);
-        self.in_flight = Some(batch.clone());
-        Some((batch, mem::take(&mut self.open_answers)))
-    }
-
     /// Takes note that the batch in flight is durable, and returns the answers that waited for it.
-    fn landed(&mut self) -> Vec<Answer> {
+    fn landed(&mut self, batch: Arc<Batch>) -> Vec<Answer> {
         self.in_flight = None;
+        if let Some(batch) = Arc::into_inner(batch) {
+            self.buffer = batch.into_buffer();
+        }
         mem::take(&mut self.in_flight_answers)
     }
 
@@ -723,7 +790,7 @@ impl Desk {
         if !self.open.is_empty() || self.refusal.is_some() || !fits {
             return None;
         }
-        let next = self.open.following();
+        let next = self.open.following(Vec::new());
         let mut mark = mem::replace(&mut self.open, next);
         mark.seal(synced_upto, self.last_recorded_at);
         Some(mark)
@@ -735,23 +802,30 @@ fn next_capacity(present: &Segment, settings: &Settings) -> u64 {
     present.header.capacity.saturating_mul(2).min(settings.segment_bytes).next_multiple_of(SEGMENT_HEADER)
 }
 
-/// The log as it will be once everything that was decided is durable.
-struct Undurable<'a> {
-    open: &'a Batch,
-    in_flight: Option<&'a Batch>,
-    durable: &'a Durable,
-}
-
-fn state_before(in_flight: Option<&Batch>, durable: &Durable, stream: &StreamName) -> Result<StreamState> {
-    match in_flight.and_then(|batch| batch.index.state(stream)) {
-        Some(state) => Ok(state),
-        None => Ok(durable.index.state(stream)?.unwrap_or_default()),
+/// What could not be looked up may be recorded already.
+fn unseen(error: Error) -> Error {
+    match error {
+        Error::Unavailable { why, .. } => Error::Unavailable { why, outcome: Outcome::Unknown },
+        other => other,
     }
 }
 
-impl Undurable<'_> {
+/// The log as it will be once everything that was decided is durable, to one who asks for something.
+struct Decided<'a> {
+    desk: &'a Desk,
+    durable: &'a Durable,
+    request: &'a Request,
+    /// Whether only what is durable counts.
+    only_durable: bool,
+}
+
+impl Decided<'_> {
+    fn secret(&self) -> Secret {
+        self.durable.index.secret
+    }
+
     fn batches(&self) -> impl Iterator<Item = &Batch> {
-        [Some(self.open), self.in_flight].into_iter().flatten()
+        [Some(&self.desk.open), self.desk.in_flight.as_deref()].into_iter().flatten()
     }
 
     fn event(&self, position: Position) -> Result<RecordedEvent> {
@@ -818,26 +892,35 @@ impl Undurable<'_> {
     }
 }
 
-impl Ledger for Undurable<'_> {
+impl Ledger for Decided<'_> {
     fn identity(&self) -> LogIdentity {
         self.durable.log
     }
 
     fn head(&self) -> Position {
-        let undurable = self.batches().find_map(|batch| batch.index.last());
-        undurable.map_or_else(|| self.durable.head(), |(position, _)| position)
+        let decided = self.durable.index.last().filter(|_| !self.only_durable);
+        decided.map_or_else(|| self.durable.head(), |(position, _)| position)
     }
 
     fn stream(&self, stream: &StreamName) -> Result<StreamState> {
-        match self.open.index.state(stream) {
-            Some(state) => Ok(state),
-            None => state_before(self.in_flight, self.durable, stream),
+        let stream = self.secret().stream(stream);
+        if self.only_durable {
+            return self.durable.state(stream);
         }
+        Ok(self.request.state(&self.durable.index, stream)?.unwrap_or_default())
+    }
+
+    fn may_be_recorded(&self, _: &Append) -> Result<bool> {
+        self.request.may_be_recorded(&self.durable.index)
     }
 
     fn find(&self, stream: &StreamName, event: &NewEvent) -> Result<Option<Found>> {
-        let undurable = self.batches().flat_map(|batch| batch.index.find(stream, event.id));
-        for place in undurable.chain(self.durable.index.find(stream, event.id)?) {
+        let secret = self.secret();
+        let hash = secret.id(secret.stream(stream), event.id);
+        for place in self.durable.index.ids_beyond(hash, event.id, 0)? {
+            if self.only_durable && place.0 >= self.durable.end {
+                continue;
+            }
             let recorded = self.event(place)?;
             if recorded.id == event.id && recorded.stream == *stream {
                 return Ok(Some(found(event, &recorded)));
@@ -847,17 +930,10 @@ impl Ledger for Undurable<'_> {
     }
 
     fn visible_match(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>> {
-        let Some(durable) = self.durable.index.places(query, after)? else {
-            return self.last_of_all(query, after, now);
-        };
-        for batch in self.batches() {
-            if let Some(places) = places_in(&batch.index, self.durable.index.secret, query)?
-                && let Some(place) = self.last_match(&places, query, after, now)?
-            {
-                return Ok(Some(place));
-            }
+        match self.durable.index.places(query, after)? {
+            Some(places) => self.last_match(&places, query, after, now),
+            None => self.last_of_all(query, after, now),
         }
-        self.last_match(&durable, query, after, now)
     }
 }
 

@@ -10,12 +10,12 @@ use std::{
 
 use factum::{
     AsOf, Direction, Error, Life, Page, Position, Query, Read, RecordedEvent, Result, Revision, Source,
-    Start, StreamName, StreamState, Timestamp, Token,
+    Start, StreamState, Timestamp, Token,
 };
 
 use crate::{
     format::{SEGMENT_HEADER, is_removed},
-    index::{Layers, Places, Settled},
+    index::{Places, Settled},
     log::{Durable, Log},
     segment::{Frame, Frames, Segment, Stop},
 };
@@ -124,48 +124,69 @@ pub fn page(log: &Log, read: &Read) -> Result<Page> {
 
 /// Looks at everything at one moment: what comes later is not of this reading.
 fn begin(log: &Log, read: &Read) -> Result<Begun> {
-    let durable = log.durable();
-    let head = durable.log.at(durable.head());
-    let stream = match &read.source {
-        Source::Stream(name) => Some(durable.index.state(name)?.unwrap_or_default()),
+    let name = match &read.source {
+        Source::Stream(name) => Some(name),
         _ => None,
     };
-    if let (Source::Stream(name), Some(StreamState { life: Life::Tombstoned, .. })) = (&read.source, stream) {
+    let durable = log.durable();
+    let head = durable.log.at(durable.head());
+    let end = Position(head.position.0 + 1);
+    let settled = durable.index.settled();
+    let stream = name.map(|name| {
+        let hash = durable.index.secret.stream(name);
+        (hash, durable.index.newest_durable_state(hash, durable.end))
+    });
+    drop(durable);
+    // Runs are read outside of the lock.
+    let state = match stream {
+        None => None,
+        Some((_, Some(state))) => Some(state),
+        Some((hash, None)) => Some(settled.state(hash, end.0)?.unwrap_or_default()),
+    };
+    if let (Some(name), Some(StreamState { life: Life::Tombstoned, .. })) = (name, state) {
         return Err(Error::Tombstoned { stream: name.clone() });
     }
-    let end = Position(head.position.0 + 1);
     let (mut after, mut before) = (Position::START, end);
     match (read.start, read.direction) {
         (Start::Edge, _) => {}
         (Start::Beyond(token), Direction::Forwards) => {
-            after = token.position_in(durable.log, head.position)?;
+            after = token.position_in(head.log, head.position)?;
         }
         (Start::Beyond(token), Direction::Backwards) => {
-            before = token.position_in(durable.log, head.position)?;
+            before = token.position_in(head.log, head.position)?;
         }
         (Start::Revision(revision), direction) => {
-            if let Source::Stream(name) = &read.source {
-                (after, before) = around(&durable.index, name, revision, direction, (after, before))?;
+            if let Some((hash, _)) = stream {
+                let place = |revision| place_of(log, hash, revision, end);
+                (after, before) = around(place, revision, direction, (after, before))?;
             }
         }
     }
-    if let (Source::Stream(name), Some(state)) = (&read.source, &stream)
+    if let (Some((hash, _)), Some(state)) = (stream, &state)
         && state.hidden_before > Revision::FIRST
     {
         // What is hidden for good need not be looked at.
-        let (first, _) =
-            around(&durable.index, name, state.hidden_before, Direction::Forwards, (after, before))?;
+        let place = |revision| place_of(log, hash, revision, end);
+        let (first, _) = around(place, state.hidden_before, Direction::Forwards, (after, before))?;
         after = after.max(first);
     }
-    let settled = durable.index.settled();
-    drop(durable);
     match read.as_of {
         Some(AsOf::Time(time)) => before = before.min(first_after(log, time)?.unwrap_or(end)),
         Some(AsOf::Position(position)) => before = before.min(Position(position.0.saturating_add(1))),
         None => {}
     }
     // A token beyond the moment looked from: nothing to see, and no step back.
-    Ok(Begun { head, stream, after, before: before.max(Position(after.0 + 1)), settled })
+    Ok(Begun { head, stream: state, after, before: before.max(Position(after.0 + 1)), settled })
+}
+
+/// The position of an event of a stream by its revision, if that is before `end`.
+fn place_of(log: &Log, stream: u128, revision: Revision, end: Position) -> Result<Option<Position>> {
+    let (newest, settled) = {
+        let durable = log.durable();
+        (durable.index.memory.position_of(stream, revision), durable.index.settled())
+    };
+    let place = newest.map_or_else(|| settled.position_of(stream, revision), Ok)?;
+    Ok(place.filter(|place| *place < end))
 }
 
 /// Whether a query may match so much that reading everything is quicker than going to each place.
@@ -178,19 +199,18 @@ fn is_dense(log: &Log, settled: &Places<'_>, query: &Query, after: Position, bef
 
 /// The bounds within which the events of a stream lie that begin at a revision.
 fn around(
-    index: &Layers,
-    stream: &StreamName,
+    place_of: impl Fn(Revision) -> Result<Option<Position>>,
     revision: Revision,
     direction: Direction,
     (after, before): (Position, Position),
 ) -> Result<(Position, Position)> {
     Ok(match direction {
-        Direction::Forwards => match index.position_of(stream, revision)? {
+        Direction::Forwards => match place_of(revision)? {
             Some(first) => (Position(first.0 - 1), before),
             None => (Position(before.0.saturating_sub(1)), before),
         },
         Direction::Backwards if revision.0 == u64::MAX => (after, before),
-        Direction::Backwards => (after, index.position_of(stream, revision.next())?.unwrap_or(before)),
+        Direction::Backwards => (after, place_of(revision.next())?.unwrap_or(before)),
     })
 }
 
@@ -336,14 +356,13 @@ impl Reading<'_> {
     }
 
     fn shows(&self, event: &RecordedEvent) -> Result<bool> {
-        let durable = self.log.durable();
-        if !durable.index.hides_something() && !is_removed(event) {
+        if is_removed(event) {
+            return self.log.durable().vouch_for(event).map(|()| false);
+        }
+        if !self.log.durable().index.hides_something() {
             return Ok(true);
         }
-        if is_removed(event) {
-            return durable.vouch_for(event).map(|()| false);
-        }
-        let state = durable.index.state(&event.stream)?.unwrap_or_default();
+        let state = self.log.stream_state(&event.stream)?;
         Ok(state.shows(event.revision, event.recorded_at, self.now))
     }
 

@@ -23,7 +23,7 @@ use crate::{
         ALIGN, Damage, FRAME_HEADER, FrameHeader, MAX_BODY, SEGMENT_HEADER, SEGMENT_HEADER_BYTES,
         SegmentHeader, align, is_removed,
     },
-    index::{Indexed, Layers, Run, Secret, Span, run, with_event},
+    index::{Indexed, Layers, Run, Secret, Span, run},
     log::Settings,
     manifest::{self, Manifest},
     packed::Packed,
@@ -190,7 +190,12 @@ pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Resul
             ready = None;
             disk.remove(&new)?;
         }
-        let file = ready.map_or_else(|| disk.create(&new, header.capacity), Ok)?;
+        // Somebody is waiting: the first segment is small, and for others there should have been a spare.
+        let make = || match header.number {
+            1 => disk.create(&new, header.capacity),
+            _ => disk.reserve(&new, header.capacity),
+        };
+        let file = ready.map_or_else(make, Ok)?;
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
         Ok(file)
@@ -424,7 +429,7 @@ impl Found {
     fn write_run(&mut self, disk: &dyn Disk) {
         let log_id = self.segments[0].header.log.log_id;
         self.index.freeze(self.run_events, self.end, self.next_frame, log_id);
-        if let Some((index, span)) = self.index.frozen()
+        if let Some((index, span)) = self.index.frozen(self.end)
             && let Ok(run) = run::make(disk, span, &*index, self.sparse.between(span.start, span.end))
         {
             self.index.thaw(run);
@@ -432,34 +437,31 @@ impl Found {
     }
 
     fn take_in(&mut self, segment: &Segment, event: &RecordedEvent) -> Result<()> {
-        let state = self.index.state(&event.stream)?.unwrap_or_default();
-        let (state, revision) = with_event(state);
-        if revision != event.revision {
+        let secret = self.index.secret;
+        let stream = secret.stream(&event.stream);
+        let mut state = self.index.state(stream)?.unwrap_or_default();
+        if state.written() != event.revision {
             let offset = event.position.0 - segment.header.base;
             let damage = Damage("an event's revision does not follow the one before it in its stream");
             return Err(segment.corrupt(offset, Some((event.position, event.position)), damage));
         }
         let removed = is_removed(event);
-        let keys = if removed {
-            // Nobody looks for it but by its id and its revision.
-            Vec::new()
-        } else {
-            self.index.secret.keys_of(&event.stream, &event.event_type, &event.tags)
-        };
-        self.index.memory.add(Indexed {
-            position: event.position,
-            recorded_at: event.recorded_at,
-            stream: &event.stream,
-            id: event.id,
-            keys: &keys,
-            state,
-        });
+        let mut keys = Vec::new();
+        if !removed {
+            // Nobody looks for a removed event but by its id and its revision.
+            secret.keys_of(&event.stream, &event.event_type, &event.tags, &mut keys);
+        }
+        let (position, id) = (event.position, event.id);
+        let indexed = Indexed { position, id, id_hash: secret.id(stream, id), keys: &keys };
+        self.index.memory.add(stream, state, event.recorded_at, indexed);
         if !removed
             && let Some((described, change)) =
                 LifeChange::of_event(&event.stream, &event.event_type, &event.data)?
         {
-            let before = self.index.state(&described)?.unwrap_or_default();
-            self.index.memory.describe(&described, before, &change, event.recorded_at);
+            let described = secret.stream(&described);
+            let mut state = self.index.state(described)?.unwrap_or_default();
+            state.described(&change, event.recorded_at);
+            self.index.memory.describe(described, state);
         }
         Ok(())
     }

@@ -352,10 +352,14 @@ fn commit_until_closed(log: &Log) -> Result<()> {
 /// What the indexing thread does until the log is closed. A failure loses nothing: the part stays in memory for now.
 fn index_on(log: &Log) {
     while log.wait_for_frozen(LOOK_AGAIN) {
-        while let Ok(true) = log.write_run() {}
-        if log.half_full() {
-            // If it cannot be made now, it is made when it is needed.
-            let _ = log.prepare_spare();
+        loop {
+            if log.half_full() {
+                // If it cannot be made now, it is made when it is needed.
+                let _ = log.prepare_spare();
+            }
+            if !matches!(log.write_run(), Ok(true)) {
+                break;
+            }
         }
     }
 }
@@ -394,12 +398,12 @@ impl EventStore for LogStore {
 
     async fn head(&self) -> Result<Head> {
         let durable = self.0.log.durable();
-        let recorded_at = durable.index.last().map(|(_, at)| at);
+        let recorded_at = durable.last.map(|(_, at)| at);
         Ok(Head { token: durable.log.at(durable.head()), recorded_at })
     }
 
     async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
-        Ok(self.0.log.durable().index.state(stream)?.unwrap_or_default())
+        self.0.log.stream_state(stream)
     }
 
     async fn changed(&self, position: Position) {

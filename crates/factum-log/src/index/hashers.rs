@@ -1,10 +1,8 @@
-//! How the maps in memory hash: what is a hash already is taken as it is, and names are hashed with the index's secret.
+//! How the maps in memory hash: what is a hash already is taken as it is.
 
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
-
-use super::Secret;
 
 /// For keys that are good hashes already.
 pub type AsItIs = BuildHasherDefault<Taken>;
@@ -25,30 +23,9 @@ impl Hasher for Taken {
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
     }
-}
 
-impl BuildHasher for Secret {
-    type Hasher = Named;
-
-    fn build_hasher(&self) -> Named {
-        Named(self.0)
-    }
-}
-
-/// Hashes names so that nobody can choose ones that collide.
-#[derive(Clone, Copy, Debug)]
-pub struct Named(u64);
-
-impl Hasher for Named {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64_with_seed(bytes, self.0);
-    }
-
-    fn write_u8(&mut self, _: u8) {
-        // What the standard library adds to tell texts apart that follow each other. There is only one.
+    #[allow(clippy::cast_possible_truncation, reason = "half of a hash is one, too")]
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
     }
 }

@@ -2,11 +2,7 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use bytestring::ByteString;
-use factum::{
-    EventId, EventType, Position, Result, Revision, StreamName, StreamState, Tags, Timestamp,
-    stream::LifeChange,
-};
+use factum::{EventId, EventType, Position, Result, Revision, StreamName, StreamState, Tags, Timestamp};
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::{
@@ -14,6 +10,9 @@ use super::{
     list::List,
     run::{Sorted, StreamEntry, StreamItem},
 };
+
+/// Keys of the events before that are remembered while several are taken in.
+const LATELY: usize = 4;
 
 /// What hashes are made with: who does not know it cannot make names that collide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,28 +46,30 @@ impl Secret {
     }
 
     /// The hash under which an event's id is found: ids are unique only within a stream.
-    pub fn id(self, stream: &str, id: EventId) -> u64 {
-        let both = self.stream(stream) ^ id.0.as_u128();
-        xxh3_64_with_seed(&both.to_le_bytes(), self.0)
+    pub fn id(self, stream: u128, id: EventId) -> u64 {
+        xxh3_64_with_seed(&(stream ^ id.0.as_u128()).to_le_bytes(), self.0)
     }
 
-    /// Under what an event is found, besides its stream and id.
-    pub fn keys_of(self, stream: &StreamName, event_type: &EventType, tags: &Tags) -> Vec<u64> {
-        let mut keys = vec![self.key(Kind::Category, stream.category()), self.key(Kind::Type, event_type)];
+    /// Adds the hashes under which an event is found, besides its stream and id.
+    pub fn keys_of(self, stream: &StreamName, event_type: &EventType, tags: &Tags, keys: &mut Vec<u64>) {
+        keys.push(self.key(Kind::Category, stream.category()));
+        keys.push(self.key(Kind::Type, event_type));
         keys.extend(tags.iter().map(|tag| self.key(Kind::Tag, tag)));
-        keys
     }
 }
 
 /// An index of some part of the log, in memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Index {
-    secret: Secret,
-    streams: HashMap<StreamName, Stream, Secret>,
+    streams: HashMap<u128, Stream, AsItIs>,
     ids: HashMap<u64, Position, AsItIs>,
     /// Ids whose hash is that of another one.
     more_ids: Vec<(u64, Position)>,
-    keys: HashMap<u64, Vec<Position>, AsItIs>,
+    /// The largest id in it.
+    largest_id: u128,
+    /// The number of each key's list.
+    keys: HashMap<u64, usize, AsItIs>,
+    lists: Vec<Vec<Position>>,
     events: u64,
     last: Option<(Position, Timestamp)>,
     /// How many streams hide some of their events.
@@ -90,38 +91,20 @@ impl Stream {
     }
 }
 
-/// An event to take into an index.
+/// Where an event is, and under what it is found, besides its stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Indexed<'a> {
     /// Where it is.
     pub position: Position,
-    /// When it was recorded.
-    pub recorded_at: Timestamp,
-    /// Its stream.
-    pub stream: &'a StreamName,
     /// Its id.
     pub id: EventId,
+    /// [`Secret::id`] of it.
+    pub id_hash: u64,
     /// [`Secret::keys_of`] it.
     pub keys: &'a [u64],
-    /// The stream as it is with this event.
-    pub state: StreamState,
 }
 
 impl Index {
-    /// An index of nothing.
-    pub fn new(secret: Secret) -> Self {
-        Self {
-            secret,
-            streams: HashMap::with_hasher(secret),
-            ids: HashMap::default(),
-            more_ids: Vec::new(),
-            keys: HashMap::default(),
-            events: 0,
-            last: None,
-            hiding: 0,
-        }
-    }
-
     /// How many events are in it.
     pub fn events(&self) -> u64 {
         self.events
@@ -132,96 +115,98 @@ impl Index {
         self.last
     }
 
+    /// The largest id in it: one that is larger is not.
+    pub fn largest_id(&self) -> u128 {
+        self.largest_id
+    }
+
     /// Whether any stream hides any of its events.
     pub fn hides_something(&self) -> bool {
         self.hiding > 0
     }
 
-    /// The state of a stream after this part, if the part says anything of it.
-    pub fn state(&self, stream: &str) -> Option<StreamState> {
-        self.streams.get(stream).map(|stream| stream.state)
+    /// The state of a stream after this part but for events from `end` on, if the part says anything of it.
+    pub fn state_before(&self, stream: u128, end: u64) -> Option<StreamState> {
+        let Stream { state, positions } = self.streams.get(&stream)?;
+        let mut state = *state;
+        let beyond = positions.iter().rev().take_while(|position| position.0 >= end).count() as u64;
+        state.last_revision = state.next_revision().0.checked_sub(beyond + 1).map(Revision);
+        Some(state)
+    }
+
+    /// The position of an event of a stream by its revision; `None` if a part before this one knows it.
+    pub fn position_of(&self, stream: u128, revision: Revision) -> Option<Option<Position>> {
+        let stream = self.streams.get(&stream)?;
+        let n = revision.0.checked_sub(stream.first_revision())?;
+        Some(usize::try_from(n).ok().and_then(|n| stream.positions.get(n).copied()))
     }
 
     /// What it knows of a stream.
-    pub fn stream(&self, name: &str) -> Option<StreamEntry<'_>> {
-        let stream = self.streams.get(name)?;
-        let (first_revision, state) = (stream.first_revision(), stream.state);
-        Some(StreamEntry { first_revision, state, list: List::Slice(&stream.positions) })
+    pub fn stream(&self, stream: u128) -> Option<StreamEntry<'_>> {
+        let stream = self.streams.get(&stream)?;
+        Some(StreamEntry { first_revision: stream.first_revision(), list: List::Slice(&stream.positions) })
     }
 
     /// The events under a key.
     pub fn key(&self, hash: u64) -> Option<List<'_>> {
-        self.keys.get(&hash).map(|list| List::Slice(list))
+        self.keys.get(&hash).map(|number| List::Slice(&self.lists[*number]))
     }
 
-    /// Where an event of this id and stream may be.
-    pub fn find(&self, stream: &str, id: EventId) -> impl Iterator<Item = Position> {
-        let hash = self.secret.id(stream, id);
-        let more =
-            self.more_ids.iter().filter(move |(other, _)| *other == hash).map(|(_, position)| *position);
-        self.ids.get(&hash).copied().into_iter().chain(more)
+    /// Where events with this hash of their id are.
+    pub fn find(&self, id_hash: u64) -> impl Iterator<Item = Position> {
+        let more = self.more_ids.iter().filter(move |(other, _)| *other == id_hash);
+        self.ids.get(&id_hash).copied().into_iter().chain(more.map(|(_, position)| *position))
     }
 
-    /// Takes in an event that comes after all that are in it.
-    pub fn add(&mut self, event: Indexed<'_>) {
-        self.set_state(event.stream, event.state);
-        if let Some(stream) = self.streams.get_mut(event.stream) {
-            stream.positions.push(event.position);
-        }
-        self.add_id(self.secret.id(event.stream, event.id), event.position);
-        for key in event.keys {
-            self.keys.entry(*key).or_default().push(event.position);
-        }
-        self.events += 1;
-        self.last = Some((event.position, event.recorded_at));
+    /// Takes in an event of a stream that comes after all that are in it, and leaves the stream in this state.
+    pub fn add(&mut self, stream: u128, state: StreamState, at: Timestamp, event: Indexed<'_>) {
+        self.add_all(stream, state, at, std::iter::once(event));
     }
 
-    fn add_id(&mut self, hash: u64, position: Position) {
-        match self.ids.entry(hash) {
-            Entry::Vacant(entry) => drop(entry.insert(position)),
-            Entry::Occupied(_) => self.more_ids.push((hash, position)),
-        }
-    }
-
-    /// Takes in what an event of a metadata stream did to the stream it describes, which was in this state before.
-    pub fn describe(&mut self, stream: &StreamName, before: StreamState, change: &LifeChange, at: Timestamp) {
-        let mut state = before;
-        state.described(change, at);
-        self.set_state(stream, state);
-    }
-
-    fn set_state(&mut self, name: &StreamName, state: StreamState) {
-        let hides = usize::from(!state.hides_nothing());
-        if let Some(stream) = self.streams.get_mut(name) {
-            let hid = usize::from(!stream.state.hides_nothing());
-            self.hiding = self.hiding + hides - hid;
-            stream.state = state;
-        } else {
-            self.hiding += hides;
-            // A copy: the name may be a piece of a large buffer, which would stay in memory with it.
-            let name = StreamName::from_store(ByteString::from(name.as_str().to_owned()));
-            self.streams.insert(name, Stream { state, positions: Vec::new() });
-        }
-    }
-
-    /// Takes in the part that follows.
-    pub fn absorb(&mut self, next: &Self) {
-        for (name, stream) in &next.streams {
-            self.set_state(name, stream.state);
-            if let Some(own) = self.streams.get_mut(name) {
-                own.positions.extend(&stream.positions);
+    /// The same for several events of one stream.
+    pub fn add_all<'a>(
+        &mut self,
+        stream: u128,
+        state: StreamState,
+        at: Timestamp,
+        events: impl Iterator<Item = Indexed<'a>>,
+    ) {
+        let Self { streams, ids, more_ids, keys, lists, .. } = self;
+        let entry = streams.entry(stream).or_default();
+        self.hiding += usize::from(!state.hides_nothing());
+        self.hiding -= usize::from(!entry.state.hides_nothing());
+        entry.state = state;
+        // Events of one append often have the same keys, in the same order.
+        let mut lately: [(u64, usize); LATELY] = [(0, usize::MAX); LATELY];
+        for event in events {
+            entry.positions.push(event.position);
+            match ids.entry(event.id_hash) {
+                Entry::Vacant(entry) => drop(entry.insert(event.position)),
+                Entry::Occupied(_) => more_ids.push((event.id_hash, event.position)),
             }
+            for (n, key) in event.keys.iter().enumerate() {
+                let known = &mut lately[n % LATELY];
+                if known.0 != *key || known.1 == usize::MAX {
+                    let number = *keys.entry(*key).or_insert_with(|| {
+                        lists.push(Vec::new());
+                        lists.len() - 1
+                    });
+                    *known = (*key, number);
+                }
+                lists[known.1].push(event.position);
+            }
+            self.largest_id = self.largest_id.max(event.id.0.as_u128());
+            self.events += 1;
+            self.last = Some((event.position, at));
         }
-        for (hash, position) in
-            next.ids.iter().map(|(hash, position)| (*hash, *position)).chain(next.more_ids.iter().copied())
-        {
-            self.add_id(hash, position);
-        }
-        for (key, positions) in &next.keys {
-            self.keys.entry(*key).or_default().extend(positions);
-        }
-        self.events += next.events;
-        self.last = next.last.or(self.last);
+    }
+
+    /// Takes in how an event of a metadata stream left the stream it describes.
+    pub fn describe(&mut self, stream: u128, state: StreamState) {
+        let entry = self.streams.entry(stream).or_default();
+        self.hiding += usize::from(!state.hides_nothing());
+        self.hiding -= usize::from(!entry.state.hides_nothing());
+        entry.state = state;
     }
 }
 
@@ -231,8 +216,8 @@ impl Sorted for Index {
     }
 
     fn streams(&self, each: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
-        let mut streams: Vec<_> =
-            self.streams.iter().map(|(name, stream)| (self.secret.stream(name), stream)).collect();
+        let mut streams: Vec<(u128, &Stream)> =
+            self.streams.iter().map(|(hash, stream)| (*hash, stream)).collect();
         streams.sort_unstable_by_key(|(hash, _)| *hash);
         for (hash, stream) in streams {
             let follows = StreamState { last_revision: stream.state.last_revision, ..StreamState::default() };
@@ -250,7 +235,7 @@ impl Sorted for Index {
     fn keys(&self, each: &mut dyn FnMut(u64, Vec<Position>) -> Result<()>) -> Result<()> {
         let mut keys: Vec<_> = self.keys.iter().collect();
         keys.sort_unstable_by_key(|(hash, _)| **hash);
-        keys.into_iter().try_for_each(|(hash, positions)| each(*hash, positions.clone()))
+        keys.into_iter().try_for_each(|(hash, number)| each(*hash, self.lists[*number].clone()))
     }
 
     fn ids(&self, each: &mut dyn FnMut(u64, Position) -> Result<()>) -> Result<()> {
@@ -260,10 +245,4 @@ impl Sorted for Index {
         ids.sort_unstable();
         ids.into_iter().try_for_each(|(hash, position)| each(hash, position))
     }
-}
-
-/// The state of a stream with one more event.
-pub fn with_event(mut state: StreamState) -> (StreamState, Revision) {
-    let revision = state.written();
-    (state, revision)
 }

@@ -7,7 +7,7 @@
 use std::{io, sync::Arc};
 
 use crc32c::crc32c;
-use factum::{Error, Outcome, Position, Result, StreamState, Timestamp, error::Corrupt};
+use factum::{Error, EventId, Outcome, Position, Result, StreamState, Timestamp, error::Corrupt};
 use uuid::Uuid;
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::disk::{Disk, DiskFile, explain};
 
-const MAGIC: [u8; 8] = *b"factidx1";
+const MAGIC: [u8; 8] = *b"factidx2";
 const PAGE: usize = 4096;
 /// Checksum, number of entries.
 const PAGE_HEADER: usize = 6;
@@ -46,6 +46,8 @@ pub struct Span {
     pub last_recorded_at: Timestamp,
     /// Whether a stream in it hides some of its events.
     pub hides_something: bool,
+    /// The largest id of an event in it: one that is larger is not in it.
+    pub largest_id: u128,
 }
 
 /// What a run knows of a stream.
@@ -88,8 +90,6 @@ struct Table {
 pub struct StreamEntry<'a> {
     /// The revision of its first event in the run.
     pub first_revision: u64,
-    /// The stream at the end of the run.
-    pub state: StreamState,
     /// Its events.
     pub list: List<'a>,
 }
@@ -135,6 +135,7 @@ impl Run {
             last: Position(next()),
             last_recorded_at: Timestamp(next() as i64),
             hides_something: next() != 0,
+            largest_id: Uuid::from_u64_pair(next(), next()).as_u128(),
         };
         let mut blob = || -> io::Result<Vec<u8>> {
             let (offset, bytes, crc) = (next(), next(), next());
@@ -225,6 +226,21 @@ impl Run {
         Ok(None)
     }
 
+    /// How a stream is at the end of the run, if it is in it.
+    ///
+    /// # Errors
+    /// Those of the disk, and [`Error::Corrupt`].
+    pub fn state(&self, hash: u128) -> Result<Option<StreamState>> {
+        for (_, offset) in self.pages_for(&self.streams, high(hash)) {
+            let found =
+                self.page(*offset, &hash.to_le_bytes(), |bytes| RawStream::take(bytes, self.span.start))?;
+            if let Some(raw) = found.into_iter().next() {
+                return Ok(Some(raw.state_at_end()));
+            }
+        }
+        Ok(None)
+    }
+
     /// The events under a key.
     ///
     /// # Errors
@@ -239,12 +255,15 @@ impl Run {
         Ok(None)
     }
 
-    /// Where events with this hash of their id may be.
+    /// Where events with this id and this hash of it may be.
     ///
     /// # Errors
     /// As above.
-    pub fn ids(&self, hash: u64) -> Result<Vec<Position>> {
+    pub fn ids(&self, hash: u64, id: EventId) -> Result<Vec<Position>> {
         let mut found = Vec::new();
+        if id.0.as_u128() > self.span.largest_id {
+            return Ok(found);
+        }
         for (_, offset) in self.pages_for(&self.ids, hash) {
             let entries = self.page(*offset, &hash.to_le_bytes(), take_id)?;
             found.extend(entries.into_iter().map(|(_, position)| position));
@@ -319,11 +338,13 @@ impl RawStream {
         })
     }
 
+    fn state_at_end(&self) -> StreamState {
+        let last_revision = (self.first_revision + self.list.count()).checked_sub(1).map(factum::Revision);
+        self.state.unwrap_or_else(|| StreamState { last_revision, ..StreamState::default() })
+    }
+
     fn open(self, run: &Arc<Run>) -> Result<StreamEntry<'static>> {
-        let last = (self.first_revision + self.list.count()).checked_sub(1).map(factum::Revision);
-        let follows = || StreamState { last_revision: last, ..StreamState::default() };
-        let state = self.state.unwrap_or_else(follows);
-        Ok(StreamEntry { first_revision: self.first_revision, state, list: self.list.open(run)? })
+        Ok(StreamEntry { first_revision: self.first_revision, list: self.list.open(run)? })
     }
 }
 
@@ -431,6 +452,7 @@ pub fn make(disk: &dyn Disk, span: Span, source: &dyn Sorted, sparse: &[(u64, Ti
 /// Writes the tables, and makes the header that leads to them.
 fn header(out: &mut Out<'_>, span: Span, blobs: &[Vec<u8>]) -> Result<Vec<u8>> {
     let (high, low) = span.log_id.as_u64_pair();
+    let (high_id, low_id) = Uuid::from_u128(span.largest_id).as_u64_pair();
     #[allow(clippy::cast_sign_loss, reason = "read back as it was")]
     let mut numbers = vec![
         high,
@@ -443,6 +465,8 @@ fn header(out: &mut Out<'_>, span: Span, blobs: &[Vec<u8>]) -> Result<Vec<u8>> {
         span.last.0,
         span.last_recorded_at.0 as u64,
         u64::from(span.hides_something),
+        high_id,
+        low_id,
     ];
     for blob in blobs {
         numbers.extend([out.at(), blob.len() as u64, u64::from(crc32c(blob))]);

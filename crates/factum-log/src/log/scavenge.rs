@@ -162,8 +162,8 @@ impl Durable {
     /// # Errors
     /// [`Error::Corrupt`] if it would be seen, and those of the index.
     pub fn vouch_for(&self, removed: &RecordedEvent) -> Result<()> {
-        let state = self.index.state(&removed.stream)?.unwrap_or_default();
-        let now = self.index.last().map_or(Timestamp(i64::MIN), |(_, at)| at);
+        let state = self.state(self.index.secret.stream(&removed.stream))?;
+        let now = self.last.map_or(Timestamp(i64::MIN), |(_, at)| at);
         if state.hides_for_good(removed.revision, removed.recorded_at, now) {
             return Ok(());
         }
@@ -236,18 +236,6 @@ impl Log {
         }
         durable.segments = Arc::new(segments);
     }
-
-    /// The state of a stream. What must be read for it is read without keeping others from the log.
-    fn state_of(&self, stream: &StreamName) -> Result<StreamState> {
-        let settled = {
-            let durable = self.durable();
-            if let Some(state) = durable.index.memory.state(stream) {
-                return Ok(state);
-            }
-            durable.index.settled()
-        };
-        Ok(settled.state(stream)?.unwrap_or_default())
-    }
 }
 
 /// The work on one segment.
@@ -275,7 +263,7 @@ impl<'a> Work<'a> {
         let last_recorded_at = if log.settings.bugs.has(Bug::RemoveByTheClock) {
             log.now()
         } else {
-            log.durable().index.last().map_or(Timestamp(i64::MIN), |(_, at)| at)
+            log.durable().last.map_or(Timestamp(i64::MIN), |(_, at)| at)
         };
         Self { log, segment, end, last_recorded_at, states: HashMap::new(), at, progress }
     }
@@ -439,7 +427,7 @@ impl<'a> Work<'a> {
             if self.states.len() == STREAMS {
                 self.states.clear();
             }
-            let state = self.log.state_of(&event.stream)?;
+            let state = self.log.stream_state(&event.stream)?;
             // A copy: the name may be a piece of a large buffer, which would stay in memory with it.
             let name = StreamName::from_store(ByteString::from(event.stream.as_str().to_owned()));
             self.states.insert(name, state);

@@ -353,7 +353,7 @@ impl<'a> Life<'a> {
             same(Read::query(Query::category("s")), &|event| event.stream.category() == "s")?;
         }
         for (name, state) in streams.iter().filter(|_| self.rng.u8(..) < 64) {
-            if log.durable().index.state(name).map_err(unreadable)? != Some(*state) {
+            if log.stream_state(name).map_err(unreadable)? != *state {
                 return Err(format!("the state of `{name}` is not what its events say"));
             }
             if state.life != StreamLife::Tombstoned {
@@ -600,7 +600,9 @@ impl<'a> Life<'a> {
             return Ok(());
         }
         for place in places {
-            self.known.push(place);
+            // A small append may go before a large one that waits.
+            let at = self.known.partition_point(|known| known.0 < place.0);
+            self.known.insert(at, place);
             self.contents.insert(place.1, sent.clone());
             *self.revisions.entry(sent.stream.clone()).or_default() += 1;
         }
