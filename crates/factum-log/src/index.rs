@@ -22,7 +22,6 @@ use factum::{
 use self::list::List;
 pub use self::{
     hashers::AsItIs,
-    list::{put_varint, take_varint},
     memory::{Index, Indexed, Kind, Secret},
     run::{Run, Span, StreamEntry},
 };

@@ -6,7 +6,7 @@
 //!
 //! - a header page, like that of any segment, with a magic, a generation and a place for the table of its own;
 //! - stretches of the original file, one after the other, in order;
-//! - from the next multiple of [`PAGE`] on, a table: pages that say how long each stretch is, and how much was left out behind it;
+//! - from the next multiple of [`PAGE`] on, a table: pages that say of each stretch where it was and where it is now;
 //! - the offsets in the original file at which the pages begin, and zeros up to the end of a sector. Only these
 //!   offsets are kept in memory.
 //!
@@ -20,7 +20,6 @@ use crc32c::crc32c;
 use crate::{
     disk::DiskFile,
     format::{Damage, SEGMENT_HEADER, SEGMENT_HEADER_BYTES, Seed, SegmentHeader},
-    index::{put_varint, take_varint},
 };
 
 const MAGIC: [u8; 8] = *b"factpck1";
@@ -28,10 +27,13 @@ const MAGIC: [u8; 8] = *b"factpck1";
 const PAGE: usize = 4096;
 /// Bytes of which a file's length is a multiple.
 const SECTOR: usize = 512;
-/// Checksum, number of stretches, offset in the original file, offset in this one.
+/// Checksum, number of stretches, offset of the first in the original file, and in this one.
 const PAGE_HEADER: usize = 24;
-/// Bytes that a stretch takes in a page, at most.
-const ENTRY: usize = 20;
+/// Bytes of a stretch in a page: how far it is from the first, in the original file and in this one. Behind the last there is
+/// one more entry, which says where that ends.
+const ENTRY: usize = 8;
+/// Stretches in a page, at most.
+const ENTRIES: usize = (PAGE - PAGE_HEADER) / ENTRY - 1;
 /// Zeros up to so many are written all the same: to leave them out would take as much.
 const SHORT_GAP: usize = 8;
 /// Bytes written at once.
@@ -106,15 +108,13 @@ impl Packed {
         Ok(Ok(Self { header, generation, synced_upto, removed, bytes, file, stretches_end, firsts }))
     }
 
-    /// The stretches in a page of the table.
-    fn page(&self, n: usize) -> io::Result<Vec<Stretch>> {
+    /// A page of the table.
+    fn page(&self, n: usize) -> io::Result<Page> {
         let at = self.stretches_end.next_multiple_of(PAGE as u64) + (n * PAGE) as u64;
-        let mut page = [0; PAGE];
-        self.file.read_at(&mut page, at)?;
-        decode_page(&page, self.header.seed(), at)
-            .filter(|stretches| {
-                stretches.iter().all(|stretch| stretch.here + stretch.bytes <= self.stretches_end)
-            })
+        let mut bytes = [0; PAGE];
+        self.file.read_at(&mut bytes, at)?;
+        Page::of(bytes, self.header.seed(), at)
+            .filter(|page| page.end_here() <= self.stretches_end)
             .ok_or_else(|| damaged("a page of its table fails its checksum"))
     }
 
@@ -124,10 +124,32 @@ impl Packed {
         let beyond = self.firsts.partition_point(|first| *first < to);
         let mut found = Vec::new();
         for n in first..beyond.max(first) {
-            let page = self.page(n)?;
-            found.extend(page.into_iter().filter(|s| s.original < to && s.original + s.bytes > from));
+            self.page(n)?.stretches(from, to, &mut found);
         }
         Ok(found)
+    }
+
+    /// Reads into `buffer`, which begins at an offset in the original file, what the stretches share with it.
+    fn fill(&self, buffer: &mut [u8], offset: u64, stretches: &[Stretch]) -> io::Result<()> {
+        let (Some(first), Some(last)) = (stretches.first(), stretches.last()) else { return Ok(()) };
+        // They follow each other here: one read fetches them all.
+        let end = offset + buffer.len() as u64;
+        let from = first.here + offset.saturating_sub(first.original);
+        let to = last.here + last.bytes.min(end - last.original);
+        let bytes = to.checked_sub(from).and_then(|bytes| usize::try_from(bytes).ok());
+        let mut there = vec![0; bytes.filter(|bytes| *bytes <= buffer.len()).ok_or_else(senseless)?];
+        if self.file.read_at(&mut there, from)? < there.len() {
+            return Err(senseless());
+        }
+        for stretch in stretches {
+            let begin = offset.max(stretch.original);
+            let some = usize::try_from((stretch.original + stretch.bytes).min(end) - begin);
+            let at = (stretch.here + (begin - stretch.original)).checked_sub(from).map(usize::try_from);
+            let (Some(Ok(at)), Ok(some)) = (at, some) else { return Err(senseless()) };
+            let some = there.get(at..).and_then(|there| there.get(..some)).ok_or_else(senseless)?;
+            copy_shared(buffer, offset, some, begin);
+        }
+        Ok(())
     }
 
     /// Whether the table says where everything is: the stretches follow each other without overlap, both here and in the
@@ -140,10 +162,10 @@ impl Packed {
         let (mut original, mut here) = (SEGMENT_HEADER, SEGMENT_HEADER);
         for (n, first) in self.firsts.iter().enumerate() {
             let page = self.page(n)?;
-            if page.first().map(|stretch| stretch.original) != Some(*first) {
+            if page.count == 0 || page.stretch(0).original != *first {
                 return Ok(Err(Damage("the table of a packed segment contradicts itself")));
             }
-            for stretch in page {
+            for stretch in (0..page.count).map(|n| page.stretch(n)) {
                 if stretch.original < original || stretch.here != here || stretch.bytes == 0 {
                     return Ok(Err(Damage("the table of a packed segment contradicts itself")));
                 }
@@ -166,6 +188,11 @@ impl Packed {
     }
 }
 
+/// The file contradicts itself, although its checksums hold.
+fn senseless() -> io::Error {
+    damaged("the stretches in its table contradict each other")
+}
+
 fn damaged(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -186,28 +213,19 @@ impl DiskFile for Packed {
         let left = usize::try_from(self.header.capacity.saturating_sub(offset)).unwrap_or(usize::MAX);
         let bytes = buffer.len().min(left);
         let (buffer, end) = (&mut buffer[..bytes], offset + bytes as u64);
+        let stretches = self.stretches(offset, end)?;
+        if let [all] = stretches[..]
+            && all.original <= offset
+            && all.original + all.bytes >= end
+        {
+            let read = self.file.read_at(buffer, all.here + (offset - all.original))?;
+            return if read == bytes { Ok(bytes) } else { Err(senseless()) };
+        }
         buffer.fill(0);
         if offset < SEGMENT_HEADER {
             copy_shared(buffer, offset, &self.header.encode(), 0);
         }
-        let stretches = self.stretches(offset, end)?;
-        if let (Some(first), Some(last)) = (stretches.first(), stretches.last()) {
-            // They follow each other here: one read fetches them all.
-            let from = first.here + offset.saturating_sub(first.original);
-            let to = last.here + last.bytes.min(end - last.original);
-            let mut there = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
-            if self.file.read_at(&mut there, from)? < there.len() {
-                return Err(damaged("it ends too early"));
-            }
-            for stretch in &stretches {
-                let begin = offset.max(stretch.original);
-                let some = (stretch.original + stretch.bytes).min(end) - begin;
-                let at = stretch.here + (begin - stretch.original) - from;
-                let (at, some) = (usize::try_from(at), usize::try_from(some));
-                let (Ok(at), Ok(some)) = (at, some) else { return Err(damaged("a stretch is too long")) };
-                copy_shared(buffer, offset, &there[at..at + some], begin);
-            }
-        }
+        self.fill(buffer, offset, &stretches)?;
         Ok(bytes)
     }
 
@@ -232,23 +250,64 @@ fn copy_shared(into: &mut [u8], into_at: u64, from: &[u8], from_at: u64) {
     }
 }
 
-fn decode_page(page: &[u8; PAGE], seed: Seed, at: u64) -> Option<Vec<Stretch>> {
-    let (crc, rest) = page.split_first_chunk::<4>()?;
-    if u32::from_le_bytes(*crc) != seed.crc(at, rest) {
-        return None;
+/// A page of the table, as it is on the disk.
+struct Page {
+    bytes: [u8; PAGE],
+    count: usize,
+    /// Where its first stretch was, and is.
+    original: u64,
+    here: u64,
+}
+
+impl Page {
+    fn of(bytes: [u8; PAGE], seed: Seed, at: u64) -> Option<Self> {
+        let (crc, rest) = bytes.split_first_chunk::<4>()?;
+        if u32::from_le_bytes(*crc) != seed.crc(at, rest) {
+            return None;
+        }
+        let (count, rest) = rest.split_first_chunk::<4>()?;
+        let (original, rest) = rest.split_first_chunk::<8>()?;
+        let here = u64::from_le_bytes(*rest.first_chunk()?);
+        let count = usize::try_from(u32::from_le_bytes(*count)).ok().filter(|count| *count <= ENTRIES)?;
+        let page = Self { bytes, count, original: u64::from_le_bytes(*original), here };
+        // Then nothing overflows.
+        (page.original.max(here) < u64::MAX >> 1).then_some(page)
     }
-    let (count, rest) = rest.split_first_chunk::<4>()?;
-    let (original, rest) = rest.split_first_chunk::<8>()?;
-    let (here, mut rest) = rest.split_first_chunk::<8>()?;
-    let (mut original, mut here) = (u64::from_le_bytes(*original), u64::from_le_bytes(*here));
-    let mut stretches = Vec::new();
-    for _ in 0..u32::from_le_bytes(*count) {
-        let (bytes, gap) = (take_varint(&mut rest)?, take_varint(&mut rest)?);
-        stretches.push(Stretch { original, here, bytes });
-        here = here.checked_add(bytes)?;
-        original = original.checked_add(bytes)?.checked_add(gap)?;
+
+    fn entry(&self, n: usize) -> (u32, u32) {
+        let number = |at: usize| self.bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let at = PAGE_HEADER + n * ENTRY;
+        (number(at), number(at + 4))
     }
-    Some(stretches)
+
+    fn stretch(&self, n: usize) -> Stretch {
+        let ((original, here), (_, end)) = (self.entry(n), self.entry(n + 1));
+        Stretch {
+            original: self.original + u64::from(original),
+            here: self.here + u64::from(here),
+            bytes: u64::from(end.saturating_sub(here)),
+        }
+    }
+
+    fn end_here(&self) -> u64 {
+        self.here + u64::from(self.entry(self.count).1)
+    }
+
+    /// Adds the stretches that share something with a part of the original file.
+    fn stretches(&self, from: u64, to: u64, found: &mut Vec<Stretch>) {
+        let (mut first, mut beyond) = (0, self.count);
+        while first < beyond {
+            let middle = usize::midpoint(first, beyond);
+            if self.original + u64::from(self.entry(middle).0) <= from {
+                first = middle + 1;
+            } else {
+                beyond = middle;
+            }
+        }
+        let from_there_on = (first.saturating_sub(1)..self.count).map(|n| self.stretch(n));
+        let shared = from_there_on.take_while(|stretch| stretch.original < to);
+        found.extend(shared.filter(|stretch| stretch.original + stretch.bytes > from));
+    }
 }
 
 /// A packed file in the making. Without a file it only counts.
@@ -261,12 +320,10 @@ pub struct Packing {
     flushed: u64,
     /// The stretch that is being written.
     stretch: Stretch,
-    /// The finished pages of the table, then the one that is being filled.
+    /// The finished pages of the table, and the stretches of the one that is being filled.
     pages: Vec<u8>,
-    page: Vec<u8>,
-    count: u32,
+    page: Vec<Stretch>,
     firsts: Vec<u64>,
-    page_here: u64,
 }
 
 impl Packing {
@@ -281,9 +338,7 @@ impl Packing {
             stretch,
             pages: Vec::new(),
             page: Vec::new(),
-            count: 0,
             firsts: Vec::new(),
-            page_here: 0,
         }
     }
 
@@ -295,7 +350,7 @@ impl Packing {
         let gap = original - (self.stretch.original + self.stretch.bytes);
         match usize::try_from(gap) {
             Ok(gap) if gap <= SHORT_GAP => self.write(&[0; SHORT_GAP][..gap])?,
-            _ => self.end_stretch(gap)?,
+            _ => self.end_stretch(gap),
         }
         self.write(bytes)
     }
@@ -320,35 +375,37 @@ impl Packing {
     }
 
     /// Notes the stretch that was written, and that so much was left out behind it.
-    fn end_stretch(&mut self, gap: u64) -> io::Result<()> {
+    fn end_stretch(&mut self, gap: u64) {
         let Stretch { original, here, bytes } = self.stretch;
+        if bytes > 0 {
+            let first = self.page.first().map_or(original, |first| first.original);
+            // Distances in a page have 32 bits.
+            let far = original + bytes - first > u64::from(u32::MAX);
+            if self.page.len() == ENTRIES || far {
+                self.end_page();
+            }
+            self.page.push(self.stretch);
+        }
         self.stretch = Stretch { original: original + bytes + gap, here: here + bytes, bytes: 0 };
-        if bytes == 0 {
-            return Ok(());
-        }
-        if PAGE_HEADER + self.page.len() + ENTRY > PAGE {
-            self.end_page();
-        }
-        if self.count == 0 {
-            self.firsts.push(original);
-            self.page_here = here;
-        }
-        put_varint(&mut self.page, bytes);
-        put_varint(&mut self.page, gap);
-        self.count += 1;
-        Ok(())
     }
 
     /// The checksum comes later, when it is known where the page will be.
     fn end_page(&mut self) {
-        let Some(first) = self.firsts.last().filter(|_| self.count > 0) else { return };
+        let (Some(first), Some(last)) = (self.page.first().copied(), self.page.last().copied()) else {
+            return;
+        };
+        self.firsts.push(first.original);
         self.pages.extend([0; 4]);
-        self.pages.extend(self.count.to_le_bytes());
-        self.pages.extend(first.to_le_bytes());
-        self.pages.extend(self.page_here.to_le_bytes());
-        self.pages.append(&mut self.page);
+        self.pages.extend(u32::try_from(self.page.len()).unwrap_or(0).to_le_bytes());
+        self.pages.extend(first.original.to_le_bytes());
+        self.pages.extend(first.here.to_le_bytes());
+        let end = Stretch { original: last.original + last.bytes, here: last.here + last.bytes, bytes: 0 };
+        for stretch in self.page.drain(..).chain([end]) {
+            let distances = [stretch.original - first.original, stretch.here - first.here];
+            let distances = distances.map(|distance| u32::try_from(distance).unwrap_or(u32::MAX));
+            self.pages.extend(distances.into_iter().flat_map(u32::to_le_bytes));
+        }
         self.pages.resize(self.pages.len().next_multiple_of(PAGE), 0);
-        self.count = 0;
     }
 
     /// Bytes of the file as it will be, or hardly more.
@@ -363,7 +420,7 @@ impl Packing {
     /// # Errors
     /// Those of the disk.
     pub fn finish(mut self, header: &SegmentHeader, facts: Facts) -> io::Result<()> {
-        self.end_stretch(0)?;
+        self.end_stretch(0);
         self.end_page();
         let stretches_end = self.flushed + self.buffer.len() as u64;
         let table = stretches_end.next_multiple_of(PAGE as u64);
@@ -407,4 +464,96 @@ pub struct Facts {
     pub synced_upto: u64,
     /// [`Packed::removed`].
     pub removed: u64,
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use factum::{LogIdentity, Timestamp};
+    use fastrand::Rng;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{disk::Disk, sim::SimDisk};
+
+    fn header(capacity: u64) -> SegmentHeader {
+        SegmentHeader {
+            log: LogIdentity { log_id: Uuid::from_u128(5), epoch: 1 },
+            number: 3,
+            base: 1 << 33,
+            capacity,
+            first_frame: 9,
+            events_before: 8,
+            previous_end: 1 << 33,
+            last_recorded_at: Timestamp(7),
+        }
+    }
+
+    const FACTS: Facts = Facts { generation: 2, synced_upto: 1 << 34, removed: 0 };
+
+    /// A file of random pieces, and the file that it looks like.
+    #[allow(clippy::unwrap_used, reason = "a test")]
+    fn packed(rng: &mut Rng, pieces: usize) -> (SimDisk, Packed, Vec<u8>) {
+        let disk = SimDisk::new(1);
+        let mut original = Vec::new();
+        let file = disk.create("packed", 0).unwrap();
+        let mut packing = Packing::new(&header(0), Some(file.clone()));
+        let mut counting = Packing::new(&header(0), None);
+        original.resize(SEGMENT_HEADER_BYTES, 0);
+        for _ in 0..pieces {
+            let (gap, bytes) = (rng.usize(0..20) * rng.usize(0..9), rng.usize(1..60));
+            original.extend(std::iter::repeat_n(0, gap));
+            let piece: Vec<u8> = std::iter::repeat_with(|| rng.u8(1..)).take(bytes).collect();
+            for packing in [&mut packing, &mut counting] {
+                packing.put(original.len() as u64, &piece).unwrap();
+            }
+            original.extend(piece);
+        }
+        original.resize(original.len().next_multiple_of(4096) + 4096, 0);
+        let header = header(original.len() as u64);
+        original[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode());
+        packing.finish(&header, FACTS).unwrap();
+        file.sync().unwrap();
+        let about = counting.bytes();
+        let packed = Packed::open(file).unwrap().unwrap();
+        assert!(about >= packed.bytes && about <= packed.bytes + 2 * PAGE as u64, "{about} {}", packed.bytes);
+        (disk, packed, original)
+    }
+
+    #[test]
+    fn it_looks_like_the_file_that_it_was_made_from() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut rng = Rng::with_seed(seed);
+        // None, one page of the table, and several.
+        for pieces in [0, 1, 40, 3000] {
+            let (_, packed, original) = packed(&mut rng, pieces);
+            assert_eq!(packed.check().unwrap(), Ok(()));
+            assert_eq!((packed.generation, packed.synced_upto), (FACTS.generation, FACTS.synced_upto));
+            let mut whole = vec![7; original.len() + 10];
+            assert_eq!(packed.read_at(&mut whole, 0).unwrap(), original.len());
+            assert!(whole[..original.len()] == original);
+            for _ in 0..2000 {
+                let (from, bytes) = (rng.usize(0..original.len() + 9), rng.usize(0..2000));
+                let mut some = vec![7; bytes];
+                let read = packed.read_at(&mut some, from as u64).unwrap();
+                let there = &original[from.min(original.len())..(from + bytes).min(original.len())];
+                assert!(some[..read] == *there, "{bytes} bytes at {from}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_its_header_and_table_is_noticed() {
+        let (disk, sound, _) = packed(&mut Rng::with_seed(3), 700);
+        let (stretches_end, bytes) = (sound.stretches_end, sound.bytes);
+        assert!(sound.firsts.len() > 1);
+        for at in (0..SEGMENT_HEADER).chain(stretches_end..bytes) {
+            let bit = u8::try_from(at % 8).unwrap();
+            assert!(disk.rot("packed", at, bit));
+            let opened = Packed::open(disk.open("packed").unwrap()).unwrap();
+            let noticed = opened.is_err() || opened.is_ok_and(|it| !matches!(it.check(), Ok(Ok(()))));
+            assert!(noticed, "byte {at}");
+            assert!(disk.rot("packed", at, bit));
+        }
+    }
 }

@@ -474,10 +474,8 @@ impl Found {
                 (segment.header.first_frame, segment.header.last_recorded_at);
         }
         let stop = self.read_frames(disk, &segment, segment.header.capacity)?;
-        let clean = self
-            .manifest
-            .as_ref()
-            .is_some_and(|manifest| manifest.clean && manifest.durable_upto == self.end);
+        let says_so = |manifest: &Manifest| manifest.clean && manifest.durable_upto == self.end;
+        let clean = self.manifest.as_ref().is_some_and(says_so) && self.durable <= self.end;
         if clean {
             return Ok(Recovery { clean, ..Recovery::default() });
         }

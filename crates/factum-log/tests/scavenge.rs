@@ -193,7 +193,7 @@ async fn views(store: &LogStore, moments: &[AsOf]) -> BTreeMap<String, Vec<Recor
             match store.read_to_end(way).await {
                 Ok(events) => drop(seen.insert(shown, events)),
                 Err(Error::Tombstoned { stream }) => {
-                    drop(seen.insert(format!("{shown}: {stream}"), Vec::new()))
+                    drop(seen.insert(format!("{shown}: {stream}"), Vec::new()));
                 }
                 Err(error) => panic!("{shown}: {error}"),
             }
@@ -415,6 +415,7 @@ async fn flipped_bytes_and_cut_files_are_refused_or_harmless() {
     store.close().await.unwrap();
     drop(store);
     let open = || Options::new(directory.path()).create(false).open();
+    let refused_to_open = || open().err().map(|error| error.to_string());
     let file = directory.path().join("0000000002.segment");
     let whole = fs::read(&file).unwrap();
     let (mut refused, mut harmless) = (0, 0);
@@ -441,8 +442,11 @@ async fn flipped_bytes_and_cut_files_are_refused_or_harmless() {
     assert!(refused > 200 && harmless < refused / 2);
     for length in (0..whole.len()).step_by(211) {
         fs::write(&file, &whole[..length]).unwrap();
-        let error = open().err().expect("it must be refused");
-        assert!(matches!(error, Error::Corrupt(_)), "cut at {length}: {error}");
+        let refused = refused_to_open();
+        assert!(
+            refused.as_ref().is_some_and(|why| why.contains("is damaged")),
+            "cut at {length}: {refused:?}"
+        );
     }
     fs::write(&file, &whole).unwrap();
     assert_eq!(open().unwrap().read_to_end(Read::all()).await.unwrap(), seen);
