@@ -4,13 +4,16 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use factum::{
-    Append, Appended, EventId, Position, RecordedEvent, Result, StreamState, Timestamp, stream::LifeChange,
+    Append, Appended, EventId, NewEvent, Position, RecordedEvent, Result, StreamName, StreamState, Timestamp,
+    stream::LifeChange,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
     disk::PAGE,
-    format::{BodyCrc, FRAME_HEADER, FrameHeader, RecordHeader, align, draft_record, place_record},
+    format::{
+        BodyCrc, FRAME_HEADER, FrameHeader, RecordHeader, align, draft_record, place_record, record_bytes,
+    },
     index::{AsItIs, Indexed, Layers, Secret, Settled},
     segment::Segment,
 };
@@ -44,6 +47,8 @@ pub struct Request {
     maybe_recorded: bool,
     /// Where that part ended.
     known_upto: u64,
+    /// The room that it takes among those that wait.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// An event in the form in which it is stored.
@@ -56,60 +61,58 @@ struct Draft {
 }
 
 impl Request {
-    /// Encodes an append that is within the limits, and looks up what it rests on as far as that does not change any more.
-    ///
-    /// # Errors
-    /// Those of the index.
-    pub fn new(
-        append: Append,
-        reply: oneshot::Sender<Result<Appended>>,
-        secret: Secret,
-        settled: &Settled,
-    ) -> Result<Self> {
+    /// Encodes an append that is within the limits.
+    pub fn new(append: Append, reply: oneshot::Sender<Result<Appended>>, secret: Secret) -> Self {
         let count = append.event_count();
+        let bytes = append.events().map(|(stream, event)| record_bytes(stream, event)).sum();
         let mut request = Self {
             append: Append::default(),
             reply,
-            records: Vec::new(),
+            records: Vec::with_capacity(bytes),
             drafts: Vec::with_capacity(count),
             keys: Vec::with_capacity(count * 3),
             streams: Vec::with_capacity(append.writes.len()),
             changes: Vec::new(),
             known: HashMap::default(),
+            known_upto: 0,
             maybe_recorded: false,
-            known_upto: settled.end,
+            _room: None,
         };
         for write in &append.writes {
             let stream = secret.stream(&write.stream);
             request.streams.push(stream);
             request.known.insert(stream, None);
             for event in &write.events {
-                let start = request.records.len();
-                draft_record(&mut request.records, &write.stream, event);
-                let bytes = request.records.len() - start;
-                if request.drafts.is_empty() {
-                    request.records.reserve_exact(bytes * (count - 1));
-                }
-                let first_key = request.keys.len();
-                secret.keys_of(&write.stream, &event.event_type, &event.tags, &mut request.keys);
-                // What says nothing that a stream's life knows is refused when it is decided on.
-                if let Ok(Some((described, change))) =
-                    LifeChange::of_event(&write.stream, &event.event_type, &event.data)
-                {
-                    let described = secret.stream(&described);
-                    request.known.insert(described, None);
-                    request.changes.push((request.drafts.len(), described, change));
-                }
-                let (id, id_hash) = (event.id, secret.id(stream, event.id));
-                request.drafts.push(Draft { bytes, id, id_hash, keys: first_key..request.keys.len() });
+                request.draft(stream, &write.stream, event, secret);
             }
         }
         request.append = append;
-        request.look_up(settled)?;
-        Ok(request)
+        request
     }
 
-    fn look_up(&mut self, settled: &Settled) -> Result<()> {
+    fn draft(&mut self, stream: u128, name: &StreamName, event: &NewEvent, secret: Secret) {
+        let (start, first_key) = (self.records.len(), self.keys.len());
+        draft_record(&mut self.records, name, event);
+        secret.keys_of(name, &event.event_type, &event.tags, &mut self.keys);
+        // What says nothing that a stream's life knows is refused when it is decided on.
+        if let Ok(Some((described, change))) = LifeChange::of_event(name, &event.event_type, &event.data) {
+            let described = secret.stream(&described);
+            self.known.insert(described, None);
+            self.changes.push((self.drafts.len(), described, change));
+        }
+        self.drafts.push(Draft {
+            bytes: self.records.len() - start,
+            id: event.id,
+            id_hash: secret.id(stream, event.id),
+            keys: first_key..self.keys.len(),
+        });
+    }
+
+    /// Looks up what it rests on, as far as that does not change any more. What was not looked up is when it is decided on.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn look_up(&mut self, settled: &Settled) -> Result<()> {
         for (stream, state) in &mut self.known {
             *state = settled.state(*stream, u64::MAX)?;
         }
@@ -117,7 +120,7 @@ impl Request {
         for draft in &self.drafts {
             settled.ids(draft.id_hash, draft.id, &mut found)?;
         }
-        self.maybe_recorded = !found.is_empty();
+        (self.known_upto, self.maybe_recorded) = (settled.end, !found.is_empty());
         Ok(())
     }
 
@@ -148,6 +151,11 @@ impl Request {
         Ok(false)
     }
 
+    /// Gives its room back when it is in a batch, or refused.
+    pub fn with_room(self, room: OwnedSemaphorePermit) -> Self {
+        Self { _room: Some(room), ..self }
+    }
+
     /// The hashes of its ids.
     pub fn ids(&self) -> impl Iterator<Item = (u64, EventId)> {
         self.drafts.iter().map(|draft| (draft.id_hash, draft.id))
@@ -155,13 +163,18 @@ impl Request {
 
     /// Whether it may go before larger ones: it takes little of their time.
     pub fn is_small(&self) -> bool {
-        self.records.len() <= SMALL
+        is_small(self.records.len())
     }
 
     /// Bytes that a frame needs for it alone, and the mark after it.
     pub fn frame_bytes(&self) -> u64 {
         align((FRAME_HEADER + self.records.len()) as u64) + FRAME_HEADER as u64
     }
+}
+
+/// Whether an append of so many bytes is small: then it may go before larger ones.
+pub fn is_small(bytes: usize) -> bool {
+    bytes <= SMALL
 }
 
 /// An answer that waits until what it rests on is durable.
@@ -377,7 +390,7 @@ impl Batch {
         let corrupt = |damage| self.segment.corrupt(offset, Some((position, position)), damage);
         let header = RecordHeader::decode(record, self.segment.seed(), offset).map_err(corrupt)?;
         let record = Bytes::copy_from_slice(record.get(..header.bytes).unwrap_or_default());
-        header.event(&record, position).map(Some).map_err(corrupt)
+        header.event(&record, 0, position).map(Some).map_err(corrupt)
     }
 
     /// All its events, the last first.

@@ -1,9 +1,11 @@
 //! The one door to the disk. The engine asks for no more than this, so that a simulated disk can stand in.
 
 use std::{
+    cell::Cell,
     fmt,
     fs::{self, OpenOptions},
     io::{self, ErrorKind, Read, Write},
+    num::NonZeroU64,
     os::{
         fd::AsRawFd,
         unix::fs::{FileExt, OpenOptionsExt},
@@ -25,6 +27,39 @@ const ZEROS: usize = 1 << 20;
 pub const PAGE: usize = 4096;
 /// Writes of so many bytes go past the page cache, where they can: to fill pages of it takes longer than to write to the disk.
 const LARGE: usize = 1 << 20;
+
+/// What the work on this thread may still read.
+#[derive(Clone, Copy, Debug)]
+enum Patience {
+    /// Whatever it wants, even if it has to wait for the disk.
+    Unlimited,
+    /// So many bytes, if they are in memory.
+    Left(usize),
+    /// No more: it would have had to wait, or wanted more.
+    Exhausted,
+}
+
+thread_local! {
+    static PATIENCE: Cell<Patience> = const { Cell::new(Patience::Unlimited) };
+}
+
+/// Bytes that a read counts for, beside those it reads.
+const READ_COST: usize = 4096;
+
+/// Does work that reads, if that needs no waiting for the disk and only so many bytes, each read counted for [`READ_COST`] more.
+/// `None` if it turns out that it does; what was done is then to be done again where it may wait.
+pub fn at_once<T>(most: usize, work: impl FnOnce() -> T) -> Option<T> {
+    struct Restored;
+    impl Drop for Restored {
+        fn drop(&mut self) {
+            PATIENCE.set(Patience::Unlimited);
+        }
+    }
+    PATIENCE.set(Patience::Left(most));
+    let _restored = Restored;
+    let done = work();
+    matches!(PATIENCE.get(), Patience::Left(_)).then_some(done)
+}
 
 /// A directory of files.
 ///
@@ -97,6 +132,11 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of the disk.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Tells that these bytes will be read soon, so that several reads can be on their way at once.
+    fn will_read(&self, offset: u64, bytes: usize) {
+        let _ = (offset, bytes);
+    }
 
     /// Writes all of `bytes` at `offset`. After an error nobody knows which of them are written.
     ///
@@ -317,6 +357,19 @@ fn past_the_cache(file: &fs::File) -> Option<fs::File> {
     OpenOptions::new().write(true).custom_flags(direct).open(path).ok()
 }
 
+/// Reads what is in the page cache.
+#[cfg(target_os = "linux")]
+fn read_from_memory(file: &fs::File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut buffers = [io::IoSliceMut::new(buffer)];
+    Ok(rustix::io::preadv2(file, &mut buffers, offset, rustix::io::ReadWriteFlags::NOWAIT)?)
+}
+
+/// Reads what is in the page cache: nobody knows here.
+#[cfg(not(target_os = "linux"))]
+fn read_from_memory(_: &fs::File, _: &mut [u8], _: u64) -> io::Result<usize> {
+    Err(ErrorKind::WouldBlock.into())
+}
+
 impl RealFile {
     fn new(file: fs::File) -> Self {
         Self { file, direct: OnceLock::new() }
@@ -345,14 +398,39 @@ impl DiskFile for RealFile {
         Ok(self.file.metadata()?.len())
     }
 
+    fn will_read(&self, offset: u64, bytes: usize) {
+        let bytes = NonZeroU64::new(bytes as u64);
+        // It is only a hint.
+        let _ = rustix::fs::fadvise(&self.file, offset, bytes, rustix::fs::Advice::WillNeed);
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let patience = match PATIENCE.get() {
+            Patience::Left(left) => match left.checked_sub(buffer.len() + READ_COST) {
+                Some(left) => Patience::Left(left),
+                None => Patience::Exhausted,
+            },
+            other => other,
+        };
+        PATIENCE.set(patience);
         let mut filled = 0;
         while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            let (buffer, offset) = (&mut buffer[filled..], offset + filled as u64);
+            let read = match patience {
+                Patience::Unlimited => self.file.read_at(buffer, offset),
+                Patience::Left(_) => read_from_memory(&self.file, buffer, offset),
+                Patience::Exhausted => Err(ErrorKind::WouldBlock.into()),
+            };
+            match read {
                 Ok(0) => break,
                 Ok(some) => filled += some,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if !matches!(patience, Patience::Unlimited) {
+                        PATIENCE.set(Patience::Exhausted);
+                    }
+                    return Err(error);
+                }
             }
         }
         Ok(filled)

@@ -263,6 +263,16 @@ const OTHER: u8 = 2;
 const RECORD_REVISION: usize = 24;
 const RECORD_TIME: usize = 32;
 
+/// Bytes of the record of an event.
+pub fn record_bytes(stream: &StreamName, event: &NewEvent) -> usize {
+    let content_type = match &event.content_type {
+        ContentType::Json | ContentType::Bytes => 0,
+        ContentType::Other(name) => name.len(),
+    };
+    let names = stream.len() + event.event_type.len() + content_type + event.tags.packed().len();
+    RECORD_HEADER + names + event.metadata.as_bytes().len() + event.data.len()
+}
+
 /// Appends the record of an event, but for what is only known once it has its place: [`place_record`] fills that in.
 #[allow(clippy::cast_possible_truncation, reason = "names, tags and metadata have limits that fit")]
 pub fn draft_record(out: &mut Vec<u8>, stream: &StreamName, event: &NewEvent) {
@@ -272,9 +282,7 @@ pub fn draft_record(out: &mut Vec<u8>, stream: &StreamName, event: &NewEvent) {
         ContentType::Other(name) => (OTHER, &**name),
     };
     let (tags, metadata) = (event.tags.packed(), event.metadata.as_bytes());
-    let names = stream.len() + event.event_type.len() + content_type.len() + tags.len();
-    let bytes = RECORD_HEADER + names + metadata.len() + event.data.len();
-    out.reserve(bytes);
+    let bytes = record_bytes(stream, event);
     let start = out.len();
     let mut header = [0; RECORD_HEADER];
     let mut at = 4;
@@ -370,25 +378,23 @@ impl RecordHeader {
         Ok(header)
     }
 
-    /// Reads the whole record, which begins at `position`.
+    /// Reads the whole record, which begins at `position`, and at `start` in `bytes`.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn event(&self, record: &Bytes, position: Position) -> Result<RecordedEvent, Damage> {
+    pub fn event(&self, bytes: &Bytes, start: usize, position: Position) -> Result<RecordedEvent, Damage> {
         if let Some(digest) = self.removed {
-            return self.removed_event(digest, record, position);
+            return self.removed_event(digest, bytes.get(start..).unwrap_or_default(), position);
         }
-        if record.len() < self.bytes {
-            return Err(Damage("an event's record is cut off"));
-        }
-        let payload = record.slice(RECORD_HEADER..self.bytes);
-        if crc32c(&payload) != self.payload_crc {
+        let end = start + self.bytes;
+        let mut at = start + RECORD_HEADER;
+        let Some(payload) = bytes.get(at..end) else { return Err(Damage("an event's record is cut off")) };
+        if crc32c(payload) != self.payload_crc {
             return Err(Damage("an event fails its checksum"));
         }
-        let mut at = 0;
-        let mut take = |bytes: usize| {
-            at += bytes;
-            payload.slice(at - bytes..at)
+        let mut take = |length: usize| {
+            at += length;
+            bytes.slice(at - length..at)
         };
         let text = |bytes: Bytes| ByteString::try_from(bytes).map_err(|_| Damage("a name is not UTF-8"));
         let stream = StreamName::from_store(text(take(self.stream_bytes))?);
@@ -409,7 +415,7 @@ impl RecordHeader {
             id: self.id,
             event_type,
             content_type,
-            data: payload.slice(at..),
+            data: bytes.slice(at..end),
             metadata,
             tags,
         })
@@ -419,7 +425,7 @@ impl RecordHeader {
     fn removed_event(
         &self,
         digest: Digest,
-        record: &Bytes,
+        record: &[u8],
         position: Position,
     ) -> Result<RecordedEvent, Damage> {
         let stream = record.get(RECORD_HEADER..RECORD_HEADER + self.stream_bytes);
@@ -585,7 +591,7 @@ mod tests {
             let event = NewEvent { content_type, ..event.clone() };
             let out = record(&stream, &event, 4160, Revision(3), Timestamp(99));
             let header = RecordHeader::decode(&out, SEED, 4160).unwrap();
-            let back = header.event(&Bytes::from(out), Position(4160)).unwrap();
+            let back = header.event(&Bytes::from(out), 0, Position(4160)).unwrap();
             assert!(event.same_content(&back), "{back:?}");
             assert_eq!((&back.stream, back.id, back.revision), (&stream, event.id, Revision(3)));
             assert_eq!((back.position, back.recorded_at), (Position(4160), Timestamp(99)));
@@ -598,7 +604,7 @@ mod tests {
         let out = record(&stream, &event, 0, Revision(0), Timestamp(0));
         let read = |bytes: &[u8], offset| {
             let header = RecordHeader::decode(bytes, SEED, offset)?;
-            header.event(&Bytes::copy_from_slice(bytes), Position(offset))
+            header.event(&Bytes::copy_from_slice(bytes), 0, Position(offset))
         };
         assert!(read(&out, 0).is_ok());
         assert!(read(&out, 8).is_err(), "right bytes in the wrong place are wrong");
@@ -619,14 +625,14 @@ mod tests {
         for event in [event, tiny] {
             let out = record(&stream, &event, 4160, Revision(3), Timestamp(99));
             let record = RecordHeader::decode(&out, SEED, 4160).unwrap();
-            let whole = record.event(&Bytes::from(out), Position(4160)).unwrap();
+            let whole = record.event(&Bytes::from(out), 0, Position(4160)).unwrap();
             let mut stub = Vec::new();
             Stub::write(&mut stub, SEED, 4160, &record, &whole);
             assert_eq!(stub.len(), Stub::bytes(&whole));
             assert!(stub.len() < record.bytes);
             let read = |bytes: &[u8], offset| {
                 let header = RecordHeader::decode(bytes, SEED, offset)?;
-                Ok((header, header.event(&Bytes::copy_from_slice(bytes), Position(offset))?))
+                Ok((header, header.event(&Bytes::copy_from_slice(bytes), 0, Position(offset))?))
             };
             let (header, left) = read(&stub, 4160).unwrap();
             assert_eq!((header.bytes, header.crc), (record.bytes, record.crc));

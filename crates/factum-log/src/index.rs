@@ -23,7 +23,7 @@ use self::list::List;
 pub use self::{
     hashers::AsItIs,
     memory::{Index, Indexed, Kind, Secret},
-    run::{Run, Span, StreamEntry},
+    run::{PageCache, Run, Span, StreamEntry},
 };
 
 /// Runs of the same size that are merged at once.

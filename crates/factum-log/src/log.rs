@@ -18,8 +18,8 @@ use std::{
 };
 
 use factum::{
-    Append, Appended, Clock, Durability, Error, Limits, LogIdentity, NewEvent, Outcome, Placed, Position,
-    Query, RecordedEvent, Result, StreamName, StreamState, Timestamp,
+    Append, Appended, Clock, Durability, Error, Guard, Limits, LogIdentity, NewEvent, Outcome, Placed,
+    Position, Query, RecordedEvent, Result, StreamName, StreamState, Timestamp,
     admission::{Admission, Found, Ledger, admit, recorded_already},
 };
 use tokio::sync::{oneshot, watch};
@@ -29,7 +29,7 @@ use crate::{
     bugs::{Bug, Bugs},
     disk::{Disk, LOCK, Ownership, explain},
     format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader, found, is_removed},
-    index::{Layers, Places, Secret, run},
+    index::{Layers, PageCache, Places, Secret, run},
     manifest::{self, Manifest},
     read,
     recovery::{Birth, Recovered, Recovery, SPARE, Unmade, make_segment, recover},
@@ -57,6 +57,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Events that are indexed in memory before they are written to a run.
     pub run_events: u64,
+    /// Pages of the index that are kept in memory.
+    pub index_pages: Arc<PageCache>,
     /// A mistake to make.
     pub bugs: Bugs,
 }
@@ -293,21 +295,55 @@ impl Log {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Encodes an append.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`].
+    pub fn encode(&self, append: Append) -> Result<(Request, oneshot::Receiver<Result<Appended>>)> {
+        self.settings.limits.check(&append)?;
+        let (reply, answer) = oneshot::channel();
+        Ok((Request::new(append, reply, self.secret), answer))
+    }
+
+    /// Looks up what a request rests on, as far as that does not change any more, so that nobody has to wait for it.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn look_up(&self, request: &mut Request) -> Result<()> {
+        let settled = self.durable().index.settled();
+        request.look_up(&settled).map_err(unseen)?;
+        for guard in &request.append.guards {
+            if let Guard::Query { query, after } = guard
+                && after.position.0 < settled.end
+                && let Some(places) = settled.places(query, after.position, Position(u64::MAX))?
+                && let Some(place) = places.next(after.position)?
+            {
+                // Only so that it is in memory when it is decided on.
+                self.durable().segments.clone()[self.durable().segment_at(place)].event(place)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes an append. The answer comes once a commit has made durable what it rests on.
     ///
     /// # Errors
-    /// Those that need no look at the log.
+    /// Those that need no look at the log, and those of the index.
+    #[cfg(any(test, feature = "sim"))]
     pub fn submit(&self, append: Append) -> Result<oneshot::Receiver<Result<Appended>>> {
-        self.settings.limits.check(&append)?;
-        let (reply, answer) = oneshot::channel();
-        let settled = self.durable().index.settled();
-        let request = Request::new(append, reply, self.secret, &settled).map_err(unseen)?;
-        drop(settled);
+        let (mut request, answer) = self.encode(append)?;
+        self.look_up(&mut request)?;
+        self.take(request);
+        Ok(answer)
+    }
+
+    /// Takes a request.
+    pub fn take(&self, request: Request) {
         let mut desk = self.desk();
         if let Some(refusal) = desk.refusal.clone() {
             let result = self.refuse(&desk, &request, &refusal);
             Answer { reply: request.reply, result }.give();
-            return Ok(answer);
+            return;
         }
         let wait = desk.rolling || (!desk.waiting.is_empty() && !request.is_small());
         self.decide(&mut desk, request, wait);
@@ -316,7 +352,6 @@ impl Log {
         if work {
             self.work.notify_one();
         }
-        Ok(answer)
     }
 
     /// Decides on a request. What is admitted joins the open batch; if that has no room for it, or others wait already, it
@@ -428,7 +463,7 @@ impl Log {
             };
             ((index, span), durable.sparse.between(span.start, span.end).to_vec())
         };
-        let run = run::make(&*self.disk, frozen.1, &*frozen.0, &sparse)?;
+        let run = run::make(&*self.disk, frozen.1, &*frozen.0, &sparse, &self.settings.index_pages)?;
         self.durable_mut().index.thaw(run);
         Ok(true)
     }
@@ -444,7 +479,7 @@ impl Log {
         let hides_something = old.iter().any(|run| run.span.hides_something);
         let largest_id = old.iter().map(|run| run.span.largest_id).max().unwrap_or_default();
         let span = run::Span { start: old[0].span.start, hides_something, largest_id, ..last };
-        let merged = run::make(&*self.disk, span, &run::Merged(&old), &sparse)?;
+        let merged = run::make(&*self.disk, span, &run::Merged(&old), &sparse, &self.settings.index_pages)?;
         self.durable_mut().index.replace(&old, merged);
         for run in &old {
             // What cannot be removed now is removed when the log is opened next.
@@ -956,6 +991,7 @@ mod tests {
             first_segment_bytes: 8192,
             segment_bytes: 8192,
             run_events: 100,
+            index_pages: Arc::new(PageCache::of_bytes(1 << 20)),
             bugs: Bugs::default(),
         };
         let log = Arc::new(Log::open(Arc::new(disk.clone()), settings).unwrap());

@@ -14,10 +14,12 @@ use factum::{
 };
 
 use crate::{
+    disk::at_once,
     format::{SEGMENT_HEADER, is_removed},
-    index::{Places, Settled},
+    index::{Places, Settled, is_everything},
     log::{Durable, Log},
     segment::{Frame, Frames, Segment, Stop},
+    store::LITTLE,
 };
 
 /// Bytes of events in a page, at most (but for a single larger event).
@@ -28,6 +30,8 @@ const SCAN_BYTES: u64 = 16 << 20;
 const INTERRUPTIONS: usize = 4;
 /// Places that are looked up at once.
 const PLACES: usize = 256;
+/// Events that are read together.
+const AT_ONCE: usize = 64;
 /// How often one page does so: one that finds little must not keep a reader waiting.
 const LOOKS: usize = 64;
 /// A query is answered by a scan if it may match one event in so many of those it lies among.
@@ -76,6 +80,8 @@ struct Reading<'a> {
     before: Position,
     events: Vec<RecordedEvent>,
     bytes: usize,
+    /// Whether it may wait for the disk.
+    may_wait: bool,
 }
 
 /// What a reading knows at its beginning.
@@ -87,11 +93,25 @@ struct Begun {
     settled: Settled,
 }
 
+/// Reads a page if that needs no waiting for the disk, and is soon done. `None` if it does, or is not.
+pub fn page_at_once(log: &Log, read: &Read) -> Option<Result<Page>> {
+    match &read.source {
+        Source::Stream(_) => {}
+        Source::Query(query) if !query.any_of.iter().any(is_everything) => {}
+        _ => return None,
+    }
+    at_once(LITTLE, || page_by(log, read, false))
+}
+
 /// Reads a page.
 ///
 /// # Errors
 /// As for [`factum::EventStore::read`].
 pub fn page(log: &Log, read: &Read) -> Result<Page> {
+    page_by(log, read, true)
+}
+
+fn page_by(log: &Log, read: &Read, may_wait: bool) -> Result<Page> {
     read.check()?;
     let query = match &read.source {
         Source::All => Query::all(),
@@ -103,8 +123,9 @@ pub fn page(log: &Log, read: &Read) -> Result<Page> {
     // Runs are read outside of the lock.
     let places =
         settled.places(&query, after, before)?.filter(|places| !is_dense(log, places, &query, after, before));
-    let mut reading =
-        Reading { log, now: log.now(), query, direction, limit, after, before, events: Vec::new(), bytes: 0 };
+    let now = log.now();
+    let (events, bytes) = (Vec::new(), 0);
+    let mut reading = Reading { log, now, query, direction, limit, after, before, events, bytes, may_wait };
     let looked_at_all = match places {
         None => reading.scan()?,
         Some(places) => reading.look_up(&places, settled.end)?,
@@ -379,20 +400,37 @@ impl Reading<'_> {
             let wanted = PLACES.min(self.limit - self.events.len());
             let places = self.places(settled, settled_end, wanted)?;
             let all = places.len() < wanted;
-            let segments = self.log.durable().segments.clone();
-            for (n, place) in places.iter().enumerate() {
-                let segment =
-                    &segments[segments.partition_point(|segment| segment.header.base <= place.0) - 1];
-                self.take(segment.event(*place)?)?;
-                if self.is_full() {
-                    return Ok(all && n + 1 == places.len());
-                }
+            if !self.read_at_places(&places)? {
+                return Ok(false);
             }
-            if all {
-                return Ok(true);
+            if all || self.is_full() {
+                return Ok(all);
             }
         }
         Ok(false)
+    }
+
+    /// Takes the events at places. Whether there was room for all of them.
+    fn read_at_places(&mut self, places: &[Position]) -> Result<bool> {
+        let segments = self.log.durable().segments.clone();
+        let number = |place: &Position| segments.partition_point(|it| it.header.base <= place.0) - 1;
+        let mut groups: Vec<(&Segment, &[Position])> = Vec::new();
+        for group in places.chunk_by(|one, next| number(one) == number(next)) {
+            // So few that a page does not get much larger than it should.
+            groups.extend(group.chunks(AT_ONCE).map(|some| (&*segments[number(&some[0])], some)));
+        }
+        if self.may_wait {
+            groups.iter().for_each(|(segment, some)| segment.will_read(some));
+        }
+        for (segment, some) in groups {
+            for event in segment.events(some)? {
+                if self.is_full() {
+                    return Ok(false);
+                }
+                self.take(event)?;
+            }
+        }
+        Ok(true)
     }
 
     /// The next places to look at: those of the part of the index that does not change, and those in memory, which are looked up

@@ -23,7 +23,7 @@ use crate::{
         ALIGN, Damage, FRAME_HEADER, FrameHeader, MAX_BODY, SEGMENT_HEADER, SEGMENT_HEADER_BYTES,
         SegmentHeader, align, is_removed,
     },
-    index::{Indexed, Layers, Run, Secret, Span, run},
+    index::{Indexed, Layers, PageCache, Run, Secret, Span, run},
     log::Settings,
     manifest::{self, Manifest},
     packed::Packed,
@@ -223,6 +223,7 @@ struct Found {
     /// Everything before this position is in the index.
     indexed: u64,
     run_events: u64,
+    index_pages: Arc<PageCache>,
     /// What the last whole frame, or the header of the last segment, says of what is to come.
     next_frame: u64,
     last_recorded_at: Timestamp,
@@ -301,6 +302,7 @@ impl Found {
             sparse: Sparse::default(),
             indexed: 0,
             run_events: settings.run_events,
+            index_pages: settings.index_pages.clone(),
             next_frame: first.first_frame,
             last_recorded_at: first.last_recorded_at,
             durable,
@@ -319,7 +321,7 @@ impl Found {
         let mut at = 0;
         for &(start, end) in &spans {
             if start == at
-                && let Ok(run) = Run::open(disk, &Run::name(start, end))
+                && let Ok(run) = Run::open(disk, &Run::name(start, end), &self.index_pages)
                 && run.span.log_id == self.segments[0].header.log.log_id
                 && (run.span.start, run.span.end) == (start, end)
                 && runs.last().is_none_or(|last| last.span.secret == run.span.secret)
@@ -430,7 +432,8 @@ impl Found {
         let log_id = self.segments[0].header.log.log_id;
         self.index.freeze(self.run_events, self.end, self.next_frame, log_id);
         if let Some((index, span)) = self.index.frozen(self.end)
-            && let Ok(run) = run::make(disk, span, &*index, self.sparse.between(span.start, span.end))
+            && let sparse = self.sparse.between(span.start, span.end)
+            && let Ok(run) = run::make(disk, span, &*index, sparse, &self.index_pages)
         {
             self.index.thaw(run);
         }

@@ -14,8 +14,8 @@ use crate::{
     packed::{self, Packed},
 };
 
-/// Bytes read at first for one event: most events are smaller.
-const EVENT_GUESS: usize = 1024;
+/// Bytes read at first for one event, at least and at most: most events are smaller.
+const EVENT_GUESS: (usize, usize) = (256, 1024);
 /// Bytes of the first read of a scan, and of the largest: a short scan should not read much.
 const SCAN_READS: (usize, usize) = (32 << 10, 1 << 20);
 
@@ -76,20 +76,62 @@ impl Segment {
     /// # Errors
     /// [`Error::Corrupt`] if the bytes there are not those of an event.
     pub fn event(&self, position: Position) -> Result<RecordedEvent> {
-        let offset = position.0 - self.header.base;
-        let mut record = self.read(offset, EVENT_GUESS)?;
-        let corrupt = |damage| self.corrupt(offset, Some((position, position)), damage);
-        let header = RecordHeader::decode(&record, self.seed, offset).map_err(corrupt)?;
-        if header.bytes > record.len() {
-            record = self.read(offset, header.bytes)?;
+        let mut one = self.events(&[position])?;
+        one.pop()
+            .ok_or_else(|| self.corrupt(position.0 - self.header.base, None, Damage("there is no event")))
+    }
+
+    /// The events whose records begin at these positions.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the bytes there are not those of an event.
+    pub fn events(&self, positions: &[Position]) -> Result<Vec<RecordedEvent>> {
+        let mut records = Vec::with_capacity(positions.len() * EVENT_GUESS.0 * 2);
+        let mut found = Vec::with_capacity(positions.len());
+        let mut buffer = [0; EVENT_GUESS.1];
+        let mut guess = EVENT_GUESS.1 / 2;
+        for &position in positions {
+            let offset = position.0 - self.header.base;
+            let read = self.read_at(&mut buffer[..guess], offset)?;
+            let header = RecordHeader::decode(&buffer[..read], self.seed, offset)
+                .map_err(|damage| self.corrupt(offset, Some((position, position)), damage))?;
+            let start = records.len();
+            if header.bytes <= read {
+                records.extend_from_slice(&buffer[..header.bytes]);
+            } else {
+                records.resize(start + header.bytes, 0);
+                let read = self.read_at(&mut records[start..], offset)?;
+                records.truncate(start + read);
+            }
+            // What comes next is often as large.
+            guess = header.bytes.next_multiple_of(64).clamp(EVENT_GUESS.0, EVENT_GUESS.1);
+            found.push((position, start, header));
         }
-        header.event(&record, position).map_err(corrupt)
+        let records = Bytes::from(records);
+        let event = |(position, start, header): (Position, usize, RecordHeader)| {
+            let offset = position.0 - self.header.base;
+            header
+                .event(&records, start, position)
+                .map_err(|damage| self.corrupt(offset, Some((position, position)), damage))
+        };
+        found.into_iter().map(event).collect()
+    }
+
+    /// Tells that the events at these positions will be read soon.
+    pub fn will_read(&self, positions: &[Position]) {
+        for position in positions {
+            self.file.will_read(position.0 - self.header.base, EVENT_GUESS.0);
+        }
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        self.file.read_at(buffer, offset).map_err(|error| self.unreadable(&error))
     }
 
     /// Reads up to `bytes` from `offset` on.
     fn read(&self, offset: u64, bytes: usize) -> Result<Bytes> {
         let mut buffer = vec![0; bytes];
-        let read = self.file.read_at(&mut buffer, offset).map_err(|error| self.unreadable(&error))?;
+        let read = self.read_at(&mut buffer, offset)?;
         buffer.truncate(read);
         Ok(buffer.into())
     }
@@ -237,7 +279,7 @@ impl Frame {
             }
             let offset = start + at as u64;
             let read = RecordHeader::decode(&body[at..], seed, offset).and_then(|header| {
-                let event = header.event(&body.slice(at..), Position(base + offset))?;
+                let event = header.event(&body, at, Position(base + offset))?;
                 Ok((header, event))
             });
             at = read.as_ref().map_or(body.len(), |(header, _)| at + header.bytes);

@@ -17,11 +17,14 @@ use factum::{
     Append, Appended, Clock, Error, EventId, EventStore, Head, Limits, Outcome, Page, Position, Read, Result,
     StreamName, StreamState, SystemClock,
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    batch::is_small,
     bugs::Bugs,
-    disk::{Directory, Disk, explain},
-    index::Secret,
+    disk::{Directory, Disk, at_once, explain},
+    format::record_bytes,
+    index::{PageCache, Secret},
     log::{
         Log, Settings,
         scavenge::{Progress, Scavenge, Scavenged},
@@ -35,6 +38,12 @@ const QUIET: Duration = Duration::from_millis(50);
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long the indexing thread sleeps when nobody wakes it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Bytes of small and of large appends that may wait to be written, and in what units they are counted.
+const ROOM_FOR_SMALL: usize = 16 << 20;
+const ROOM_FOR_LARGE: usize = 64 << 20;
+const ROOM_UNIT: usize = 1 << 10;
+/// Bytes that are looked up at once, on the thread of whoever asks: about 250 events.
+pub const LITTLE: usize = 250 * 5120;
 /// Bytes of an event and of an append that no configuration may exceed.
 const MOST_EVENT_BYTES: usize = 16 << 20;
 const MOST_APPEND_BYTES: usize = 16 << 20;
@@ -56,6 +65,7 @@ pub struct Options {
     first_segment_bytes: u64,
     segment_bytes: u64,
     run_events: u64,
+    index_bytes: usize,
 }
 
 impl Options {
@@ -69,6 +79,7 @@ impl Options {
             first_segment_bytes: 16 << 20,
             segment_bytes: 256 << 20,
             run_events: 128 << 10,
+            index_bytes: 32 << 20,
         }
     }
 
@@ -102,6 +113,12 @@ impl Options {
     #[must_use]
     pub fn indexed_in_memory(self, events: u64) -> Self {
         Self { run_events: events.max(1), ..self }
+    }
+
+    /// How many bytes of the index on the disk are kept in memory: the pages that were asked for of late. By default 32 MiB.
+    #[must_use]
+    pub fn index_cache(self, bytes: usize) -> Self {
+        Self { index_bytes: bytes, ..self }
     }
 
     /// Opens the store.
@@ -152,6 +169,7 @@ impl Options {
             first_segment_bytes: self.first_segment_bytes,
             segment_bytes: self.segment_bytes,
             run_events: self.run_events,
+            index_pages: Arc::new(PageCache::of_bytes(self.index_bytes)),
             bugs: Bugs::default(),
         };
         LogStore::start(Log::open(disk, settings)?)
@@ -167,6 +185,7 @@ pub struct LogStore(Arc<Running>);
 #[derive(Debug)]
 struct Running {
     log: Arc<Log>,
+    room: Room,
     /// The one that commits, and the one that writes the index; once they have ended, how.
     threads: Mutex<Threads>,
     /// Held by the scavenge that is running.
@@ -179,6 +198,33 @@ struct StopWhenDropped(Arc<AtomicBool>);
 impl Drop for StopWhenDropped {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What may wait to be written: beyond it, those who append wait before they are taken. Small appends have room of their own, so
+/// that large ones do not hold them up.
+#[derive(Debug)]
+struct Room {
+    small: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
+
+impl Room {
+    fn new() -> Self {
+        let of = |bytes: usize| Arc::new(Semaphore::new(bytes / ROOM_UNIT));
+        Self { small: of(ROOM_FOR_SMALL), large: of(ROOM_FOR_LARGE) }
+    }
+
+    /// Waits until there is room for an append.
+    async fn take(&self, append: &Append) -> Result<OwnedSemaphorePermit> {
+        let bytes = append.events().map(|(stream, event)| record_bytes(stream, event)).sum();
+        let (room, most) = match is_small(bytes) {
+            true => (&self.small, ROOM_FOR_SMALL),
+            false => (&self.large, ROOM_FOR_LARGE),
+        };
+        let units = u32::try_from(bytes.min(most) / ROOM_UNIT).unwrap_or(u32::MAX);
+        let taken = room.clone().acquire_many_owned(units.max(1)).await;
+        taken.map_err(|_| stopped(Outcome::No))
     }
 }
 
@@ -212,8 +258,9 @@ impl LogStore {
                 return Err(error);
             }
         };
+        let room = Room::new();
         let threads = Mutex::new(Threads::Running(vec![committing, indexing]));
-        Ok(Self(Arc::new(Running { log, threads, scavenging: Arc::default() })))
+        Ok(Self(Arc::new(Running { log, room, threads, scavenging: Arc::default() })))
     }
 
     /// What opening it did to the log.
@@ -379,19 +426,35 @@ fn stopped(outcome: Outcome) -> Error {
     Error::Unavailable { why: "it stopped in the middle of its work".into(), outcome }
 }
 
-/// Does what may wait for the disk where that holds nobody up.
+/// Does what may wait for the disk where that holds nobody up: on a blocking thread of the runtime, or here, if there is no
+/// runtime whose tasks could be held up.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(stopped(Outcome::No)))
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => runtime.spawn_blocking(work).await.unwrap_or_else(|_| Err(stopped(Outcome::No))),
+        Err(_) => work(),
+    }
 }
 
 #[async_trait]
 impl EventStore for LogStore {
     async fn append(&self, append: Append) -> Result<Appended> {
-        let answer = self.0.log.submit(append)?;
+        let log = &self.0.log;
+        let room = self.0.room.take(&append).await?;
+        let (mut request, answer) = log.encode(append)?;
+        if let Some(looked) = at_once(LITTLE, || log.look_up(&mut request)) {
+            looked?;
+        } else {
+            let log = log.clone();
+            request = blocking(move || log.look_up(&mut request).map(|()| request)).await?;
+        }
+        log.take(request.with_room(room));
         answer.await.unwrap_or_else(|_| Err(stopped(Outcome::Unknown)))
     }
 
     async fn read(&self, read: Read) -> Result<Page> {
+        if let Some(page) = read::page_at_once(&self.0.log, &read) {
+            return page;
+        }
         let log = self.0.log.clone();
         blocking(move || read::page(&log, &read)).await
     }
@@ -403,7 +466,11 @@ impl EventStore for LogStore {
     }
 
     async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
-        self.0.log.stream_state(stream)
+        if let Some(state) = at_once(LITTLE, || self.0.log.stream_state(stream)) {
+            return state;
+        }
+        let (log, stream) = (self.0.log.clone(), stream.clone());
+        blocking(move || log.stream_state(&stream)).await
     }
 
     async fn changed(&self, position: Position) {

@@ -4,14 +4,25 @@
 //! hashes, what is certainly not in it, and where frames begin. Everything is checksummed; what is not right is thrown away and made
 //! again from the log.
 
-use std::{io, sync::Arc};
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crc32c::crc32c;
 use factum::{Error, EventId, Outcome, Position, Result, StreamState, Timestamp, error::Corrupt};
+use quick_cache::{
+    UnitWeighter,
+    sync::{Cache, DefaultLifecycle},
+};
 use uuid::Uuid;
 
 use super::{
     bloom::Bloom,
+    hashers::Mixing,
     list::{List, Long, SHORT, long_list, put_positions, put_varint, senseless, take_positions, take_varint},
 };
 use crate::disk::{Disk, DiskFile, explain};
@@ -63,11 +74,39 @@ pub struct StreamItem {
     pub positions: Vec<Position>,
 }
 
+/// Pages of runs that were read of late, and found to be right.
+pub struct PageCache {
+    pages: Cache<u64, Arc<Page>, UnitWeighter, Mixing>,
+    /// The number of the next run that is opened.
+    runs: AtomicU64,
+}
+
+type Page = [u8; PAGE];
+
+impl PageCache {
+    /// One of so many bytes, about.
+    pub fn of_bytes(bytes: usize) -> Self {
+        let pages = (bytes / PAGE).max(1);
+        let hasher = Mixing::default();
+        let pages = Cache::with(pages, pages as u64, UnitWeighter, hasher, DefaultLifecycle::default());
+        Self { pages, runs: AtomicU64::new(0) }
+    }
+}
+
+impl fmt::Debug for PageCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageCache").field("pages", &self.pages.len()).finish_non_exhaustive()
+    }
+}
+
 /// A run that can be asked.
 #[derive(Debug)]
 pub struct Run {
     /// What it is about.
     pub span: Span,
+    cache: Arc<PageCache>,
+    /// Tells its pages from those of others in the cache.
+    number: u64,
     file: Arc<dyn DiskFile>,
     path: String,
     streams: Table,
@@ -111,7 +150,7 @@ impl Run {
     ///
     /// # Errors
     /// Those of the disk, and `InvalidData`.
-    pub fn open(disk: &dyn Disk, name: &str) -> io::Result<Self> {
+    pub fn open(disk: &dyn Disk, name: &str, cache: &Arc<PageCache>) -> io::Result<Self> {
         let file = disk.open(name)?;
         let mut header = vec![0; HEADER];
         if file.read_at(&mut header, 0)? < HEADER || header[..8] != MAGIC {
@@ -156,7 +195,8 @@ impl Run {
         #[allow(clippy::cast_possible_wrap, reason = "as it was written")]
         let sparse =
             pairs(&blob()?).into_iter().map(|(position, at)| (position, Timestamp(at as i64))).collect();
-        Ok(Self { span, file, path: disk.path_of(name), streams, keys, ids, sparse })
+        let (cache, number) = (cache.clone(), cache.runs.fetch_add(1, Ordering::Relaxed));
+        Ok(Self { span, cache, number, file, path: disk.path_of(name), streams, keys, ids, sparse })
     }
 
     /// Reads bytes that must be there.
@@ -177,17 +217,38 @@ impl Run {
         Corrupt { segment: self.path.clone(), offset, positions: None, problem }.into()
     }
 
-    /// The entries of a page that begin with these bytes of a hash, decoded by `entry`.
-    fn page<T>(&self, offset: u64, begin: &[u8], entry: impl Fn(&mut &[u8]) -> Option<T>) -> Result<Vec<T>> {
-        let page = self.read(offset, PAGE)?;
-        let (crc, rest) = page.split_at(4);
-        if crc != crc32c(rest).to_le_bytes() {
-            return Err(self.damaged(offset));
+    /// A page, found to be right.
+    fn page(&self, offset: u64) -> Result<Page> {
+        let mut page = [0; PAGE];
+        match self.file.read_at(&mut page, offset) {
+            Ok(PAGE) if page[..4] == crc32c(&page[4..]).to_le_bytes() => Ok(page),
+            Ok(_) => Err(self.damaged(offset)),
+            Err(error) => Err(explain(&error, "read", &self.path, Outcome::No)),
         }
-        let count = u16::from_le_bytes([rest[0], rest[1]]);
-        let mut rest = &rest[2..];
+    }
+
+    /// The same, from the cache if it is there.
+    fn cached_page(&self, offset: u64) -> Result<Arc<Page>> {
+        let key = self.number << 40 | offset;
+        if let Some(page) = self.cache.pages.get(&key) {
+            return Ok(page);
+        }
+        let page = Arc::new(self.page(offset)?);
+        self.cache.pages.insert(key, page.clone());
+        Ok(page)
+    }
+
+    /// The entries of a page that begin with these bytes of a hash, decoded by `entry`.
+    fn entries<T>(
+        &self,
+        page: &Page,
+        offset: u64,
+        begin: &[u8],
+        entry: impl Fn(&mut &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let mut rest = &page[PAGE_HEADER..];
         let mut found = Vec::new();
-        for _ in 0..count {
+        for _ in 0..u16::from_le_bytes([page[4], page[5]]) {
             let one = rest.split_first_chunk::<2>().and_then(|(length, more)| {
                 let (one, more) = more.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
                 rest = more;
@@ -201,14 +262,24 @@ impl Run {
         Ok(found)
     }
 
-    /// The pages that may hold a hash.
-    fn pages_for<'a>(&self, table: &'a Table, hash: u64) -> &'a [(u64, u64)] {
-        if !table.bloom.may_have(hash) {
-            return &[];
+    /// The entries for these bytes of a hash.
+    fn look_up<T>(
+        &self,
+        table: &Table,
+        hash: u64,
+        begin: &[u8],
+        entry: impl Fn(&mut &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        for &(_, offset) in table.pages_for(hash) {
+            found.append(&mut self.entries(&*self.cached_page(offset)?, offset, begin, &entry)?);
         }
-        let first = table.pages.partition_point(|(first, _)| *first < hash).saturating_sub(1);
-        let end = table.pages.partition_point(|(first, _)| *first <= hash);
-        &table.pages[first.min(end)..end]
+        Ok(found)
+    }
+
+    fn raw_stream(&self, hash: u128) -> Result<Option<RawStream>> {
+        let take = |bytes: &mut &[u8]| RawStream::take(bytes, self.span.start);
+        Ok(self.look_up(&self.streams, high(hash), &hash.to_le_bytes(), take)?.into_iter().next())
     }
 
     /// What it knows of a stream.
@@ -216,29 +287,15 @@ impl Run {
     /// # Errors
     /// Those of the disk, and [`Error::Corrupt`].
     pub fn stream(self: &Arc<Self>, hash: u128) -> Result<Option<StreamEntry<'static>>> {
-        for (_, offset) in self.pages_for(&self.streams, high(hash)) {
-            let found =
-                self.page(*offset, &hash.to_le_bytes(), |bytes| RawStream::take(bytes, self.span.start))?;
-            if let Some(raw) = found.into_iter().next() {
-                return raw.open(self).map(Some);
-            }
-        }
-        Ok(None)
+        self.raw_stream(hash)?.map(|raw| raw.open(self)).transpose()
     }
 
     /// How a stream is at the end of the run, if it is in it.
     ///
     /// # Errors
-    /// Those of the disk, and [`Error::Corrupt`].
+    /// As above.
     pub fn state(&self, hash: u128) -> Result<Option<StreamState>> {
-        for (_, offset) in self.pages_for(&self.streams, high(hash)) {
-            let found =
-                self.page(*offset, &hash.to_le_bytes(), |bytes| RawStream::take(bytes, self.span.start))?;
-            if let Some(raw) = found.into_iter().next() {
-                return Ok(Some(raw.state_at_end()));
-            }
-        }
-        Ok(None)
+        Ok(self.raw_stream(hash)?.map(|raw| raw.state_at_end()))
     }
 
     /// The events under a key.
@@ -246,13 +303,9 @@ impl Run {
     /// # Errors
     /// As above.
     pub fn key(self: &Arc<Self>, hash: u64) -> Result<Option<List<'static>>> {
-        for (_, offset) in self.pages_for(&self.keys, hash) {
-            let found = self.page(*offset, &hash.to_le_bytes(), |bytes| take_key(bytes, self.span.start))?;
-            if let Some((_, raw)) = found.into_iter().next() {
-                return raw.open(self).map(Some);
-            }
-        }
-        Ok(None)
+        let take = |bytes: &mut &[u8]| take_key(bytes, self.span.start);
+        let found = self.look_up(&self.keys, hash, &hash.to_le_bytes(), take)?;
+        found.into_iter().next().map(|(_, raw)| raw.open(self)).transpose()
     }
 
     /// Where events with this id and this hash of it may be.
@@ -260,15 +313,24 @@ impl Run {
     /// # Errors
     /// As above.
     pub fn ids(&self, hash: u64, id: EventId) -> Result<Vec<Position>> {
-        let mut found = Vec::new();
         if id.0.as_u128() > self.span.largest_id {
-            return Ok(found);
+            return Ok(Vec::new());
         }
-        for (_, offset) in self.pages_for(&self.ids, hash) {
-            let entries = self.page(*offset, &hash.to_le_bytes(), take_id)?;
-            found.extend(entries.into_iter().map(|(_, position)| position));
+        let found = self.look_up(&self.ids, hash, &hash.to_le_bytes(), take_id)?;
+        Ok(found.into_iter().map(|(_, position)| position).collect())
+    }
+}
+
+impl Table {
+    /// The pages that may hold a hash.
+    fn pages_for(&self, hash: u64) -> &[(u64, u64)] {
+        if !self.bloom.may_have(hash) {
+            return &[];
         }
-        Ok(found)
+        let end = self.pages.partition_point(|(first, _)| *first <= hash);
+        // Several pages may begin with it, and the one before may end with it.
+        let first = self.pages[..end].partition_point(|(first, _)| *first < hash).saturating_sub(1);
+        &self.pages[first..end]
     }
 }
 
@@ -387,7 +449,13 @@ pub trait Sorted {
 ///
 /// # Errors
 /// Those of the disk and of the source. Then there is no such run.
-pub fn make(disk: &dyn Disk, span: Span, source: &dyn Sorted, sparse: &[(u64, Timestamp)]) -> Result<Run> {
+pub fn make(
+    disk: &dyn Disk,
+    span: Span,
+    source: &dyn Sorted,
+    sparse: &[(u64, Timestamp)],
+    cache: &Arc<PageCache>,
+) -> Result<Run> {
     let name = Run::name(span.start, span.end);
     let path = disk.path_of(&name);
     let failed = |error: io::Error| explain(&error, "make", &path, Outcome::No);
@@ -444,7 +512,7 @@ pub fn make(disk: &dyn Disk, span: Span, source: &dyn Sorted, sparse: &[(u64, Ti
         file.sync()?;
         drop(file);
         disk.rename(&new, &name)?;
-        Run::open(disk, &name)
+        Run::open(disk, &name, cache)
     };
     settle().map_err(failed)
 }
@@ -598,8 +666,9 @@ impl<'a, T> Entries<'a, T> {
                 return Ok(Some(entry));
             }
             let Some((_, offset)) = self.pages.next() else { return Ok(None) };
-            let start = self.run.span.start;
-            self.page = self.run.page(*offset, &[], |bytes| (self.take)(bytes, start))?.into_iter();
+            let (page, start) = (self.run.page(*offset)?, self.run.span.start);
+            let entries = self.run.entries(&page, *offset, &[], |bytes| (self.take)(bytes, start))?;
+            self.page = entries.into_iter();
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     bugs::Bugs,
     disk::Disk,
     format::{SEGMENT_HEADER, found, is_removed},
-    index::Secret,
+    index::{PageCache, Secret},
     log::{
         Log, Settings,
         scavenge::{Scavenge, Scavenged},
@@ -239,6 +239,7 @@ impl<'a> Life<'a> {
             first_segment_bytes: 8192,
             segment_bytes: 16384,
             run_events: self.rng.u64(2..40),
+            index_pages: Arc::new(PageCache::of_bytes(64 << 10)),
             bugs: self.bug.map(Bugs::only).unwrap_or_default(),
         }
     }
