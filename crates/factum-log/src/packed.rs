@@ -20,6 +20,7 @@ use crc32c::crc32c;
 use crate::{
     disk::DiskFile,
     format::{Damage, SEGMENT_HEADER, SEGMENT_HEADER_BYTES, Seed, SegmentHeader},
+    index::PageCache,
 };
 
 const MAGIC: [u8; 8] = *b"factpck1";
@@ -54,6 +55,9 @@ pub struct Packed {
     /// Bytes of the file.
     pub bytes: u64,
     file: Arc<dyn DiskFile>,
+    cache: Arc<PageCache>,
+    /// Tells its pages from those of others in the cache.
+    number: u64,
     /// Where the stretches end, and the table begins at the next page.
     stretches_end: u64,
     /// The offset in the original file of the first stretch in each page of the table.
@@ -80,7 +84,7 @@ impl Packed {
     ///
     /// # Errors
     /// What is wrong with it, in the inner result, and those of the disk.
-    pub fn open(file: Arc<dyn DiskFile>) -> io::Result<Result<Self, Damage>> {
+    pub fn open(file: Arc<dyn DiskFile>, cache: &Arc<PageCache>) -> io::Result<Result<Self, Damage>> {
         let mut page = vec![0; SEGMENT_HEADER_BYTES];
         let read = file.read_at(&mut page, 0)?;
         let (header, numbers) = match SegmentHeader::decode_as(MAGIC, &page[..read]) {
@@ -105,28 +109,69 @@ impl Packed {
             return Ok(Err(Damage("the table of a packed segment fails its checksum")));
         }
         let firsts = firsts.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
-        Ok(Ok(Self { header, generation, synced_upto, removed, bytes, file, stretches_end, firsts }))
+        let (cache, number) = (cache.clone(), cache.number());
+        Ok(Ok(Self {
+            header,
+            generation,
+            synced_upto,
+            removed,
+            bytes,
+            file,
+            cache,
+            number,
+            stretches_end,
+            firsts,
+        }))
     }
 
-    /// A page of the table.
-    fn page(&self, n: usize) -> io::Result<Page> {
-        let at = self.stretches_end.next_multiple_of(PAGE as u64) + (n * PAGE) as u64;
-        let mut bytes = [0; PAGE];
-        self.file.read_at(&mut bytes, at)?;
-        Page::of(bytes, self.header.seed(), at)
-            .filter(|page| page.end_here() <= self.stretches_end)
-            .ok_or_else(|| damaged("a page of its table fails its checksum"))
+    fn page_at(&self, n: usize) -> u64 {
+        self.stretches_end.next_multiple_of(PAGE as u64) + (n * PAGE) as u64
+    }
+
+    /// A page of the table, from the cache if it is to be kept there.
+    fn page(&self, n: usize, keep: bool) -> io::Result<Page> {
+        let at = self.page_at(n);
+        let read = || {
+            let mut bytes = [0; PAGE];
+            self.file.read_at(&mut bytes, at)?;
+            let right = Page::is_right(&bytes, self.header.seed(), at);
+            if right { Ok(bytes) } else { Err(damaged("a page of its table fails its checksum")) }
+        };
+        let bytes = if keep { self.cache.page(self.number, at, read)? } else { Arc::new(read()?) };
+        Page::of(bytes).filter(|page| page.end_here() <= self.stretches_end).ok_or_else(senseless)
+    }
+
+    /// The pages of the table that say something of a part of the original file.
+    fn pages(&self, from: u64, to: u64) -> std::ops::Range<usize> {
+        let first = self.firsts.partition_point(|first| *first <= from).saturating_sub(1);
+        let beyond = self.firsts.partition_point(|first| *first < to);
+        first..beyond.max(first)
     }
 
     /// The stretches that share something with a part of the original file.
     fn stretches(&self, from: u64, to: u64) -> io::Result<Vec<Stretch>> {
-        let first = self.firsts.partition_point(|first| *first <= from).saturating_sub(1);
-        let beyond = self.firsts.partition_point(|first| *first < to);
         let mut found = Vec::new();
-        for n in first..beyond.max(first) {
-            self.page(n)?.stretches(from, to, &mut found);
+        for n in self.pages(from, to) {
+            // A scan must not drive others' pages out of the cache.
+            self.page(n, to - from <= PAGE as u64)?.stretches(from, to, &mut found);
         }
         Ok(found)
+    }
+
+    /// Tells that these parts of the original file will be read soon. The pages of the table are on their way together, and then
+    /// what they lead to.
+    pub fn will_read_all(&self, parts: &[(u64, usize)]) {
+        for &(offset, bytes) in parts {
+            self.pages(offset, offset + bytes as u64)
+                .for_each(|n| self.file.will_read(self.page_at(n), PAGE));
+        }
+        for &(offset, bytes) in parts {
+            // What cannot be read now is noticed when it is read.
+            for stretch in self.stretches(offset, offset + bytes as u64).unwrap_or_default().iter().take(1) {
+                let at = stretch.here + offset.saturating_sub(stretch.original);
+                self.file.will_read(at, bytes);
+            }
+        }
     }
 
     /// Reads into `buffer`, which begins at an offset in the original file, what the stretches share with it.
@@ -161,7 +206,7 @@ impl Packed {
     pub fn check(&self) -> io::Result<Result<(), Damage>> {
         let (mut original, mut here) = (SEGMENT_HEADER, SEGMENT_HEADER);
         for (n, first) in self.firsts.iter().enumerate() {
-            let page = self.page(n)?;
+            let page = self.page(n, false)?;
             if page.count == 0 || page.stretch(0).original != *first {
                 return Ok(Err(Damage("the table of a packed segment contradicts itself")));
             }
@@ -229,6 +274,10 @@ impl DiskFile for Packed {
         Ok(bytes)
     }
 
+    fn will_read(&self, offset: u64, bytes: usize) {
+        self.will_read_all(&[(offset, bytes)]);
+    }
+
     fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "a packed segment is never written to"))
     }
@@ -250,9 +299,9 @@ fn copy_shared(into: &mut [u8], into_at: u64, from: &[u8], from_at: u64) {
     }
 }
 
-/// A page of the table, as it is on the disk.
+/// A page of the table.
 struct Page {
-    bytes: [u8; PAGE],
+    bytes: Arc<[u8; PAGE]>,
     count: usize,
     /// Where its first stretch was, and is.
     original: u64,
@@ -260,18 +309,19 @@ struct Page {
 }
 
 impl Page {
-    fn of(bytes: [u8; PAGE], seed: Seed, at: u64) -> Option<Self> {
-        let (crc, rest) = bytes.split_first_chunk::<4>()?;
-        if u32::from_le_bytes(*crc) != seed.crc(at, rest) {
-            return None;
-        }
+    /// Whether these bytes of the file are what was written there.
+    fn is_right(bytes: &[u8; PAGE], seed: Seed, at: u64) -> bool {
+        bytes.split_first_chunk().is_some_and(|(crc, rest)| u32::from_le_bytes(*crc) == seed.crc(at, rest))
+    }
+
+    fn of(bytes: Arc<[u8; PAGE]>) -> Option<Self> {
+        let (_, rest) = bytes.split_first_chunk::<4>()?;
         let (count, rest) = rest.split_first_chunk::<4>()?;
         let (original, rest) = rest.split_first_chunk::<8>()?;
-        let here = u64::from_le_bytes(*rest.first_chunk()?);
+        let (original, here) = (u64::from_le_bytes(*original), u64::from_le_bytes(*rest.first_chunk()?));
         let count = usize::try_from(u32::from_le_bytes(*count)).ok().filter(|count| *count <= ENTRIES)?;
-        let page = Self { bytes, count, original: u64::from_le_bytes(*original), here };
         // Then nothing overflows.
-        (page.original.max(here) < u64::MAX >> 1).then_some(page)
+        (original.max(here) < u64::MAX >> 1).then_some(Self { bytes, count, original, here })
     }
 
     fn entry(&self, n: usize) -> (u32, u32) {
@@ -488,6 +538,10 @@ mod tests {
         }
     }
 
+    fn cache() -> Arc<PageCache> {
+        Arc::new(PageCache::of_bytes(2 * PAGE))
+    }
+
     const FACTS: Facts = Facts { generation: 2, synced_upto: 1 << 34, removed: 0 };
 
     /// A file of random pieces, and the file that it looks like.
@@ -514,7 +568,7 @@ mod tests {
         packing.finish(&header, FACTS).unwrap();
         file.sync().unwrap();
         let about = counting.bytes();
-        let packed = Packed::open(file).unwrap().unwrap();
+        let packed = Packed::open(file, &cache()).unwrap().unwrap();
         assert!(about >= packed.bytes && about <= packed.bytes + 2 * PAGE as u64, "{about} {}", packed.bytes);
         (disk, packed, original)
     }
@@ -550,7 +604,7 @@ mod tests {
         for at in (0..SEGMENT_HEADER).chain(stretches_end..bytes) {
             let bit = u8::try_from(at % 8).unwrap();
             assert!(disk.rot("packed", at, bit));
-            let opened = Packed::open(disk.open("packed").unwrap()).unwrap();
+            let opened = Packed::open(disk.open("packed").unwrap(), &cache()).unwrap();
             let noticed = opened.is_err() || opened.is_ok_and(|it| !matches!(it.check(), Ok(Ok(()))));
             assert!(noticed, "byte {at}");
             assert!(disk.rot("packed", at, bit));

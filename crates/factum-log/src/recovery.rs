@@ -245,7 +245,7 @@ impl Found {
             if number != expected {
                 return Err(missing(disk, &format!("{} should be there", Segment::name(expected))));
             }
-            segments.push(Arc::new(open_segment(disk, number)?));
+            segments.push(Arc::new(open_segment(disk, number, &settings.index_pages)?));
         }
         for pair in segments.windows(2) {
             let (before, after) = (&pair[0].header, &pair[1].header);
@@ -581,7 +581,7 @@ impl Found {
     }
 }
 
-fn open_segment(disk: &dyn Disk, number: u32) -> Result<Segment> {
+fn open_segment(disk: &dyn Disk, number: u32, cache: &Arc<PageCache>) -> Result<Segment> {
     let name = Segment::name(number);
     let path = disk.path_of(&name);
     let unreadable = |error: io::Error| explain(&error, "open", &path, Outcome::No);
@@ -590,7 +590,7 @@ fn open_segment(disk: &dyn Disk, number: u32) -> Result<Segment> {
     let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
     let is_packed = Packed::begins_like_one(&bytes[..read]);
     let found = if is_packed {
-        let packed = Packed::open(file).map_err(unreadable)?.map(Arc::new);
+        let packed = Packed::open(file, cache).map_err(unreadable)?.map(Arc::new);
         packed.map(|packed| (packed.header.capacity, Segment::packed(packed, path.clone())))
     } else {
         let length = file.bytes().map_err(unreadable)?;

@@ -119,9 +119,11 @@ impl Segment {
 
     /// Tells that the events at these positions will be read soon.
     pub fn will_read(&self, positions: &[Position]) {
-        for position in positions {
-            self.file.will_read(position.0 - self.header.base, EVENT_GUESS.0);
+        let offsets = positions.iter().map(|position| position.0 - self.header.base);
+        if let Some(packed) = &self.packed {
+            return packed.will_read_all(&offsets.map(|offset| (offset, EVENT_GUESS.0)).collect::<Vec<_>>());
         }
+        offsets.for_each(|offset| self.file.will_read(offset, EVENT_GUESS.0));
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {

@@ -315,7 +315,7 @@ impl<'a> Work<'a> {
         if !log.settings.bugs.has(Bug::PackWithoutSync) {
             file.sync().map_err(failed)?;
         }
-        let opened = Packed::open(file).map_err(failed)?;
+        let opened = Packed::open(file, &log.settings.index_pages).map_err(failed)?;
         let packed = Arc::new(opened.map_err(|damage| self.miswritten(damage))?);
         self.compare(&Segment::packed(packed.clone(), log.disk.path_of(new)))?;
         Ok((packed, tally))
