@@ -133,6 +133,18 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Those of the disk.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
+    /// Appends up to `bytes` from `offset` on to `out`: fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn append_at(&self, out: &mut Vec<u8>, bytes: usize, offset: u64) -> io::Result<()> {
+        let start = out.len();
+        out.resize(start + bytes, 0);
+        let read = self.read_at(&mut out[start..], offset);
+        out.truncate(start + *read.as_ref().unwrap_or(&0));
+        read.map(drop)
+    }
+
     /// Tells that these bytes will be read soon, so that several reads can be on their way at once.
     fn will_read(&self, offset: u64, bytes: usize) {
         let _ = (offset, bytes);
@@ -396,6 +408,28 @@ impl RealFile {
 impl DiskFile for RealFile {
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn append_at(&self, out: &mut Vec<u8>, bytes: usize, offset: u64) -> io::Result<()> {
+        let start = out.len();
+        if !matches!(PATIENCE.get(), Patience::Unlimited) {
+            out.resize(start + bytes, 0);
+            let read = self.read_at(&mut out[start..], offset);
+            out.truncate(start + *read.as_ref().unwrap_or(&0));
+            return read.map(drop);
+        }
+        // Without zeros first.
+        out.reserve_exact(bytes);
+        while out.len() < start + bytes {
+            let offset = offset + (out.len() - start) as u64;
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(out), offset) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        out.truncate(start + bytes);
+        Ok(())
     }
 
     fn will_read(&self, offset: u64, bytes: usize) {

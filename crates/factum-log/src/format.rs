@@ -343,6 +343,7 @@ impl RecordHeader {
     ///
     /// # Errors
     /// What is wrong with it.
+    #[inline]
     pub fn decode(bytes: &[u8], seed: Seed, offset: u64) -> Result<Self, Damage> {
         let Some(bytes) = bytes.first_chunk::<RECORD_HEADER>() else {
             return Err(Damage("an event's record is cut off"));
@@ -382,6 +383,7 @@ impl RecordHeader {
     ///
     /// # Errors
     /// What is wrong with it.
+    #[inline]
     pub fn event(&self, bytes: &Bytes, start: usize, position: Position) -> Result<RecordedEvent, Damage> {
         if let Some(digest) = self.removed {
             return self.removed_event(digest, bytes.get(start..).unwrap_or_default(), position);

@@ -310,6 +310,11 @@ impl Layers {
 }
 
 impl Settled {
+    /// Tells that a stream will be looked up soon.
+    pub fn will_look_up(&self, stream: u128) {
+        self.runs.iter().for_each(|run| run.will_look_up(stream));
+    }
+
     /// The state of a stream of which everything before `end` is durable, if it was heard of up to where this ends.
     ///
     /// # Errors

@@ -5,7 +5,10 @@
 use std::{
     collections::VecDeque,
     ops::ControlFlow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use factum::{
@@ -26,35 +29,43 @@ use crate::{
 const PAGE_BYTES: usize = 4 << 20;
 /// Bytes that one page scans, at most: a scan that finds little must not keep a reader waiting.
 const SCAN_BYTES: u64 = 16 << 20;
-/// Scans of which it is remembered where they stopped; each may hold a frame in memory.
+/// Scans of which it is remembered where they stopped; each may hold a frame in memory, and a piece of a segment.
 const INTERRUPTIONS: usize = 4;
 /// Places that are looked up at once.
 const PLACES: usize = 256;
 /// Events that are read together.
 const AT_ONCE: usize = 64;
+/// Scans that are not tried at once after one that was in vain.
+const WAITING_SCANS: u32 = 15;
 /// How often one page does so: one that finds little must not keep a reader waiting.
 const LOOKS: usize = 64;
 /// A query is answered by a scan if it may match one event in so many of those it lies among.
 const DENSE: u64 = 4;
 
-/// A scan that stopped within a frame, because its page was full.
+/// A scan that stopped because its page was full.
 #[derive(Debug)]
 struct Interrupted {
     /// The last event that it took.
     after: Position,
     segment: Arc<Segment>,
-    frame: Frame,
-    /// Where the next record begins in the frame's body.
-    at: usize,
+    frames: Frames,
+    /// The frame that it stopped in, and where the next record begins in its body.
+    frame: Option<(Frame, usize)>,
+    /// What is beyond this offset may have changed since.
+    durable: u64,
 }
 
-/// Where scans stopped, the latest last: the next page goes on there and need not read the frame again.
+/// Where scans stopped, the latest last: the next page goes on there and need not read again what was read.
 #[derive(Debug, Default)]
-pub struct Interruptions(Mutex<VecDeque<Interrupted>>);
+pub struct Interruptions {
+    all: Mutex<VecDeque<Interrupted>>,
+    /// How many scans are not tried at once, because one could not be.
+    wait: AtomicU32,
+}
 
 impl Interruptions {
     fn leave(&self, interrupted: Interrupted) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() == INTERRUPTIONS {
             all.pop_front();
         }
@@ -62,7 +73,7 @@ impl Interruptions {
     }
 
     fn take(&self, after: Position) -> Option<Interrupted> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let n = all.iter().position(|interrupted| interrupted.after == after)?;
         all.remove(n)
     }
@@ -82,6 +93,8 @@ struct Reading<'a> {
     bytes: usize,
     /// Whether it may wait for the disk.
     may_wait: bool,
+    /// Whether any stream may hide any of its events.
+    may_hide: bool,
 }
 
 /// What a reading knows at its beginning.
@@ -91,16 +104,33 @@ struct Begun {
     after: Position,
     before: Position,
     settled: Settled,
+    may_hide: bool,
 }
 
 /// Reads a page if that needs no waiting for the disk, and is soon done. `None` if it does, or is not.
 pub fn page_at_once(log: &Log, read: &Read) -> Option<Result<Page>> {
-    match &read.source {
-        Source::Stream(_) => {}
-        Source::Query(query) if !query.any_of.iter().any(is_everything) => {}
-        _ => return None,
+    if !is_scan(read) {
+        return at_once(LITTLE, || page_by(log, read, false));
     }
-    at_once(LITTLE, || page_by(log, read, false))
+    // What could not be read at once is seldom followed by what can.
+    let wait = &log.interrupted.wait;
+    if wait.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+        return None;
+    }
+    let page = at_once(LITTLE, || page_by(log, read, false));
+    if page.is_none() {
+        wait.store(WAITING_SCANS, Ordering::Relaxed);
+    }
+    page
+}
+
+/// Whether a page is found by looking at one event after the other, and not by places that the index knows.
+pub fn is_scan(read: &Read) -> bool {
+    match &read.source {
+        Source::Stream(_) => false,
+        Source::Query(query) => query.any_of.iter().any(is_everything),
+        Source::All => true,
+    }
 }
 
 /// Reads a page.
@@ -118,14 +148,15 @@ fn page_by(log: &Log, read: &Read, may_wait: bool) -> Result<Page> {
         Source::Stream(stream) => Query::stream(stream.clone()),
         Source::Query(query) => query.clone(),
     };
-    let Begun { head, stream, after, before, settled } = begin(log, read)?;
+    let Begun { head, stream, after, before, settled, may_hide } = begin(log, read, may_wait)?;
     let (direction, limit) = (read.direction, read.limit);
     // Runs are read outside of the lock.
     let places =
         settled.places(&query, after, before)?.filter(|places| !is_dense(log, places, &query, after, before));
     let now = log.now();
-    let (events, bytes) = (Vec::new(), 0);
-    let mut reading = Reading { log, now, query, direction, limit, after, before, events, bytes, may_wait };
+    let (events, bytes) = (Vec::with_capacity(if is_scan(read) { limit.min(1000) } else { 0 }), 0);
+    let mut reading =
+        Reading { log, now, query, direction, limit, after, before, events, bytes, may_wait, may_hide };
     let looked_at_all = match places {
         None => reading.scan()?,
         Some(places) => reading.look_up(&places, settled.end)?,
@@ -144,7 +175,7 @@ fn page_by(log: &Log, read: &Read, may_wait: bool) -> Result<Page> {
 }
 
 /// Looks at everything at one moment: what comes later is not of this reading.
-fn begin(log: &Log, read: &Read) -> Result<Begun> {
+fn begin(log: &Log, read: &Read, may_wait: bool) -> Result<Begun> {
     let name = match &read.source {
         Source::Stream(name) => Some(name),
         _ => None,
@@ -153,12 +184,16 @@ fn begin(log: &Log, read: &Read) -> Result<Begun> {
     let head = durable.log.at(durable.head());
     let end = Position(head.position.0 + 1);
     let settled = durable.index.settled();
+    let may_hide = durable.index.hides_something();
     let stream = name.map(|name| {
         let hash = durable.index.secret.stream(name);
         (hash, durable.index.newest_durable_state(hash, durable.end))
     });
     drop(durable);
     // Runs are read outside of the lock.
+    if let (Some((hash, _)), true) = (stream, may_wait) {
+        settled.will_look_up(hash);
+    }
     let state = match stream {
         None => None,
         Some((_, Some(state))) => Some(state),
@@ -197,7 +232,7 @@ fn begin(log: &Log, read: &Read) -> Result<Begun> {
         None => {}
     }
     // A token beyond the moment looked from: nothing to see, and no step back.
-    Ok(Begun { head, stream: state, after, before: before.max(Position(after.0 + 1)), settled })
+    Ok(Begun { head, stream: state, after, before: before.max(Position(after.0 + 1)), settled, may_hide })
 }
 
 /// The position of an event of a stream by its revision, if that is before `end`.
@@ -278,25 +313,25 @@ pub fn walk(
     end: u64,
     mut each: impl FnMut(&Frame) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    let mut frames = Frames::new(segment, start, end - segment.header.base);
-    loop {
-        let offset = frames.offset();
-        match frames.next()? {
-            Ok(frame) => {
-                if each(&frame)?.is_break() {
-                    return Ok(());
-                }
-            }
-            Err(Stop::Limit) => return Ok(()),
-            Err(Stop::Zeros) => {
-                let damage = crate::format::Damage("frames that were durable are missing");
-                return Err(segment.corrupt(offset, Some(between(segment, offset, end)), damage));
-            }
-            Err(Stop::Damage(damage)) => {
-                return Err(segment.corrupt(offset, Some(between(segment, offset, end)), damage));
-            }
+    let mut frames = Frames::new(start, end - segment.header.base);
+    while let Some(frame) = next_frame(&mut frames, segment, end)? {
+        if each(&frame)?.is_break() {
+            break;
         }
     }
+    Ok(())
+}
+
+/// The next of frames that are durable up to the position `end`; `None` behind the last.
+fn next_frame(frames: &mut Frames, segment: &Segment, end: u64) -> Result<Option<Frame>> {
+    let offset = frames.offset();
+    let damage = match frames.next(segment)? {
+        Ok(frame) => return Ok(Some(frame)),
+        Err(Stop::Limit) => return Ok(None),
+        Err(Stop::Zeros) => crate::format::Damage("frames that were durable are missing"),
+        Err(Stop::Damage(damage)) => damage,
+    };
+    Err(segment.corrupt(offset, Some(between(segment, offset, end)), damage))
 }
 
 fn between(segment: &Segment, offset: u64, end: u64) -> (Position, Position) {
@@ -361,6 +396,19 @@ fn before_or_capacity(segment: &Segment, before: u64) -> u64 {
     if before <= segment.first() { segment.first() } else { segment.end() }
 }
 
+/// A part of a segment to be scanned.
+struct Stretch {
+    segment: Arc<Segment>,
+    frames: Frames,
+    /// The frame to begin with, and where in its body, if that is known.
+    frame: Option<(Frame, usize)>,
+    /// The position beyond it.
+    end: u64,
+    /// The offset up to which the segment was durable.
+    durable: u64,
+    is_last: bool,
+}
+
 impl Reading<'_> {
     fn is_full(&self) -> bool {
         self.events.len() >= self.limit || self.bytes >= PAGE_BYTES
@@ -380,7 +428,7 @@ impl Reading<'_> {
         if is_removed(event) {
             return self.log.durable().vouch_for(event).map(|()| false);
         }
-        if !self.log.durable().index.hides_something() {
+        if !self.may_hide {
             return Ok(true);
         }
         let state = self.log.stream_state(&event.stream)?;
@@ -480,49 +528,73 @@ impl Reading<'_> {
 
     /// Goes on in the segment that holds what comes after `after`, and returns how many bytes it looked at.
     fn scan_forwards(&mut self, at_most: u64) -> Result<u64> {
-        if let Some(Interrupted { segment, frame, at, .. }) = self.log.interrupted.take(self.after) {
-            self.take_frame(&segment, &frame, at)?;
-            return Ok(frame.header.bytes());
-        }
-        let (segment, start, end, is_last) = {
-            let durable = self.log.durable();
-            let n = durable.segment_at(Position(self.after.0 + 1));
-            let segment = durable.segments[n].clone();
-            let end = durable.end_of(n).min(self.before.0.max(segment.first()));
-            let start = durable.sparse.start_for(segment.first(), self.after.0 + 1) - segment.header.base;
-            (segment, start, end, n + 1 == durable.segments.len())
-        };
-        let limit = if end == self.before.0 { segment.end() } else { end };
+        let Stretch { segment, mut frames, mut frame, end, durable, is_last } = self.stretch();
         let mut looked = 0;
-        walk(&segment, start, limit, |frame| {
-            let begins = segment.header.base + frame.offset;
+        loop {
+            if let Some((present, at)) = frame.take() {
+                looked += present.header.bytes();
+                let stopped_at = self.take_frame(&segment, &present, at)?;
+                frame = stopped_at.map(|at| (present, at));
+            }
+            if self.after.0 + 1 >= self.before.0 {
+                break;
+            }
+            if self.is_full() || looked >= at_most {
+                let after = self.after;
+                self.log.interrupted.leave(Interrupted { after, segment, frames, frame, durable });
+                break;
+            }
+            let Some(next) = next_frame(&mut frames, &segment, end)? else {
+                // The whole segment was looked at.
+                let next =
+                    if is_last { Position(self.before.0 - 1) } else { Position(end.max(self.after.0 + 1)) };
+                self.after = self.after.max(next.min(Position(self.before.0 - 1)));
+                break;
+            };
+            let begins = segment.header.base + next.offset;
             if begins >= self.before.0 {
                 self.after = Position(self.before.0 - 1);
-                return Ok(ControlFlow::Break(()));
+                break;
             }
-            looked += frame.header.bytes();
-            if begins + frame.header.bytes() > self.after.0 {
-                self.take_frame(&segment, frame, 0)?;
+            if begins + next.header.bytes() > self.after.0 {
+                frame = Some((next, 0));
             }
-            let go_on = !self.is_full() && looked < at_most && self.after.0 + 1 < self.before.0;
-            Ok(if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })?;
-        if !self.is_full() && looked < at_most && self.after.0 + 1 < self.before.0 {
-            // The whole segment was looked at.
-            let next =
-                if is_last { Position(self.before.0 - 1) } else { Position(end.max(self.after.0 + 1)) };
-            self.after = self.after.max(next.min(Position(self.before.0 - 1)));
         }
         Ok(looked)
     }
 
-    /// Takes the events of a frame from a record's offset in its body.
-    fn take_frame(&mut self, segment: &Arc<Segment>, frame: &Frame, mut at: usize) -> Result<()> {
+    /// Where to go on after `after`.
+    fn stretch(&self) -> Stretch {
+        let found = self.log.interrupted.take(self.after);
+        let durable = self.log.durable();
+        let number = |found: &Interrupted| durable.segment_at(Position(found.segment.first()));
+        // Where a segment was replaced, what was read of the old one is of no use.
+        let found = found.filter(|found| Arc::ptr_eq(&found.segment, &durable.segments[number(found)]));
+        let n = found.as_ref().map_or_else(|| durable.segment_at(Position(self.after.0 + 1)), number);
+        let segment = durable.segments[n].clone();
+        let base = segment.header.base;
+        let end = durable.end_of(n).min(self.before.0.max(segment.first()));
+        // A frame that holds `before` ends beyond it.
+        let limit = if end == self.before.0 { segment.end() } else { end };
+        let (frames, frame) = match found {
+            Some(Interrupted { mut frames, frame, durable, .. }) => {
+                frames.go_on_to(limit - base, durable);
+                (frames, frame)
+            }
+            None => {
+                let start = durable.sparse.start_for(segment.first(), self.after.0 + 1) - base;
+                (Frames::new(start, limit - base), None)
+            }
+        };
+        let is_last = n + 1 == durable.segments.len();
+        Stretch { frames, frame, end: limit, durable: durable.end_of(n) - base, is_last, segment }
+    }
+
+    /// Takes the events of a frame from a record's offset in its body. If there is no room for all of them, where it stopped.
+    fn take_frame(&mut self, segment: &Segment, frame: &Frame, mut at: usize) -> Result<Option<usize>> {
         for read in frame.events_from(at, segment) {
             if self.is_full() {
-                let (segment, frame) = (segment.clone(), frame.clone());
-                self.log.interrupted.leave(Interrupted { after: self.after, segment, frame, at });
-                break;
+                return Ok(Some(at));
             }
             let (header, event) = read.map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
             at += header.bytes;
@@ -534,12 +606,10 @@ impl Reading<'_> {
             }
             self.take(event)?;
         }
-        if !self.is_full() {
-            // The frame is done with: the next step must not begin in it again.
-            let end = segment.header.base + frame.offset + frame.header.bytes();
-            self.after = self.after.max(Position((end - 1).min(self.before.0 - 1)));
-        }
-        Ok(())
+        // The frame is done with: the next step must not begin in it again.
+        let end = segment.header.base + frame.offset + frame.header.bytes();
+        self.after = self.after.max(Position((end - 1).min(self.before.0 - 1)));
+        Ok(None)
     }
 
     fn scan_backwards(&mut self) -> Result<u64> {

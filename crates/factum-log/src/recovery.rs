@@ -364,9 +364,9 @@ impl Found {
         if start < segment.first() || span.end > segment.end() {
             return Ok(false);
         }
-        let mut frames = Frames::new(segment, start - base, span.end - base);
+        let mut frames = Frames::new(start - base, span.end - base);
         let mut last = None;
-        while let Ok(frame) = frames.next()? {
+        while let Ok(frame) = frames.next(segment)? {
             if frame.checked(segment).is_err() {
                 return Ok(false);
             }
@@ -397,10 +397,10 @@ impl Found {
     /// Takes in frame after frame while they are whole and follow each other.
     fn read_frames(&mut self, disk: &dyn Disk, segment: &Segment, limit: u64) -> Result<Stop> {
         let base = segment.header.base;
-        let mut frames = Frames::new(segment, self.indexed.max(segment.first()) - base, limit);
+        let mut frames = Frames::new(self.indexed.max(segment.first()) - base, limit);
         loop {
             self.end = base + frames.offset();
-            let frame = match frames.next()? {
+            let frame = match frames.next(segment)? {
                 Ok(frame) => frame,
                 Err(stop) => return Ok(stop),
             };
@@ -614,7 +614,7 @@ fn open_segment(disk: &dyn Disk, number: u32, cache: &Arc<PageCache>) -> Result<
 /// Whether a segment has a whole frame where its successor says that it ends: then both were written to.
 fn frame_after(segment: &Segment, next: &SegmentHeader) -> Result<bool> {
     let Some(offset) = next.previous_end.checked_sub(segment.header.base) else { return Ok(false) };
-    let frame = Frames::new(segment, offset.max(SEGMENT_HEADER), segment.header.capacity).next()?;
+    let frame = Frames::new(offset.max(SEGMENT_HEADER), segment.header.capacity).next(segment)?;
     Ok(frame.is_ok_and(|frame| frame.header.number >= next.first_frame && frame.checked(segment).is_ok()))
 }
 

@@ -17,7 +17,7 @@ use crate::{
 /// Bytes read at first for one event, at least and at most: most events are smaller.
 const EVENT_GUESS: (usize, usize) = (256, 1024);
 /// Bytes of the first read of a scan, and of the largest: a short scan should not read much.
-const SCAN_READS: (usize, usize) = (32 << 10, 1 << 20);
+const SCAN_READS: (usize, usize) = (32 << 10, 256 << 10);
 
 /// A segment that can be read.
 #[derive(Debug)]
@@ -132,9 +132,8 @@ impl Segment {
 
     /// Reads up to `bytes` from `offset` on.
     fn read(&self, offset: u64, bytes: usize) -> Result<Bytes> {
-        let mut buffer = vec![0; bytes];
-        let read = self.read_at(&mut buffer, offset)?;
-        buffer.truncate(read);
+        let mut buffer = Vec::with_capacity(bytes);
+        self.file.append_at(&mut buffer, bytes, offset).map_err(|error| self.unreadable(&error))?;
         Ok(buffer.into())
     }
 
@@ -188,8 +187,7 @@ pub enum Stop {
 
 /// A walk over the frames of a segment, from one to the next.
 #[derive(Debug)]
-pub struct Frames<'a> {
-    segment: &'a Segment,
+pub struct Frames {
     /// Where the next frame begins.
     offset: u64,
     limit: u64,
@@ -198,10 +196,10 @@ pub struct Frames<'a> {
     read_size: usize,
 }
 
-impl<'a> Frames<'a> {
+impl Frames {
     /// The frames that begin at `offset` and go on to `limit`.
-    pub fn new(segment: &'a Segment, offset: u64, limit: u64) -> Self {
-        Self { segment, offset, limit, chunk: Bytes::new(), chunk_at: offset, read_size: SCAN_READS.0 }
+    pub fn new(offset: u64, limit: u64) -> Self {
+        Self { offset, limit, chunk: Bytes::new(), chunk_at: offset, read_size: SCAN_READS.0 }
     }
 
     /// Where the next frame begins.
@@ -209,32 +207,39 @@ impl<'a> Frames<'a> {
         self.offset
     }
 
-    /// The next frame, or why there is none.
+    /// Lets it go on to another limit. What was read beyond `durable` is read again: it may have changed.
+    pub fn go_on_to(&mut self, limit: u64, durable: u64) {
+        let known = usize::try_from(durable.saturating_sub(self.chunk_at)).unwrap_or(usize::MAX);
+        self.chunk.truncate(known);
+        self.limit = limit;
+    }
+
+    /// The next frame of the segment, or why there is none.
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn next(&mut self) -> Result<std::result::Result<Frame, Stop>> {
+    pub fn next(&mut self, segment: &Segment) -> Result<std::result::Result<Frame, Stop>> {
         if self.offset + FRAME_HEADER as u64 > self.limit {
             return Ok(Err(Stop::Limit));
         }
-        let Some(header) = self.bytes(FRAME_HEADER)? else { return Ok(Err(Stop::Limit)) };
+        let Some(header) = self.bytes(segment, FRAME_HEADER)? else { return Ok(Err(Stop::Limit)) };
         let header: &[u8; FRAME_HEADER] =
             header[..].first_chunk().unwrap_or_else(|| unreachable!("just read"));
         if *header == [0; FRAME_HEADER] {
             return Ok(Err(Stop::Zeros));
         }
-        let header = match FrameHeader::decode(header, self.segment.seed, self.offset) {
+        let header = match FrameHeader::decode(header, segment.seed, self.offset) {
             Ok(header) => header,
             Err(damage) => return Ok(Err(Stop::Damage(damage))),
         };
-        if header.position != self.segment.header.base + self.offset {
+        if header.position != segment.header.base + self.offset {
             return Ok(Err(Stop::Damage(Damage("a frame stands at another place than it says"))));
         }
         let whole = FRAME_HEADER + header.body_bytes as usize;
         if self.offset + header.bytes() > self.limit {
             return Ok(Err(Stop::Damage(Damage("a frame reaches beyond the end of its segment"))));
         }
-        let Some(frame) = self.bytes(whole)? else {
+        let Some(frame) = self.bytes(segment, whole)? else {
             return Ok(Err(Stop::Damage(Damage("a frame is cut off by the end of the file"))));
         };
         let offset = self.offset;
@@ -243,12 +248,12 @@ impl<'a> Frames<'a> {
     }
 
     /// `count` bytes from where the next frame begins; `None` if the file ends before.
-    fn bytes(&mut self, count: usize) -> Result<Option<Bytes>> {
+    fn bytes(&mut self, segment: &Segment, count: usize) -> Result<Option<Bytes>> {
         #[allow(clippy::cast_possible_truncation, reason = "bounded by what is in memory")]
         let skip = (self.offset - self.chunk_at).min(self.chunk.len() as u64) as usize;
         if self.chunk.len() - skip < count {
             let room = usize::try_from(self.limit - self.offset).unwrap_or(usize::MAX);
-            self.chunk = self.segment.read(self.offset, self.read_size.max(count).min(room))?;
+            self.chunk = segment.read(self.offset, self.read_size.max(count).min(room))?;
             self.chunk_at = self.offset;
             self.read_size = (self.read_size * 2).min(SCAN_READS.1);
             return Ok((self.chunk.len() >= count).then(|| self.chunk.slice(..count)));

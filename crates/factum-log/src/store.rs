@@ -453,6 +453,10 @@ impl EventStore for LogStore {
 
     async fn read(&self, read: Read) -> Result<Page> {
         if let Some(page) = read::page_at_once(&self.0.log, &read) {
+            if read::is_scan(&read) {
+                // A page takes a while to decode: others have their turn.
+                tokio::task::yield_now().await;
+            }
             return page;
         }
         let log = self.0.log.clone();

@@ -281,6 +281,15 @@ impl Run {
         Ok(found)
     }
 
+    /// Tells that a stream will be looked up soon.
+    pub fn will_look_up(&self, stream: u128) {
+        for &(_, offset) in self.streams.pages_for(high(stream)) {
+            if self.cache.pages.get(&(self.number << 40 | offset)).is_none() {
+                self.file.will_read(offset, PAGE);
+            }
+        }
+    }
+
     /// The entries for these bytes of a hash.
     fn look_up<T>(
         &self,
@@ -591,6 +600,11 @@ impl Out<'_> {
         self.flushed + self.buffer.len() as u64
     }
 
+    fn align(&mut self) -> Result<()> {
+        let missing = self.at().next_multiple_of(PAGE as u64) - self.at();
+        self.write(&[0; PAGE][..usize::try_from(missing).unwrap_or_default()])
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
@@ -648,6 +662,8 @@ impl Pages {
         let mut rest = self.count.to_le_bytes().to_vec();
         rest.append(&mut self.entries);
         rest.resize(PAGE - 4, 0);
+        // A page of the index is one of the page cache, or it takes two reads.
+        out.align()?;
         self.pages.extend(self.first.to_le_bytes());
         self.pages.extend(out.at().to_le_bytes());
         self.count = 0;

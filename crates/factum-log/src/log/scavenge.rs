@@ -445,12 +445,12 @@ impl<'a> Work<'a> {
     fn compare(&mut self, packed: &Segment) -> std::result::Result<(), Halt> {
         let old = self.segment;
         packed.check_table()?;
-        let mut frames = Frames::new(packed, SEGMENT_HEADER, self.end - old.header.base);
+        let mut frames = Frames::new(SEGMENT_HEADER, self.end - old.header.base);
         let bugs = self.log.settings.bugs;
         let careless = bugs.has(Bug::StubWithoutId) || bugs.has(Bug::StubWithoutContent);
         let mut removed = 0;
         self.each_frame(Step::Comparing, |work, frame| {
-            let other = frames.next()?.ok().filter(|other| other.header == frame.header);
+            let other = frames.next(packed)?.ok().filter(|other| other.header == frame.header);
             let other = other.ok_or_else(|| work.miswritten(Damage("a frame is missing")))?;
             let before = frame.checked(old).map_err(|damage| old.corrupt(frame.offset, None, damage))?;
             let after = other.checked(packed).map_err(|damage| work.miswritten(damage))?;
