@@ -28,7 +28,7 @@ mod sparse;
 mod store;
 
 pub use self::{
-    log::scavenge::{Progress, Reclaimed, Scavenge, Scavenged, Step},
+    log::scavenge::{Reclaimed, Scavenge, ScavengeStep, Scavenged, Scavenging},
     recovery::Recovery,
     store::{LogStore, Options},
 };

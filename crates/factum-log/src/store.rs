@@ -27,7 +27,7 @@ use crate::{
     index::{PageCache, Secret},
     log::{
         Log, Settings,
-        scavenge::{Progress, Scavenge, Scavenged},
+        scavenge::{Scavenge, Scavenged, Scavenging},
     },
     read,
     recovery::Recovery,
@@ -294,12 +294,12 @@ impl LogStore {
     pub async fn scavenge(
         &self,
         options: Scavenge,
-        mut progress: impl FnMut(&Progress) -> ControlFlow<()> + Send + 'static,
+        mut progress: impl FnMut(&Scavenging) -> ControlFlow<()> + Send + 'static,
     ) -> Result<Scavenged> {
         let (log, scavenging) = (self.0.log.clone(), self.0.scavenging.clone());
         let stop = StopWhenDropped(Arc::default());
         let stopped = stop.0.clone();
-        let mut told = move |at: &Progress| {
+        let mut told = move |at: &Scavenging| {
             let go_on = progress(at);
             if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { go_on }
         };

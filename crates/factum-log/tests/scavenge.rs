@@ -29,7 +29,7 @@ use factum_conformance::{
     recorder::Recorder,
     workload,
 };
-use factum_log::{LogStore, Options, Progress, Scavenge, Scavenged, Step};
+use factum_log::{LogStore, Options, Scavenge, ScavengeStep, Scavenged, Scavenging};
 use fastrand::Rng;
 
 fn seed() -> u64 {
@@ -293,8 +293,8 @@ async fn it_stops_when_told_and_keeps_what_is_done() {
     let store = store_with_refuse(directory.path()).await;
     let seen = store.read_to_end(Read::all()).await.unwrap();
     let stop_at = |segment| {
-        move |at: &Progress| {
-            if at.segment == segment && at.step == Step::Comparing {
+        move |at: &Scavenging| {
+            if at.segment == segment && at.step == ScavengeStep::Comparing {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -323,7 +323,7 @@ async fn hold(store: &LogStore) -> Held {
     let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
     let store = store.clone();
     let running = tokio::spawn(async move {
-        let progress = move |_: &Progress| {
+        let progress = move |_: &Scavenging| {
             let _ = begun.send(());
             // Once nobody holds it any more, it goes on without asking.
             let _ = wait.recv();

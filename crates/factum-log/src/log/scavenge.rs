@@ -65,20 +65,20 @@ impl Scavenge {
 
 /// How far a scavenge has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct Scavenging {
     /// The number of the segment that it is at.
     pub segment: u32,
     /// How many segments it looks at.
     pub of: u32,
     /// What it is doing there.
-    pub step: Step,
+    pub step: ScavengeStep,
     /// Bytes of the disk that it has taken back so far.
     pub reclaimed_bytes: u64,
 }
 
 /// What a scavenge does with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ScavengeStep {
     /// It counts what could be removed.
     Counting,
     /// It writes the packed file.
@@ -182,21 +182,17 @@ impl Log {
     pub fn scavenge(
         &self,
         options: &Scavenge,
-        progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(&Scavenging) -> ControlFlow<()>,
     ) -> Result<Scavenged> {
-        let (segments, log_end) = {
-            let durable = self.durable();
-            (durable.segments.clone(), durable.end)
-        };
+        let segments = self.durable().segments.clone();
         let ends = segments.iter().skip(1).map(|next| next.header.previous_end);
         let sealed: Vec<_> = segments.iter().zip(ends).collect();
-        debug_assert!(sealed.iter().all(|(_, end)| *end < log_end));
         let mut report = Scavenged::default();
         for (segment, end) in &sealed {
-            let at = Progress {
+            let at = Scavenging {
                 segment: segment.header.number,
                 of: u32::try_from(sealed.len()).unwrap_or(u32::MAX),
-                step: Step::Counting,
+                step: ScavengeStep::Counting,
                 reclaimed_bytes: report.bytes(),
             };
             let mut work = Work::new(self, segment, *end, at, progress);
@@ -248,8 +244,8 @@ struct Work<'a> {
     last_recorded_at: Timestamp,
     /// States of streams. Those that are out of date hide less than they could, and nothing that they should not.
     states: HashMap<StreamName, StreamState>,
-    at: Progress,
-    progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    at: Scavenging,
+    progress: &'a mut dyn FnMut(&Scavenging) -> ControlFlow<()>,
 }
 
 impl<'a> Work<'a> {
@@ -257,8 +253,8 @@ impl<'a> Work<'a> {
         log: &'a Log,
         segment: &'a Segment,
         end: u64,
-        at: Progress,
-        progress: &'a mut dyn FnMut(&Progress) -> ControlFlow<()>,
+        at: Scavenging,
+        progress: &'a mut dyn FnMut(&Scavenging) -> ControlFlow<()>,
     ) -> Self {
         let last_recorded_at = if log.settings.bugs.has(Bug::RemoveByTheClock) {
             log.now()
@@ -274,7 +270,7 @@ impl<'a> Work<'a> {
             None => self.segment.header.capacity,
         };
         let mut counting = Packing::new(&self.segment.header, None);
-        let tally = self.pack(Step::Counting, &mut counting)?;
+        let tally = self.pack(ScavengeStep::Counting, &mut counting)?;
         if !options.is_worth_it(tally, bytes_before, counting.bytes()) {
             return Ok(None);
         }
@@ -307,7 +303,7 @@ impl<'a> Work<'a> {
         };
         let file = create().map_err(failed)?;
         let mut packing = Packing::new(&header, Some(file.clone()));
-        let tally = self.pack(Step::Packing, &mut packing)?;
+        let tally = self.pack(ScavengeStep::Packing, &mut packing)?;
         // Whatever hides what was removed is durable, and lies before this.
         let synced_upto = log.tail().synced_upto;
         let generation = self.segment.packed.as_ref().map_or(0, |packed| packed.generation) + 1;
@@ -343,8 +339,8 @@ impl<'a> Work<'a> {
     }
 
     /// Writes what stays of the segment.
-    fn pack(&mut self, step: Step, packing: &mut Packing) -> std::result::Result<Tally, Halt> {
-        let (segment, end) = (self.segment, self.end);
+    fn pack(&mut self, step: ScavengeStep, packing: &mut Packing) -> std::result::Result<Tally, Halt> {
+        let segment = self.segment;
         let mut tally = Tally::default();
         self.each_frame(step, |work, frame| {
             frame.checked(segment).map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
@@ -371,7 +367,6 @@ impl<'a> Work<'a> {
             }
             Ok(())
         })?;
-        debug_assert!(end > segment.header.base);
         Ok(tally)
     }
 
@@ -389,7 +384,7 @@ impl<'a> Work<'a> {
     /// Hands on the frames of the segment, and reports now and then.
     fn each_frame(
         &mut self,
-        step: Step,
+        step: ScavengeStep,
         mut each: impl FnMut(&mut Self, &Frame) -> Result<()>,
     ) -> std::result::Result<(), Halt> {
         let (segment, end) = (self.segment, self.end);
@@ -449,7 +444,7 @@ impl<'a> Work<'a> {
         let bugs = self.log.settings.bugs;
         let careless = bugs.has(Bug::StubWithoutId) || bugs.has(Bug::StubWithoutContent);
         let mut removed = 0;
-        self.each_frame(Step::Comparing, |work, frame| {
+        self.each_frame(ScavengeStep::Comparing, |work, frame| {
             let other = frames.next(packed)?.ok().filter(|other| other.header == frame.header);
             let other = other.ok_or_else(|| work.miswritten(Damage("a frame is missing")))?;
             let before = frame.checked(old).map_err(|damage| old.corrupt(frame.offset, None, damage))?;
