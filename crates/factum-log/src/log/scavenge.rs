@@ -157,17 +157,19 @@ impl From<Error> for Halt {
 }
 
 impl Durable {
-    /// Checks that a removed event is one that nobody would see: what hides it must not have been lost.
+    /// Checks that a removed event is one that nobody would see: what hides it must not have been lost. (In a later epoch it may
+    /// be: a log that was repaired has lost its end, and everybody is told.)
     ///
     /// # Errors
     /// [`Error::Corrupt`] if it would be seen, and those of the index.
     pub fn vouch_for(&self, removed: &RecordedEvent) -> Result<()> {
         let state = self.state(self.index.secret.stream(&removed.stream))?;
         let now = self.last.map_or(Timestamp(i64::MIN), |(_, at)| at);
-        if state.hides_for_good(removed.revision, removed.recorded_at, now) {
+        let segment = &self.segments[self.segment_at(removed.position)];
+        let hidden = state.hides_for_good(removed.revision, removed.recorded_at, now);
+        if hidden || self.log.epoch > segment.header.log.epoch {
             return Ok(());
         }
-        let segment = &self.segments[self.segment_at(removed.position)];
         let places = Some((removed.position, removed.position));
         let damage = Damage("an event was removed, but what hid it is lost");
         Err(segment.corrupt(removed.position.0 - segment.header.base, places, damage))
