@@ -66,7 +66,7 @@ pub struct Settings {
 /// A log that is open.
 #[derive(Debug)]
 pub struct Log {
-    disk: Arc<dyn Disk>,
+    pub disk: Arc<dyn Disk>,
     ownership: Box<dyn Ownership>,
     secret: Secret,
     settings: Settings,

@@ -17,6 +17,7 @@ use factum::{
 use uuid::Uuid;
 
 use crate::{
+    backup::refuse_what_is_no_log,
     bugs::{Bug, Bugs},
     disk::{Disk, explain},
     format::{
@@ -88,6 +89,7 @@ pub struct Birth {
 pub fn recover(disk: &dyn Disk, birth: Option<Birth>, settings: &Settings) -> Result<Recovered> {
     let doing = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
     let mut names = disk.list().map_err(doing)?;
+    refuse_what_is_no_log(disk, &names)?;
     for leftover in
         names.extract_if(.., |name| *name == SPARE || name.strip_suffix(".new").is_some_and(is_ours))
     {
@@ -109,7 +111,7 @@ pub fn recover(disk: &dyn Disk, birth: Option<Birth>, settings: &Settings) -> Re
 }
 
 /// Whether a file of this name is one of the engine's.
-fn is_ours(name: &str) -> bool {
+pub fn is_ours(name: &str) -> bool {
     Segment::number_in(name).is_some()
         || Run::span_in(name).is_some()
         || cut_in(name)
@@ -117,7 +119,7 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// Whether this is the name of a copy of cut-off bytes: segment, offset and a number, all of fixed width.
-fn cut_in(name: &str) -> bool {
+pub fn cut_in(name: &str) -> bool {
     let digits = |part: &str, length| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
     let parts: Vec<&str> = name.strip_suffix(".cut").unwrap_or_default().split('-').collect();
     matches!(parts[..], [segment, offset, n] if digits(segment, 10) && digits(offset, 12) && digits(n, 3))
