@@ -598,6 +598,7 @@ fn begin_epoch(to: &dyn Disk, list: &List, last: &SegmentHeader, log: LogIdentit
 }
 
 #[cfg(all(test, feature = "sim"))]
+#[allow(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use factum::{Append, EventStore, EventStoreExt, ManualClock, NewEvent, Read, StreamName};
 

@@ -65,6 +65,15 @@ pub fn at_once<T>(most: usize, work: impl FnOnce() -> T) -> Option<T> {
     matches!(PATIENCE.get(), Patience::Left(_)).then_some(done)
 }
 
+/// Whether the work on this thread may take long. If not, [`at_once`] gives it up.
+pub fn may_take_long() -> bool {
+    let unlimited = matches!(PATIENCE.get(), Patience::Unlimited);
+    if !unlimited {
+        PATIENCE.set(Patience::Exhausted);
+    }
+    unlimited
+}
+
 /// A directory of files.
 ///
 /// Nothing is promised to survive a power cut before a sync: contents before [`DiskFile::sync`], names before [`Disk::sync_names`].

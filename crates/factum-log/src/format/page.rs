@@ -401,20 +401,8 @@ fn table(out: &mut String, title: &str, what: &str, fields: &[Field]) {
     }
 }
 
-/// The page, from what the code says of itself.
-fn page() -> String {
-    let mut out = format!(
-        "# The format on disk\n\n\
-         Version {FORMAT}. Written by the tests of `factum-log` from descriptions that are compared, byte by byte, with what the engine\n\
-         writes; do not edit it. What is in a log is never rewritten when the format changes: every later version reads it, and\n\
-         `crates/factum-log/tests/golden` holds it to that.\n\n\
-         All integers are little-endian. Times are microseconds since 1970-01-01 UTC, signed. A *position* is a place in the whole\n\
-         log: a segment's base and the offset within the segment. An event's position is that of its record.\n\n\
-         Checksums are CRC-32C. A *seeded* one starts with the log's id, the segment's number (4 bytes) and the offset of the\n\
-         structure in the segment (8 bytes): bytes that are right, but in another place, are as wrong as damaged ones.\n\n\
-         ## Files\n\n\
-         | name | what it is |\n|---|---|\n"
-    );
+/// The names of files.
+fn files(out: &mut String) {
     let segment = Segment::name(1);
     let files = [
         (segment.clone(), "a segment of the log, numbered from 1 without gaps"),
@@ -433,6 +421,41 @@ fn page() -> String {
     for (name, what) in files {
         let _ = writeln!(out, "| `{name}` | {what} |");
     }
+}
+
+/// Files that people can read.
+fn texts(out: &mut String) {
+    let manifest =
+        Manifest { log_id: LOG.log_id, epoch: 1, last_segment: 2, durable_upto: 12345, clean: true };
+    let list = backup::List::sample(LOG.log_id);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let _ = write!(
+        out,
+        "\n## Manifest\n\nA line of JSON, and a line with its checksum, not seeded:\n\n```text\n{}```\n\
+         \n## Backup\n\nA directory of its own kind: `{}` for each segment, its first bytes as far as they are used; and `{}`, which\n\
+         is replaced last, and says how many bytes of each count:\n\n```text\n{}```\n",
+        text(manifest.encode().unwrap()),
+        backup::copy_name(1),
+        backup::LIST,
+        text(list.encode().unwrap()),
+    );
+}
+
+/// The page, from what the code says of itself.
+fn page() -> String {
+    let mut out = format!(
+        "# The format on disk\n\n\
+         Version {FORMAT}. Written by the tests of `factum-log` from descriptions that are compared, byte by byte, with what the engine\n\
+         writes; do not edit it. What is in a log is never rewritten when the format changes: every later version reads it, and\n\
+         `crates/factum-log/tests/golden` holds it to that.\n\n\
+         All integers are little-endian. Times are microseconds since 1970-01-01 UTC, signed. A *position* is a place in the whole\n\
+         log: a segment's base and the offset within the segment. An event's position is that of its record.\n\n\
+         Checksums are CRC-32C. A *seeded* one starts with the log's id, the segment's number (4 bytes) and the offset of the\n\
+         structure in the segment (8 bytes): bytes that are right, but in another place, are as wrong as damaged ones.\n\n\
+         ## Files\n\n\
+         | name | what it is |\n|---|---|\n"
+    );
+    files(&mut out);
     let body = format!(
         "A segment is its header, then frames, then zeros up to its capacity. A frame begins at a multiple of {ALIGN} bytes; between \
          the end of its body and the next frame there are zeros. The body is at most {} MiB.",
@@ -465,20 +488,7 @@ fn page() -> String {
          24 bytes for each 256 positions (the first of them, 8 bytes; where the others are, 8; their bytes, 4; their checksum, 4), the\n\
          directory's checksum (4 bytes), and the others, as varints of the differences.\n"
     );
-    let manifest =
-        Manifest { log_id: LOG.log_id, epoch: 1, last_segment: 2, durable_upto: 12345, clean: true };
-    let list = backup::List::sample(LOG.log_id);
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let _ = write!(
-        out,
-        "\n## Manifest\n\nA line of JSON, and a line with its checksum, not seeded:\n\n```text\n{}```\n\
-         \n## Backup\n\nA directory of its own kind: `{}` for each segment, its first bytes as far as they are used; and `{}`, which\n\
-         is replaced last, and says how many bytes of each count:\n\n```text\n{}```\n",
-        text(manifest.encode().unwrap()),
-        backup::copy_name(1),
-        backup::LIST,
-        text(list.encode().unwrap()),
-    );
+    texts(&mut out);
     out
 }
 

@@ -237,6 +237,16 @@ impl Run {
         Ok(Self { span, cache, number, file, path: disk.path_of(name), streams, keys, ids, sparse })
     }
 
+    /// Whether a file of this path is a run.
+    pub fn is_file(path: &str) -> bool {
+        path.rsplit('/').next().is_some_and(|name| Self::span_in(name).is_some())
+    }
+
+    /// What a person calls its file.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The length of its file.
     pub fn bytes(&self) -> u64 {
         self.file.bytes().unwrap_or_default()

@@ -2,7 +2,7 @@
 //!
 //! *Noticed*: the log does not open, or a reader is told that it is corrupt. *No harm*: every reader is answered as before, an
 //! append that is sent again is known again, and a new one goes through. Silent loss, another answer, and a panic are failures.
-//! What [`verify`](crate::verify()) says is held to more: no byte of a segment may change without its saying so.
+//! Damage to an index or to the manifest must do no harm: they are made again from the log. What [`verify`](crate::verify()) says is held to more: no byte of a segment may change without its saying so.
 
 use std::sync::Arc;
 
@@ -219,6 +219,9 @@ impl DamageReport {
             return Err("verify finds nothing".to_owned());
         }
         let met = asked.ask(&disk)?;
+        if Segment::number_in(name).is_none() && !matches!(met, Met::Harmless) {
+            return Err("what can be made again from the log is missed".to_owned());
+        }
         match met {
             Met::Refused => self.refused += 1,
             Met::Told => self.told += 1,
