@@ -9,14 +9,15 @@ use factum::{
 use uuid::Uuid;
 
 use super::{
-    ALIGN, BodyCrc, FORMAT, FRAME_HEADER, FrameHeader, MAX_BODY, RECORD_HEADER, SEGMENT_HEADER_BYTES,
-    SegmentHeader, draft_record, place_record,
+    ALIGN, BodyCrc, FORMAT, FRAME_HEADER, FrameHeader, MAX_BODY, RECORD_HEADER, RecordHeader,
+    SEGMENT_HEADER_BYTES, SegmentHeader, Stub, draft_record, place_record,
 };
 use crate::{
     backup,
     disk::{Directory, Disk},
     index::{Index, Indexed, Secret, Span, run},
     manifest::Manifest,
+    packed::{Facts, Packing},
     segment::Segment,
 };
 
@@ -91,6 +92,46 @@ const RECORD: &[Field] = &[
     Field("tags", Said, "each as two bytes of length and UTF-8, in the order of their bytes"),
     Field("metadata", Said, "a JSON object; nothing for an empty one"),
     Field("data", Said, "the rest of the record"),
+];
+
+const STUB: &[Field] = &[
+    Field("checksum", B(4), "seeded; of the rest of the fixed part"),
+    Field("bytes", B(4), "of the record that was here, with the highest bit set"),
+    Field("stream checksum", B(4), "not seeded; of the stream's name"),
+    Field("record checksum", B(4), "of the record that was here: the frame's is made of it"),
+    Field("stream bytes", B(2), "as below"),
+    Field("digest, begin", B(6), "of the event's content"),
+    Field("revision", B(8), "in the stream, from 0"),
+    Field("recorded at", B(8), "when the store took the event"),
+    Field("id", B(16), "a UUID, as its bytes are written"),
+    Field("digest, end", B(4), "of the event's content"),
+    Field("stream", Said, "UTF-8"),
+];
+
+const PACKED: &[Field] = &[
+    Field("magic", B(8), "the text `factpck1`"),
+    Field("as in a segment", B(80), "format to last recorded at, of the segment that it stands for"),
+    Field("generation", B(8), "how many times the segment was packed"),
+    Field("synced up to", B(8), "everything before this position was durable when the file was made"),
+    Field("removed", B(8), "how many events are removed"),
+    Field("stretches end", B(8), "the place in this file where the stretches end"),
+    Field("pages", B(8), "of the table"),
+    Field("firsts checksum", B(8), "not seeded; of the offsets at the end"),
+    Field("zeros", ZerosTo(SEGMENT_HEADER_BYTES - 4), "room for later versions"),
+    Field("checksum", B(4), "of all bytes of the header before; not seeded"),
+];
+
+const TABLE_PAGE: &[Field] = &[
+    Field("checksum", B(4), "of the rest of the page; seeded, with its place in this file as the offset"),
+    Field("stretches", B(4), "how many"),
+    Field("original", B(8), "the offset of the first in the segment"),
+    Field("here", B(8), "its place in this file"),
+    Field(
+        "distances",
+        Said,
+        "of each stretch from the first, in the segment and in this file, 4 bytes each; and of the end of the last",
+    ),
+    Field("zeros", ZerosTo(4096), ""),
 ];
 
 const RUN: &[Field] = &[
@@ -286,6 +327,70 @@ fn a_record_is_as_described() {
     assert_eq!(body.0, crc32c(&[crc.to_le_bytes(), 99u32.to_le_bytes()].concat()), "the checksum of a body");
 }
 
+#[test]
+fn a_stub_is_as_described() {
+    let mut out = Vec::new();
+    let (stream, seed) = (StreamName::new("account-1").unwrap(), segment_header().seed());
+    draft_record(&mut out, &stream, &event());
+    let crc = place_record(&mut out, seed, 5064, Revision(9), Timestamp(-5));
+    let record = RecordHeader::decode(&out, seed, 5064).unwrap();
+    let whole = record.event(&out.clone().into(), 0, Position(1)).unwrap();
+    let digest = xxhash_rust::xxh3::xxh3_128(&whole.canonical_content()).to_be_bytes();
+    let id = Uuid::from_u128(7);
+    let rest: [&[u8]; 9] = [
+        &(u32::try_from(out.len()).unwrap() | 1 << 31).to_le_bytes(),
+        &crc32c(b"account-1").to_le_bytes(),
+        &crc.to_le_bytes(),
+        &9u16.to_le_bytes(),
+        &digest[..6],
+        &9u64.to_le_bytes(),
+        &(-5i64).to_le_bytes(),
+        id.as_bytes(),
+        &digest[6..10],
+    ];
+    let crc = seeded(LOG.log_id, 3, 5064, &rest.concat()).to_le_bytes();
+    let values: Vec<&[u8]> = [&crc[..]].into_iter().chain(rest).chain([&b"account-1"[..]]).collect();
+    let mut stub = Vec::new();
+    Stub::write(&mut stub, seed, 5064, &record, &whole);
+    assert_eq!(assembled(STUB, &values), stub);
+}
+
+#[test]
+fn a_packed_segment_is_as_described() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = Directory::at(directory.path()).create("packed", 0).unwrap();
+    let header = segment_header();
+    let mut packing = Packing::new(&header, Some(file.clone()));
+    // Two stretches, of 100 and 50 bytes, with 1000 left out between them.
+    packing.put(4096, &[1; 100]).unwrap();
+    packing.put(5196, &[2; 50]).unwrap();
+    packing.finish(&header, Facts { generation: 2, synced_upto: 99, removed: 3 }).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.bytes().unwrap()).unwrap()];
+    file.read_at(&mut bytes, 0).unwrap();
+
+    let distances: Vec<u8> = [0u32, 0, 1100, 100, 1150, 150].into_iter().flat_map(u32::to_le_bytes).collect();
+    let (count, at) = (2u32.to_le_bytes(), 4096u64.to_le_bytes());
+    let mut page = assembled(TABLE_PAGE, &[&[0; 4], &count, &at, &at, &distances]);
+    let crc = seeded(LOG.log_id, 3, 8192, &page[4..]).to_le_bytes();
+    page[..4].copy_from_slice(&crc);
+    let firsts = 4096u64.to_le_bytes();
+    let numbers = [2, 99, 3, 4246, 1, u64::from(crc32c(&firsts))].map(u64::to_le_bytes);
+    let mut values: Vec<&[u8]> = vec![b"factpck1"];
+    let segment = header.encode();
+    values.push(&segment[8..88]);
+    values.extend(numbers.iter().map(|number| &number[..]));
+    values.push(&[0; 4]);
+    let mut front = assembled(PACKED, &values);
+    let crc = crc32c(&front[..4092]).to_le_bytes();
+    front[4092..].copy_from_slice(&crc);
+    let mut whole = [front, vec![1; 100], vec![2; 50]].concat();
+    whole.resize(8192, 0);
+    whole.extend(page);
+    whole.extend(firsts);
+    whole.resize(8192 + 4096 + 512, 0);
+    assert!(bytes == whole);
+}
+
 /// A run of one event, as a file.
 fn small_run() -> (Span, Vec<u8>) {
     let directory = tempfile::tempdir().unwrap();
@@ -405,7 +510,7 @@ fn table(out: &mut String, title: &str, what: &str, fields: &[Field]) {
 fn files(out: &mut String) {
     let segment = Segment::name(1);
     let files = [
-        (segment.clone(), "a segment of the log, numbered from 1 without gaps"),
+        (segment.clone(), "a segment of the log, as it was written or packed, numbered from 1 without gaps"),
         (
             run::Run::name(0, 5000),
             "index of a stretch of the log, by its first position and its end, hexadecimal",
@@ -441,6 +546,20 @@ fn texts(out: &mut String) {
     );
 }
 
+/// What a scavenge leaves.
+fn packed_tables(out: &mut String) {
+    let what = "In the place of the record of an event that was taken off the disk; what is missing up to the record's length is zero. \
+                The digest is the first ten bytes, the highest first, of the XXH3 (128 bits) of the content in a form that never \
+                changes: `canonical_content`.";
+    table(out, "Stub", what, STUB);
+    let what = "The other kind of a segment's file, which a scavenge leaves. It stands for a file that is, but for the stubs, that of \
+                the segment byte by byte, and leaves zeros out. The header is followed by the stretches that are there, in order; \
+                then, from the next multiple of 4096 on, by the pages of the table; then by the offset in the segment at which \
+                each page begins, 8 bytes each; then by zeros up to a multiple of 512.";
+    table(out, "Packed segment", what, PACKED);
+    table(out, "Page of a packed segment's table", "4096 bytes.", TABLE_PAGE);
+}
+
 /// The page, from what the code says of itself.
 fn page() -> String {
     let mut out = format!(
@@ -468,6 +587,7 @@ fn page() -> String {
     table(&mut out, "Frame header", &what, FRAME);
     let what = format!("An event: a fixed part of {RECORD_HEADER} bytes, then what it consists of.");
     table(&mut out, "Record", &what, RECORD);
+    packed_tables(&mut out);
     let what = "Can be deleted: it is made again from the log. The header is one page of 4096 bytes, of which 512 are used; then \
                 come pages of entries and lists of positions, in any order; then the blobs that the header names. A pages blob has \
                 pairs of 8 bytes each, the first hash in a page and where the page is. A filter is blocks of eight 32-bit words.";
