@@ -1,10 +1,14 @@
 //! The command line.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use factum::{LogIdentity, Position};
-use factum_log::{Cut, Part, Verification};
+use factum_log::{Cut, Part, Progress, Scavenge, Verification};
 
 use crate::{
     exit::{EXIT_CODES, Exit, Kind},
@@ -15,7 +19,7 @@ use crate::{
 /// Findings that `verify` prints, unless it is asked for more.
 const PRINTED: usize = 20;
 
-/// Look after the logs of factum: verify every byte, look at what is there, back up, restore, repair
+/// Look after the logs of factum: verify every byte, look at what is there, back up, restore, scavenge, repair
 #[derive(Debug, Parser)]
 #[command(name = "factum", version, after_help = EXIT_CODES, max_term_width = 110)]
 pub(crate) struct Cli {
@@ -23,7 +27,6 @@ pub(crate) struct Cli {
     verb: Verb,
 }
 
-// `factum scavenge DIR` belongs between `restore` and `repair`: one variant here, one function below.
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Read every byte of a log, or of a backup, and list all that is damaged; changes nothing
@@ -63,6 +66,17 @@ enum Verb {
         /// The directory of the log to be; it must be empty or missing
         dir: PathBuf,
     },
+    /// Take back the space of events that are hidden for good
+    ///
+    /// These are the events of truncated, deleted and tombstoned streams, those beyond a maximal count, and too old ones. Positions stay, and appends are still known when they are sent again. The log must not be in use: the program that has it
+    /// open can do the same while it works.
+    Scavenge {
+        /// The directory of the log
+        dir: PathBuf,
+        /// Write a segment anew only if its file becomes smaller by so many percent; 0: whatever can go, goes
+        #[arg(long, value_name = "PERCENT", default_value_t = 20, value_parser = clap::value_parser!(u8).range(0..=100))]
+        at_least: u8,
+    },
     /// Cut a damaged log before its first damage, and lose what comes after; a backup loses less
     ///
     /// Without --lose-events it only says what it would do. The files that it cuts are kept beside the others.
@@ -95,6 +109,7 @@ impl Cli {
                 "interrupted; the same command goes on, and an earlier backup there is still whole"
             }
             Verb::Restore { .. } => "interrupted; there is no log yet: the same command begins again",
+            Verb::Scavenge { .. } => "interrupted; what was taken back by then stays so, and nothing is lost",
             Verb::Repair { lose_events: false, .. } => "interrupted; nothing was changed",
             Verb::Repair { .. } => {
                 "interrupted; the log cannot be opened until the same command has finished"
@@ -145,6 +160,9 @@ impl Cli {
                     restored.backup.log.epoch
                 );
                 Ok(())
+            }
+            Verb::Scavenge { dir, at_least } => {
+                scavenged(&dir, &Scavenge::default().at_least_percent(at_least), out)
             }
             Verb::Repair { dir, lose_events } => {
                 let mut bar = Bar::new("verify");
@@ -224,6 +242,22 @@ fn positions(found: &Verification) -> String {
         }
         _ => String::new(),
     }
+}
+
+fn scavenged(dir: &Path, options: &Scavenge, out: &mut String) -> Result<(), Exit> {
+    let mut bar = Bar::new("scavenge");
+    let done = factum_log::scavenge(dir, options, |at| {
+        bar.at(Progress { done: at.done_bytes, total: at.total_bytes });
+        ControlFlow::Continue(())
+    });
+    drop(bar);
+    let done = done?;
+    let (events, bytes) = (many(done.events(), "event", "events"), count(done.bytes()));
+    let segments = many(u64::from(done.looked_at), "segment", "segments");
+    let packed = count(done.segments.len() as u64);
+    let _ = writeln!(out, "{}: {events} removed", dir.display());
+    let _ = writeln!(out, "{bytes} bytes came back, from {packed} of {segments}; the newest is left alone");
+    Ok(())
 }
 
 fn repaired(cut: &Cut, done: bool, out: &mut String) -> Result<(), Exit> {

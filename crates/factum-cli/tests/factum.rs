@@ -9,7 +9,7 @@ use std::{
     process::{Command, Output},
 };
 
-use factum::{Append, EventStore, NewEvent, StreamName};
+use factum::{Append, EventStore, EventStoreExt, ExpectedRevision, NewEvent, StreamName};
 use factum_log::{LogStore, Options};
 
 fn factum(arguments: &[&Path]) -> Output {
@@ -96,6 +96,28 @@ async fn a_sound_log_is_verified_printed_backed_up_and_restored() {
     assert_eq!((code, said.as_str()), (0, ""), "{out}");
     assert!(out.contains("60 events of log") && out.contains("it was epoch 1 before"), "{out}");
     assert_eq!(run("verify", &[&again]).2, 0);
+}
+
+#[tokio::test]
+async fn space_comes_back_and_the_log_stays_sound() {
+    let place = Place::with_log().await;
+    let data = place.at("data");
+    let store = place.open();
+    let (_, said, code) = run("scavenge", &[&data]);
+    assert!(code == 6 && said.contains("is owned by another: process "), "{said}");
+    store.delete(&StreamName::new("s-1").unwrap(), ExpectedRevision::Any).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let (out, said, code) = run("scavenge", &[&data, "--at-least".as_ref(), "0".as_ref()]);
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    assert!(out.contains(" events removed\n") && !out.contains(": 0 events"), "{out}");
+    assert!(out.contains("; the newest is left alone\n"), "{out}");
+    let (out, said, code) = run("verify", &[&data]);
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    let (out, _, code) = run("layout", &[&data]);
+    assert!(code == 0 && out.contains("packed"), "{out}");
+    let (out, _, _) = run("scavenge", &[&data]);
+    assert!(out.contains(": 0 events removed\n0 bytes came back"), "{out}");
 }
 
 #[tokio::test]
@@ -214,9 +236,17 @@ async fn where_nothing_can_be_written_one_can_still_look() {
 fn help_is_a_page_that_says_what_exit_codes_mean() {
     let (out, _, code) = run("--help", &[]);
     assert_eq!(code, 0);
-    for line in
-        ["verify", "layout", "backup", "restore", "repair", "Exit codes:", "  8  the log is damaged", "130"]
-    {
+    for line in [
+        "verify",
+        "layout",
+        "backup",
+        "restore",
+        "scavenge",
+        "repair",
+        "Exit codes:",
+        "  8  the log is damaged",
+        "130",
+    ] {
         assert!(out.contains(line), "{line} in {out}");
     }
     assert!(out.lines().count() < 40 && out.lines().all(|line| line.chars().count() <= 110), "{out}");

@@ -37,6 +37,6 @@ pub use self::{
     log::scavenge::{Reclaimed, Scavenge, ScavengeStep, Scavenged, Scavenging},
     recovery::Recovery,
     repair::{Cut, plan_repair, repair},
-    store::{LogStore, Options},
+    store::{LogStore, Options, scavenge},
     verify::{Finding, Part, Progress, Verification, verify},
 };

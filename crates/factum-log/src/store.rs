@@ -178,6 +178,31 @@ impl Options {
     }
 }
 
+/// Takes back the space of events that are hidden for good in the log in a directory, which nobody may have open. For a store that is
+/// open there is [`LogStore::scavenge`], which says more.
+///
+/// ```no_run
+/// # fn main() -> factum::Result<()> {
+/// use std::ops::ControlFlow;
+///
+/// let done = factum_log::scavenge("data", &factum_log::Scavenge::default(), |_| ControlFlow::Continue(()))?;
+/// println!("{done}");
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// Those of [`Options::open`] and of [`LogStore::scavenge`].
+pub fn scavenge(
+    directory: impl Into<PathBuf>,
+    options: &Scavenge,
+    mut progress: impl FnMut(&Scavenging) -> ControlFlow<()>,
+) -> Result<Scavenged> {
+    let store = Options::new(directory).create(false).open()?;
+    let done = store.0.log.scavenge(options, &mut progress);
+    let closed = store.0.close();
+    done.and_then(|done| closed.map(|()| done))
+}
+
 /// The embedded event store: a log in a directory, owned by this process.
 ///
 /// Cloning gives another handle to the same store. Dropping the last one closes it.
