@@ -1,15 +1,19 @@
 //! The command line.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    io::{self, BufWriter, Write as _},
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use factum::{LogIdentity, Position};
+use factum::{ContentType, Error, LogIdentity, Outcome, Position, RecordedEvent};
 use factum_log::{Cut, Part, Verification};
 
 use crate::{
     exit::{EXIT_CODES, Exit, Kind},
     progress::Bar,
-    show::{count, many},
+    show::{count, many, say},
 };
 
 /// Findings that `verify` prints, unless it is asked for more.
@@ -46,6 +50,13 @@ enum Verb {
         /// How to print it
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+    },
+    /// Print every event that can be read, one JSON object in a line, also of a log that cannot be opened
+    ///
+    /// Damage is told on stderr, and what is whole before and after it is printed. So are hidden events that are still on the disk.
+    Events {
+        /// The directory of the log
+        dir: PathBuf,
     },
     /// Copy a log, also one that is in use; into the same place again, only what is new
     Backup {
@@ -90,7 +101,9 @@ impl Cli {
     /// What to say when it is interrupted.
     pub(crate) fn after_interruption(&self) -> &'static str {
         match self.verb {
-            Verb::Verify { .. } | Verb::Layout { .. } => "interrupted; nothing was changed",
+            Verb::Verify { .. } | Verb::Layout { .. } | Verb::Events { .. } => {
+                "interrupted; nothing was changed"
+            }
             Verb::Backup { .. } => {
                 "interrupted; the same command goes on, and an earlier backup there is still whole"
             }
@@ -123,6 +136,7 @@ impl Cli {
                 }
                 Ok(())
             }
+            Verb::Events { dir } => events(&dir),
             Verb::Backup { dir, dest } => {
                 let mut bar = Bar::new("backup");
                 let made = factum_log::backup(&dir, &dest, |progress| bar.at(progress))?;
@@ -159,6 +173,69 @@ impl Cli {
             }
         }
     }
+}
+
+/// Prints events as they come: they may be more than fit in memory.
+fn events(dir: &Path) -> Result<(), Exit> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut failed = None;
+    let salvaged = factum_log::salvage(dir, |event| {
+        let line = shown(event).map_err(io::Error::from);
+        line.and_then(|line| writeln!(out, "{line}")).map_err(|error| {
+            let why = error.to_string();
+            failed = Some(error);
+            Error::Unavailable { why, outcome: Outcome::No }
+        })
+    });
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let findings = salvaged?;
+    out.flush()?;
+    findings.iter().for_each(say);
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let places = many(findings.len() as u64, "place", "places");
+    Err(Exit::new(
+        Kind::Damaged,
+        format!("the log is damaged at {places}; what is printed is what can be read"),
+    ))
+}
+
+/// An event as a line of JSON. JSON in it is as it was recorded, to the last digit; other data is text, or hexadecimal.
+fn shown(event: &RecordedEvent) -> serde_json::Result<String> {
+    let text = |value: &str| serde_json::to_string(value);
+    let json = |bytes: &[u8]| {
+        let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+        let json = std::str::from_utf8(bytes).ok().filter(|_| is_json);
+        // Between tokens, where alone they can be, line breaks mean nothing.
+        json.map(|json| json.replace(['\n', '\r'], " "))
+    };
+    let (name, data) = match (&event.content_type, std::str::from_utf8(&event.data)) {
+        (ContentType::Json, Ok(data)) => ("data", json(&event.data).map_or_else(|| text(data), Ok)?),
+        (_, Ok(data)) => ("data", text(data)?),
+        _ => ("data_hex", text(&event.data.iter().map(|byte| format!("{byte:02x}")).collect::<String>())?),
+    };
+    let content_type = match &event.content_type {
+        ContentType::Json => "application/json",
+        ContentType::Bytes => "application/octet-stream",
+        ContentType::Other(name) => name,
+    };
+    let fields = [
+        ("position", serde_json::to_string(&event.position)?),
+        ("stream", text(&event.stream)?),
+        ("revision", serde_json::to_string(&event.revision)?),
+        ("recorded_at", serde_json::to_string(&event.recorded_at)?),
+        ("id", serde_json::to_string(&event.id)?),
+        ("type", text(&event.event_type)?),
+        ("content_type", text(content_type)?),
+        (name, data),
+        ("metadata", json(event.metadata.as_bytes()).unwrap_or_else(|| "{}".to_owned())),
+        ("tags", serde_json::to_string(&event.tags.iter().collect::<Vec<_>>())?),
+    ];
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    Ok(format!("{{{}}}", fields.join(",")))
 }
 
 fn identity(LogIdentity { log_id, epoch }: LogIdentity) -> String {

@@ -136,6 +136,16 @@ async fn damage_is_told_and_has_its_exit_code() {
         said.starts_with("factum: the log is damaged at 2 places, and events between the positions "),
         "{said}"
     );
+    let (out, said, code) = run("events", &[&data]);
+    assert!(code == 8 && said.contains("0000000004.segment is damaged at byte 4"), "{said}");
+    let events: Vec<serde_json::Value> =
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 58, "all but those two");
+    assert!(events.is_sorted_by_key(|event| event["position"].as_u64()));
+    assert_eq!(
+        (events[0]["stream"].as_str(), events[0]["data"].as_str().map(str::len)),
+        (Some("s-1"), Some(200))
+    );
     let (_, said, code) = run("backup", &[&data, &copy]);
     assert!(code == 8 && said.contains("0000000002.segment is damaged"), "{said}");
     let damaged = files(&data);

@@ -23,6 +23,7 @@ mod manifest;
 mod read;
 mod recovery;
 mod repair;
+mod salvage;
 mod segment;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -35,6 +36,7 @@ pub use self::{
     layout::{FileLayout, FrameLayout, Layout, ManifestLayout, RunLayout, SegmentLayout, layout},
     recovery::Recovery,
     repair::{Cut, plan_repair, repair},
+    salvage::salvage,
     store::{LogStore, Options},
     verify::{Finding, Part, Progress, Verification, verify},
 };

@@ -18,8 +18,8 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use factum::{Error, LogIdentity, Outcome, Position, Result, error::Corrupt};
 
-pub(crate) use self::segments::{Continuity, End, Visitor, Walked, Whole, walk};
-use self::{index::Checking, segments::is_unused};
+use self::index::Checking;
+pub(crate) use self::segments::{Continuity, End, Visitor, Walked, Whole, is_unused, walk};
 use crate::{
     backup::{self, List, Source, copy_name},
     disk::{Directory, Disk, DiskFile, explain},
@@ -476,7 +476,7 @@ fn total_bytes(segments: &[Opened]) -> Result<u64> {
 }
 
 /// Where segments end.
-enum Ends<'a> {
+pub(crate) enum Ends<'a> {
     /// Where the next one says; the last one where its frames do, not before what was durable.
     Log { durable: u64, live: bool },
     /// So many bytes of each were copied.
@@ -484,7 +484,8 @@ enum Ends<'a> {
 }
 
 impl Ends<'_> {
-    fn of(&self, segments: &[Opened], n: usize) -> End {
+    /// Where one of them does.
+    pub(crate) fn of(&self, segments: &[Opened], n: usize) -> End {
         let header = segments[n].segment.header;
         let (durable, live) = match *self {
             Self::Copies(bytes) => {
