@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a program: `pub` says what other modules may use")]
 
 mod bars;
+mod growth;
 mod limit;
 mod machine;
 mod measure;
@@ -64,6 +65,13 @@ pub struct Arguments {
     /// Says which workloads and stores there are, and measures nothing
     #[arg(long)]
     list: bool,
+    /// How factum's log grows, instead: for each of these sizes, in millions of events, the append rate, opening after a kill,
+    /// memory, look-ups and disk. 1,10 take a minute and 10 GB; 100 take a quarter of an hour and 60 GB
+    #[arg(long, value_name = "M,M", value_delimiter = ',')]
+    growth: Vec<u64>,
+    /// A part of that, in a process of its own
+    #[arg(long, hide = true, num_args = 4)]
+    growth_part: Vec<String>,
 }
 
 impl Arguments {
@@ -78,7 +86,15 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    match run::run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let done = if !arguments.growth_part.is_empty() {
+        growth::part(&arguments.growth_part)
+    } else if !arguments.growth.is_empty() {
+        growth::run(&arguments)
+    } else {
+        run::run(&arguments)
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("factum-bench: {why}");
