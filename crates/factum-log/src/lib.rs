@@ -24,6 +24,7 @@ mod read;
 mod recovery;
 mod repair;
 mod salvage;
+mod scrub;
 mod segment;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -37,6 +38,7 @@ pub use self::{
     recovery::Recovery,
     repair::{Cut, plan_repair, repair},
     salvage::salvage,
+    scrub::ScrubStatus,
     store::{LogStore, Options},
     verify::{Finding, Part, Progress, Verification, verify},
 };
