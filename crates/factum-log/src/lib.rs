@@ -8,6 +8,10 @@
 //! store.append(Append::to(StreamName::new("account-1")?, [deposited])).await?;
 //! # Ok(()) }
 //! ```
+//!
+//! To look after a log: [`verify()`] looks at every byte, [`layout()`] tells what is there, [`backup()`] and [`restore()`] copy it, also
+//! while it is written to, [`salvage()`] reads what can be read of a damaged one, and [`repair()`] cuts it before the damage. What each
+//! promises is in `docs/operations.md`; the executable `factum` has a command for each.
 
 #![allow(unreachable_pub, reason = "in a private module, `pub` says what other modules may use")]
 
