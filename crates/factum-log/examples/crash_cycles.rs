@@ -14,7 +14,7 @@ Crashes the log on a simulated disk and compares what it recovers with what it h
   --seed S    from which everything follows (default: one at random; it is printed)
   --bugs      first make each known mistake, and see that it is noticed within ten seconds";
 
-const BUGS: [Bug; 9] = [
+const BUGS: [Bug; 15] = [
     Bug::AckBeforeSync,
     Bug::NoNameSync,
     Bug::HeaderOnlyCrc,
@@ -24,6 +24,12 @@ const BUGS: [Bug; 9] = [
     Bug::RetryAfterFailedSync,
     Bug::NaiveTruncation,
     Bug::GoOnAfterFailedRoll,
+    Bug::PackWithoutSync,
+    Bug::RemoveBeforePacked,
+    Bug::RemoveOneTooMany,
+    Bug::RemoveByTheClock,
+    Bug::StubWithoutId,
+    Bug::StubWithoutContent,
 ];
 
 fn main() -> ExitCode {

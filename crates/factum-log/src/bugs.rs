@@ -21,6 +21,18 @@ pub enum Bug {
     GoOnAfterFailedRoll,
     /// Cuts off whatever cannot be read, acknowledged or not.
     NaiveTruncation,
+    /// Gives a packed segment its name before it is synced.
+    PackWithoutSync,
+    /// Removes the old file of a segment before the packed one has its name.
+    RemoveBeforePacked,
+    /// Takes the first event that is to be kept off the disk, too.
+    RemoveOneTooMany,
+    /// Takes events off the disk that are too old by the clock, and not by the last event of the log.
+    RemoveByTheClock,
+    /// Forgets the ids of the events that it takes off the disk.
+    StubWithoutId,
+    /// Forgets what the content of the events was that it takes off the disk.
+    StubWithoutContent,
 }
 
 /// The mistake that is switched on, if any. Without the feature `sim` there is no way to switch one on.

@@ -24,6 +24,7 @@ mod index;
 mod layout;
 mod log;
 mod manifest;
+mod packed;
 mod read;
 mod recovery;
 mod repair;
@@ -39,6 +40,7 @@ mod verify;
 pub use self::{
     backup::{Backup, Restored, backup, restore},
     layout::{FileLayout, FrameLayout, Layout, ManifestLayout, RunLayout, SegmentLayout, layout},
+    log::scavenge::{Reclaimed, Scavenge, ScavengeStep, Scavenged, Scavenging},
     recovery::Recovery,
     repair::{Cut, plan_repair, repair},
     salvage::salvage,

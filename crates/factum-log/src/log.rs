@@ -8,6 +8,7 @@
 //! Nothing in here starts a thread: [`Log::submit`] may be called from many, [`Log::commit`] and its like from one.
 
 mod mend;
+pub mod scavenge;
 
 use std::{
     collections::VecDeque,
@@ -18,9 +19,9 @@ use std::{
 };
 
 use factum::{
-    Append, Appended, Clock, Durability, Error, EventId, Guard, Limits, LogIdentity, Outcome, Placed,
+    Append, Appended, Clock, Durability, Error, Guard, Limits, LogIdentity, NewEvent, Outcome, Placed,
     Position, Query, RecordedEvent, Result, StreamName, StreamState, Timestamp,
-    admission::{Admission, Ledger, admit, recorded_already},
+    admission::{Admission, Found, Ledger, admit, recorded_already},
 };
 use tokio::sync::{oneshot, watch};
 
@@ -28,7 +29,7 @@ use crate::{
     batch::{Answer, Batch, Request},
     bugs::{Bug, Bugs},
     disk::{Disk, LOCK, Ownership, explain},
-    format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader},
+    format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader, found, is_removed},
     index::{Layers, PageCache, Places, Secret, run},
     manifest::{self, Manifest},
     read,
@@ -887,6 +888,9 @@ impl Decided<'_> {
     }
 
     fn shows(&self, event: &RecordedEvent, now: Timestamp) -> Result<bool> {
+        if is_removed(event) {
+            return self.durable.vouch_for(event).map(|()| false);
+        }
         Ok(self.stream(&event.stream)?.shows(event.revision, event.recorded_at, now))
     }
 
@@ -960,16 +964,16 @@ impl Ledger for Decided<'_> {
         self.request.may_be_recorded(&self.durable.index)
     }
 
-    fn find(&self, stream: &StreamName, id: EventId) -> Result<Option<RecordedEvent>> {
+    fn find(&self, stream: &StreamName, event: &NewEvent) -> Result<Option<Found>> {
         let secret = self.secret();
-        let hash = secret.id(secret.stream(stream), id);
-        for place in self.durable.index.ids_beyond(hash, id, 0)? {
+        let hash = secret.id(secret.stream(stream), event.id);
+        for place in self.durable.index.ids_beyond(hash, event.id, 0)? {
             if self.only_durable && place.0 >= self.durable.end {
                 continue;
             }
-            let event = self.event(place)?;
-            if event.id == id && event.stream == *stream {
-                return Ok(Some(event));
+            let recorded = self.event(place)?;
+            if recorded.id == event.id && recorded.stream == *stream {
+                return Ok(Some(found(event, &recorded)));
             }
         }
         Ok(None)
@@ -985,7 +989,7 @@ impl Ledger for Decided<'_> {
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
-    use factum::{ManualClock, NewEvent};
+    use factum::{EventId, ManualClock, NewEvent};
 
     use super::*;
     use crate::sim::SimDisk;

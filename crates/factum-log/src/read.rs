@@ -18,7 +18,7 @@ use factum::{
 
 use crate::{
     disk::at_once,
-    format::{Damage, SEGMENT_HEADER},
+    format::{Damage, SEGMENT_HEADER, is_removed},
     index::{Places, Settled, is_everything},
     log::{Durable, Log},
     segment::{Frame, Frames, Segment, Stop},
@@ -304,7 +304,10 @@ fn first_after(log: &Log, time: Timestamp) -> Result<Option<Position>> {
 }
 
 /// Hands on the frames of a segment from the offset `start` to the position `end`, all of which are durable.
-fn walk(
+///
+/// # Errors
+/// [`Error::Corrupt`] if any of them is not there, those of the disk, and those of `each`.
+pub fn walk(
     segment: &Segment,
     start: u64,
     end: u64,
@@ -428,6 +431,9 @@ impl Reading<'_> {
     }
 
     fn shows(&self, event: &RecordedEvent) -> Result<bool> {
+        if is_removed(event) {
+            return self.log.durable().vouch_for(event).map(|()| false);
+        }
         if !self.may_hide {
             return Ok(true);
         }

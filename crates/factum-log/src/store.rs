@@ -1,9 +1,13 @@
 //! The store: a log, the thread that commits to it, and the contract.
 
 use std::{
+    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -22,7 +26,10 @@ use crate::{
     disk::{Directory, Disk, at_once, explain},
     format::record_bytes,
     index::{PageCache, Secret},
-    log::{Log, Settings},
+    log::{
+        Log, Settings,
+        scavenge::{Scavenge, Scavenged, Scavenging},
+    },
     read,
     recovery::Recovery,
     scrub::{Scrub, ScrubStatus},
@@ -194,6 +201,17 @@ struct Running {
     scrub: Arc<Scrub>,
     /// The one that commits, the one that writes the index and the one that scrubs; once they have ended, how.
     threads: Mutex<Threads>,
+    /// Held by the scavenge that is running.
+    scavenging: Arc<Mutex<()>>,
+}
+
+/// Has a scavenge stop when nobody waits for it any more.
+struct StopWhenDropped(Arc<AtomicBool>);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What may wait to be written: beyond it, those who append wait before they are taken. Small appends have room of their own, so
@@ -256,12 +274,65 @@ impl LogStore {
             start("factum-scrub", Box::new(move |log| scrub.run(log, scrub_bytes, &*clock)))?;
         }
         let room = Room::new();
-        Ok(Self(Arc::new(Running { log, room, scrub, threads: Mutex::new(Threads::Running(threads)) })))
+        let threads = Mutex::new(Threads::Running(threads));
+        Ok(Self(Arc::new(Running { log, room, scrub, threads, scavenging: Arc::default() })))
     }
 
     /// What opening it did to the log.
     pub fn recovery(&self) -> &Recovery {
         &self.0.log.recovery
+    }
+
+    /// Takes back the space of events that are hidden for good: those of truncated, deleted and tombstoned streams, and what
+    /// `max_count` and `max_age` have hidden.
+    ///
+    /// Nothing that anyone can see changes. Positions and revisions stay, and so do the answers to appends that are sent again: of
+    /// each removed event its place, stream, id and a digest of its content are kept, about 75 bytes. Appends, reads and
+    /// subscriptions go on meanwhile. A crash at any moment leaves each segment as it was or as it is to be.
+    ///
+    /// It looks at every segment but the last, and writes those anew where that is [worth it](Scavenge::at_least_percent); so it
+    /// reads all of the log, and needs room for one segment more. `progress` is told how far it has come, a few times per segment,
+    /// and may stop it; so does dropping the future, or closing the store. What is done by then stays done.
+    ///
+    /// ```no_run
+    /// # async fn example(store: factum_log::LogStore) -> factum::Result<()> {
+    /// use std::ops::ControlFlow;
+    ///
+    /// let done = store.scavenge(factum_log::Scavenge::default(), |_| ControlFlow::Continue(())).await?;
+    /// println!("{done}");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if another scavenge of this store is running, [`Error::Corrupt`] for a damaged segment, which stays as it
+    /// is, [`Error::StorageFull`], and the failure that poisoned the store earlier.
+    pub async fn scavenge(
+        &self,
+        options: Scavenge,
+        mut progress: impl FnMut(&Scavenging) -> ControlFlow<()> + Send + 'static,
+    ) -> Result<Scavenged> {
+        let (log, scavenging) = (self.0.log.clone(), self.0.scavenging.clone());
+        let stop = StopWhenDropped(Arc::default());
+        let stopped = stop.0.clone();
+        let mut told = move |at: &Scavenging| {
+            let go_on = progress(at);
+            if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { go_on }
+        };
+        blocking(move || {
+            let _running = match scavenging.try_lock() {
+                Ok(running) => running,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    let why = "a scavenge of this store is running already".to_owned();
+                    return Err(Error::Unavailable { why, outcome: Outcome::No });
+                }
+            };
+            let result = log.scavenge(&options, &mut told);
+            // Before anyone who closes the store may take the scavenge for ended.
+            drop(log);
+            result
+        })
+        .await
     }
 
     /// Looks at every byte of the log and of its index, while it is in use, and lists all that is damaged. `told` hears now and then
@@ -317,6 +388,7 @@ impl Running {
     fn close(&self) -> Result<()> {
         self.log.begin_closing();
         self.scrub.stop();
+        drop(self.scavenging.lock().unwrap_or_else(PoisonError::into_inner));
         // Whoever closes it a second time waits for the first, and is told the same.
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         if let Threads::Running(running) = &mut *threads {

@@ -24,7 +24,9 @@ use crate::{
     backup::{self, List, Source, copy_name},
     disk::{Directory, Disk, DiskFile, explain},
     format::{Damage, SEGMENT_HEADER, SEGMENT_HEADER_BYTES, SegmentHeader},
+    index::PageCache,
     manifest::{self, Manifest},
+    packed::{PAGE, Packed},
     segment::Segment,
 };
 
@@ -454,17 +456,33 @@ fn open_segment(disk: &dyn Disk, number: u32, name: &str) -> Result<std::result:
     let file = disk.open_to_read(name).map_err(failed)?;
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
     let read = file.read_at(&mut bytes, 0).map_err(failed)?;
-    let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| match header {
+    let packed = if Packed::begins_like_one(&bytes[..read]) {
+        Some(Packed::open(file.clone(), &Arc::new(PageCache::of_bytes(PAGE))).map_err(failed)?)
+    } else {
+        None
+    };
+    let decoded = match &packed {
+        Some(packed) => packed.as_ref().map(|packed| packed.header).map_err(|damage| *damage),
+        None => SegmentHeader::decode(&bytes[..read]),
+    };
+    let header = decoded.and_then(|header| match header {
         header if header.number != number => Err(Damage("the segment's file has the name of another")),
         SegmentHeader { base, capacity, .. } if base.checked_add(capacity).is_none() => {
             Err(Damage("the segment claims positions beyond the last there is"))
         }
         header => Ok(header),
     });
-    Ok(match header {
-        Ok(header) => Ok(Segment::new(header, file, path)),
-        Err(damage) => Err((path, file, damage)),
+    Ok(match (header, packed) {
+        (Ok(_), Some(Ok(packed))) => Ok(Segment::packed(Arc::new(packed), path)),
+        (Ok(header), _) => Ok(Segment::new(header, file, path)),
+        (Err(damage), _) => Err((path, file, damage)),
     })
+}
+
+/// What is wrong with the table that leads to everything in a packed segment.
+fn table_damage(segment: &Segment) -> Result<Option<Damage>> {
+    let Some(packed) = &segment.packed else { return Ok(None) };
+    Ok(packed.check().map_err(|error| segment.unreadable(&error))?.err())
 }
 
 fn total_bytes(segments: &[Opened]) -> Result<u64> {
@@ -554,6 +572,12 @@ impl Look<'_> {
             }
             if *header_is_sound {
                 self.check_header(segment, before, &mut continuity);
+            }
+            if let Some(damage) = table_damage(segment)? {
+                let positions = Some((Position(segment.first()), Position(segment.end() - 1)));
+                self.damage(segment, 0, positions, damage);
+                (before, continuity.number, continuity.events) = (Some((segment, segment.end())), None, None);
+                continue;
             }
             let is_last = n + 1 == segments.len();
             let end = ends.of(segments, n);

@@ -51,6 +51,12 @@ noticed! {
     retrying_a_failed_sync_is_noticed: RetryAfterFailedSync,
     cutting_acknowledged_events_off_is_noticed: NaiveTruncation,
     going_on_after_a_failed_roll_is_noticed: GoOnAfterFailedRoll,
+    packing_without_a_sync_is_noticed: PackWithoutSync,
+    removing_the_old_file_before_the_packed_one_has_its_name_is_noticed: RemoveBeforePacked,
+    removing_a_visible_event_is_noticed: RemoveOneTooMany,
+    removing_by_a_clock_that_may_be_set_back_is_noticed: RemoveByTheClock,
+    forgetting_the_id_of_a_removed_event_is_noticed: StubWithoutId,
+    forgetting_the_content_of_a_removed_event_is_noticed: StubWithoutContent,
 }
 
 fn event(bytes: usize) -> Append {

@@ -78,13 +78,14 @@ pub struct StreamItem {
     pub positions: Vec<Position>,
 }
 
-/// Pages of runs that were read of late, and found to be right.
+/// Pages of runs, and of the tables of packed segments, that were read of late and found to be right.
 pub struct PageCache {
     pages: Cache<u64, Arc<Page>, UnitWeighter, Mixing>,
-    /// The number of the next run that is opened.
-    runs: AtomicU64,
+    /// The number of the next file that is opened.
+    files: AtomicU64,
 }
 
+/// As it is on the disk.
 type Page = [u8; PAGE];
 
 impl PageCache {
@@ -93,7 +94,31 @@ impl PageCache {
         let pages = (bytes / PAGE).max(1);
         let hasher = Mixing::default();
         let pages = Cache::with(pages, pages as u64, UnitWeighter, hasher, DefaultLifecycle::default());
-        Self { pages, runs: AtomicU64::new(0) }
+        Self { pages, files: AtomicU64::new(0) }
+    }
+
+    /// The number of one more file whose pages are kept.
+    pub fn number(&self) -> u64 {
+        self.files.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A page of a file, or what `read` finds if it is not there.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn page<E>(
+        &self,
+        file: u64,
+        offset: u64,
+        read: impl FnOnce() -> std::result::Result<Page, E>,
+    ) -> std::result::Result<Arc<Page>, E> {
+        let key = file << 40 | offset;
+        if let Some(page) = self.pages.get(&key) {
+            return Ok(page);
+        }
+        let page = Arc::new(read()?);
+        self.pages.insert(key, page.clone());
+        Ok(page)
     }
 }
 
@@ -201,7 +226,7 @@ impl Run {
         #[allow(clippy::cast_possible_wrap, reason = "as it was written")]
         let sparse =
             pairs(&blob()?).into_iter().map(|(position, at)| (position, Timestamp(at as i64))).collect();
-        let (cache, number) = (cache.clone(), cache.runs.fetch_add(1, Ordering::Relaxed));
+        let (cache, number) = (cache.clone(), cache.number());
         Ok(Self { span, cache, number, file, path: disk.path_of(name), streams, keys, ids, sparse })
     }
 
@@ -250,13 +275,7 @@ impl Run {
 
     /// The same, from the cache if it is there.
     fn cached_page(&self, offset: u64) -> Result<Arc<Page>> {
-        let key = self.number << 40 | offset;
-        if let Some(page) = self.cache.pages.get(&key) {
-            return Ok(page);
-        }
-        let page = Arc::new(self.page(offset)?);
-        self.cache.pages.insert(key, page.clone());
-        Ok(page)
+        self.cache.page(self.number, offset, || self.page(offset))
     }
 
     /// The entries of a page that begin with these bytes of a hash, decoded by `entry`.
