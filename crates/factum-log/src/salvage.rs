@@ -6,9 +6,12 @@ use factum::{Error, Outcome, Position, RecordedEvent, Result};
 
 use crate::{
     disk::{Directory, Disk, explain},
-    format::{Damage, SEGMENT_HEADER},
+    format::{Damage, SEGMENT_HEADER, is_removed},
     segment::Segment,
-    verify::{Continuity, Ends, Finding, Findings, Part, Visitor, Whole, is_unused, open_segments, walk},
+    verify::{
+        Continuity, Ends, Finding, Findings, Part, Visitor, Whole, is_unused, open_segments, table_damage,
+        walk,
+    },
 };
 
 /// Hands on every sound event of the log in a directory, in the order of positions, and tells what is damaged.
@@ -48,6 +51,12 @@ pub fn salvage(
     let ends = Ends::Log { durable: 0, live };
     let mut salvaging = Salvaging { each: &mut each, findings };
     for (n, opened) in segments.iter().enumerate() {
+        if let Some(damage) = table_damage(&opened.segment)? {
+            let segment = &opened.segment;
+            let positions = Some((Position(segment.first()), Position(segment.end() - 1)));
+            salvaging.damage(segment, 0, positions, damage);
+            continue;
+        }
         let mut continuity = Continuity::UNKNOWN;
         walk(&opened.segment, SEGMENT_HEADER, ends.of(&segments, n), &mut continuity, &mut salvaging)?;
     }
@@ -61,13 +70,13 @@ struct Salvaging<'a> {
 }
 
 impl Visitor for Salvaging<'_> {
-    fn frame(&mut self, _: &Segment, frame: &Whole) -> Result<()> {
-        frame.events.iter().try_for_each(&mut *self.each)
+    fn frame(&mut self, segment: &Segment, frame: &Whole) -> Result<()> {
+        self.broken(segment, frame)
     }
 
     fn broken(&mut self, _: &Segment, frame: &Whole) -> Result<()> {
-        // Each of these was found to be whole, whatever is wrong with others of the frame.
-        frame.events.iter().try_for_each(&mut *self.each)
+        // Each of these was found to be whole, whatever is wrong with others of the frame. Of one that was scavenged nothing is left.
+        frame.events.iter().filter(|event| !is_removed(event)).try_for_each(&mut *self.each)
     }
 
     fn damage(

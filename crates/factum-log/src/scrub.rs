@@ -13,7 +13,7 @@ use crate::{
     format::{Damage, SEGMENT_HEADER},
     log::Log,
     segment::Segment,
-    verify::{Continuity, End, Finding, Findings, Part, Visitor, Whole, is_unused, walk},
+    verify::{Continuity, End, Finding, Findings, Part, Visitor, Whole, is_unused, table_damage, walk},
 };
 
 /// Bytes after which it pauses.
@@ -115,8 +115,13 @@ impl Scrub {
             self.state().status.segment = Some(segment.header.number);
             let end = End::Sealed(next.previous_end.saturating_sub(segment.header.base));
             let mut pacing = Pacing { scrub: self, bytes_per_second, step: 0 };
-            walk(&segment, SEGMENT_HEADER, end, &mut Continuity::at(&segment.header), &mut pacing)?;
             n += 1;
+            if let Some(damage) = table_damage(&segment)? {
+                let positions = Some((Position(segment.first()), Position(segment.end() - 1)));
+                pacing.damage(&segment, 0, positions, damage);
+                continue;
+            }
+            walk(&segment, SEGMENT_HEADER, end, &mut Continuity::at(&segment.header), &mut pacing)?;
         }
     }
 }

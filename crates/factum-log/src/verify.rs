@@ -480,7 +480,7 @@ fn open_segment(disk: &dyn Disk, number: u32, name: &str) -> Result<std::result:
 }
 
 /// What is wrong with the table that leads to everything in a packed segment.
-fn table_damage(segment: &Segment) -> Result<Option<Damage>> {
+pub(crate) fn table_damage(segment: &Segment) -> Result<Option<Damage>> {
     let Some(packed) = &segment.packed else { return Ok(None) };
     Ok(packed.check().map_err(|error| segment.unreadable(&error))?.err())
 }
