@@ -255,7 +255,7 @@ pub(crate) fn open_to_cut(disk: &dyn Disk, names: &[String]) -> Result<(Segment,
                     && Some(header.first_frame) == until.next.number
             }
         };
-        if !sound[n] || !follows {
+        if !sound[n] || !follows || table_damage(&segment)?.is_some() {
             break;
         }
         let next = Continuity::at(&header);
@@ -477,6 +477,17 @@ fn open_segment(disk: &dyn Disk, number: u32, name: &str) -> Result<std::result:
         (Ok(header), _) => Ok(Segment::new(header, file, path)),
         (Err(damage), _) => Err((path, file, damage)),
     })
+}
+
+/// The largest position of which a packed segment says that everything before it was durable; 0 if there is none.
+///
+/// # Errors
+/// Those of the disk.
+pub(crate) fn packed_upto(disk: &dyn Disk, names: &[String]) -> Result<u64> {
+    let numbers = names.iter().filter_map(|name| Segment::number_in(name)).collect();
+    let opened = open_segments(disk, numbers, Segment::name, 0, None, &mut Findings::default())?;
+    let known = opened.iter().filter_map(|opened| Some(opened.segment.packed.as_ref()?.synced_upto));
+    Ok(known.max().unwrap_or(0))
 }
 
 /// What is wrong with the table that leads to everything in a packed segment.

@@ -25,11 +25,11 @@ use factum::{
     Position, Query, Read, RecordedEvent, Retention, Revision, StreamName, StreamState, Tags,
 };
 use factum_conformance::{
-    checker::{FinalLog, verify},
+    checker::{FinalLog, verify as check_history},
     recorder::Recorder,
     workload,
 };
-use factum_log::{LogStore, Options, Scavenge, ScavengeStep, Scavenged, Scavenging};
+use factum_log::{LogStore, Options, Scavenge, ScavengeStep, Scavenged, Scavenging, repair, restore, verify};
 use fastrand::Rng;
 
 fn seed() -> u64 {
@@ -231,7 +231,7 @@ async fn check_replays(store: &LogStore, sent: &[(Append, Appended)]) {
 
 #[tokio::test]
 async fn nothing_that_anyone_can_see_changes() {
-    for _ in 0..3 {
+    for _ in 0..2 {
         let mut rng = Rng::with_seed(seed());
         let directory = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::default());
@@ -243,7 +243,7 @@ async fn nothing_that_anyone_can_see_changes() {
         let mut store = options().open().unwrap();
         let (mut sent, mut removed) = (Vec::new(), 0);
         for percent in [10, 0, 0] {
-            sent.extend(live(&mut rng, &store, &clock, 150).await);
+            sent.extend(live(&mut rng, &store, &clock, 100).await);
             let head = store.head().await.unwrap().token.position;
             let moments = [
                 AsOf::Time(clock.now().minus(Duration::from_secs(rng.u64(0..60)))),
@@ -402,7 +402,7 @@ async fn clients_notice_nothing_of_it() {
     println!("{summary}; {removed} events removed meanwhile");
     assert!(removed > 0);
     let log = FinalLog::read(&store).await.unwrap();
-    verify(&recorder.into_history(), &log).unwrap();
+    check_history(&recorder.into_history(), &log).unwrap();
 }
 
 #[tokio::test]
@@ -419,10 +419,11 @@ async fn flipped_bytes_and_cut_files_are_refused_or_harmless() {
     let file = directory.path().join("0000000002.segment");
     let whole = fs::read(&file).unwrap();
     let (mut refused, mut harmless) = (0, 0);
-    for at in (0..whole.len()).step_by(61).chain(0..200) {
+    for at in (0..whole.len()).step_by(307).chain((0..200).step_by(9)) {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x20;
         fs::write(&file, &damaged).unwrap();
+        assert!(!verify(directory.path(), |_| {}).unwrap().is_sound(), "byte {at}");
         let read = match open() {
             Ok(store) => store.read_to_end(Read::all()).await,
             Err(error) => Err(error),
@@ -437,10 +438,10 @@ async fn flipped_bytes_and_cut_files_are_refused_or_harmless() {
         }
         fs::write(&file, &whole).unwrap();
     }
-    // Between the stretches and the table, and behind the table, there are zeros that nobody looks at.
+    // Between the stretches and the table, and behind the table, there are zeros that only `verify` looks at.
     println!("{refused} refused, {harmless} harmless");
-    assert!(refused > 200 && harmless < refused / 2);
-    for length in (0..whole.len()).step_by(211) {
+    assert!(refused > 60 && harmless < refused / 2);
+    for length in (0..whole.len()).step_by(1511) {
         fs::write(&file, &whole[..length]).unwrap();
         let refused = refused_to_open();
         assert!(
@@ -475,4 +476,70 @@ async fn a_log_that_has_lost_what_hid_the_events_does_not_open() {
     fs::remove_file(&last).unwrap();
     let refused = open().expect("it must be refused");
     assert!(refused.to_string().contains("should be there, but is missing"), "{refused}");
+}
+
+#[tokio::test]
+async fn backups_before_and_after_it_are_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let [data, early, late] = ["data", "early", "late"].map(|name| place.path().join(name));
+    let store = store_with_refuse(&data).await;
+    store.backup(&early, |_| {}).await.unwrap();
+    let sent = Append::to(stream("gone-1"), [NewEvent::json("Said", &"again").unwrap()]);
+    let answer = store.append(sent.clone()).await.unwrap();
+    store.delete(&stream("gone-1"), ExpectedRevision::Any).await.unwrap();
+    for _ in 0..200 {
+        let event = NewEvent::bytes("Said", vec![7; 300]).unwrap();
+        store.append(Append::to(stream("kept-1"), [event])).await.unwrap();
+    }
+    assert!(scavenge(&store, 0).await.events() > 200);
+    assert_eq!(verify(&data, |_| {}).unwrap().findings, []);
+    let seen = store.read_to_end(Read::all()).await.unwrap();
+    // One goes on in the copy that was made before, the other copies what is left.
+    for copy in [&early, &late] {
+        store.backup(copy, |_| {}).await.unwrap();
+        assert_eq!(verify(copy, |_| {}).unwrap().findings, []);
+        let again = copy.with_extension("restored");
+        restore(copy, &again, |_| {}).unwrap();
+        let restored = Options::new(&again).segments(48 << 10, 48 << 10).create(false).open().unwrap();
+        assert_eq!(restored.read_to_end(Read::all()).await.unwrap(), seen);
+        let replayed = restored.append(sent.clone()).await.unwrap();
+        assert!(replayed.replayed);
+        assert_eq!(replayed.events, answer.events);
+        assert!(scavenge(&restored, 20).await.bytes() > 0, "it takes no more room than it must");
+        assert_eq!(restored.read_to_end(Read::all()).await.unwrap(), seen);
+        restored.close().await.unwrap();
+        assert_eq!(verify(&again, |_| {}).unwrap().findings, []);
+    }
+}
+
+#[tokio::test]
+async fn a_packed_segment_can_be_repaired() {
+    // In the stretches, in the table, in the header; in the segment before that which hides everything.
+    for at in [9_000, usize::MAX, 50] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let store = store_with_refuse(path).await;
+        assert!(scavenge(&store, 20).await.segments.len() >= 3);
+        let seen = store.read_to_end(Read::all()).await.unwrap();
+        let head = store.head().await.unwrap().token.position;
+        store.close().await.unwrap();
+        drop(store);
+        let file = path.join("0000000003.segment");
+        let mut bytes = fs::read(&file).unwrap();
+        let at = at.min(bytes.len() - 600);
+        bytes[at] ^= 0xff;
+        fs::write(&file, &bytes).unwrap();
+        let cut = repair(path, |_| {}).unwrap();
+        assert!(cut.kept_events > 100, "{cut:?}");
+        let (_, kept) = cut.files.iter().find(|(name, _)| name == "0000000003.segment").unwrap();
+        assert_eq!(fs::read(path.join(kept)).unwrap(), bytes);
+        assert_eq!(verify(path, |_| {}).unwrap().findings, []);
+        let store = Options::new(path).segments(48 << 10, 48 << 10).create(false).open().unwrap();
+        let left = store.read_to_end(Read::all()).await.unwrap();
+        let before = seen.iter().take_while(|event| event.position < cut.keeps_before).count();
+        assert!(left == seen[..before], "what was removed does not come back, and is in nobody's way");
+        let event = NewEvent::bytes("E", "").unwrap();
+        let after = store.append(Append::to(stream("new-1"), [event])).await.unwrap();
+        assert!(after.events[0].position > head, "no position is given twice");
+    }
 }
