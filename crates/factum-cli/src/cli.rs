@@ -3,12 +3,13 @@
 use std::{
     fmt::Write as _,
     io::{self, BufWriter, Write as _},
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
 use factum::{ContentType, Error, LogIdentity, Outcome, Position, RecordedEvent};
-use factum_log::{Cut, Part, Verification};
+use factum_log::{Cut, Options, Part, Progress, Scavenge, Scavenging, Verification};
 
 use crate::{
     exit::{EXIT_CODES, Exit, Kind},
@@ -27,7 +28,6 @@ pub(crate) struct Cli {
     verb: Verb,
 }
 
-// `factum scavenge DIR` belongs between `restore` and `repair`: one variant here, one function below.
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Read every byte of a log, or of a backup, and list all that is damaged; changes nothing
@@ -74,6 +74,17 @@ enum Verb {
         /// The directory of the log to be; it must be empty or missing
         dir: PathBuf,
     },
+    /// Take back the space of events that are hidden for good: truncated, deleted, tombstoned, or too old
+    ///
+    /// Positions, revisions and the states of streams stay. The log must not be in use: a program that has it open calls
+    /// `LogStore::scavenge` instead, while it goes on.
+    Scavenge {
+        /// The directory of the log
+        dir: PathBuf,
+        /// Pack a segment if it becomes smaller by so many percent; with 0, wherever anything can be removed at all
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u8).range(0..=100))]
+        at_least_percent: u8,
+    },
     /// Cut a damaged log before its first damage, and lose what comes after; a backup loses less
     ///
     /// Without --lose-events it only says what it would do. The files that it cuts are kept beside the others.
@@ -108,6 +119,9 @@ impl Cli {
                 "interrupted; the same command goes on, and an earlier backup there is still whole"
             }
             Verb::Restore { .. } => "interrupted; there is no log yet: the same command begins again",
+            Verb::Scavenge { .. } => {
+                "interrupted; the log is as good as before, and the same command goes on"
+            }
             Verb::Repair { lose_events: false, .. } => "interrupted; nothing was changed",
             Verb::Repair { .. } => {
                 "interrupted; the log cannot be opened until the same command has finished"
@@ -160,6 +174,7 @@ impl Cli {
                 );
                 Ok(())
             }
+            Verb::Scavenge { dir, at_least_percent } => scavenge(&dir, at_least_percent, out),
             Verb::Repair { dir, lose_events } => {
                 let mut bar = Bar::new("verify");
                 let mut told = |progress| bar.at(progress);
@@ -173,6 +188,26 @@ impl Cli {
             }
         }
     }
+}
+
+fn scavenge(dir: &Path, at_least_percent: u8, out: &mut String) -> Result<(), Exit> {
+    // A log that was never begun is not begun by looking for something to remove.
+    let store = Options::new(dir).create(false).scrub(0).open()?;
+    let mut bar = Bar::of_segments("scavenge");
+    let told = move |at: &Scavenging| {
+        bar.at(Progress { done: u64::from(at.segment), total: u64::from(at.of) });
+        ControlFlow::Continue(())
+    };
+    let options = Scavenge::default().at_least_percent(at_least_percent);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime =
+        runtime.map_err(|error| Exit::new(Kind::Other, format!("cannot start a runtime: {error}")))?;
+    let done = runtime.block_on(async {
+        let done = store.scavenge(options, told).await;
+        store.close().await.and(done)
+    })?;
+    let _ = writeln!(out, "{}: {done}", dir.display());
+    Ok(())
 }
 
 /// Prints events as they come: they may be more than fit in memory.

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Output},
 };
 
-use factum::{Append, EventStore, NewEvent, StreamName};
+use factum::{Append, EventStore, EventStoreExt, ExpectedRevision, NewEvent, StreamName};
 use factum_log::{LogStore, Options};
 
 fn factum(arguments: &[&Path]) -> Output {
@@ -112,6 +112,33 @@ async fn a_log_in_use_is_looked_at_and_copied_and_not_repaired() {
     assert_eq!(code, 6, "{said}");
     assert!(said.contains("is owned by another: process "), "{said}");
     write(&store, 1).await;
+}
+
+#[tokio::test]
+async fn the_space_of_deleted_streams_is_taken_back() {
+    let place = Place::with_log().await;
+    let data = place.at("data");
+    let store = place.open();
+    let (_, said, code) = run("scavenge", &[&data]);
+    assert!(code == 6 && said.contains("is owned by another: process "), "{said}");
+    store.delete(&StreamName::new("s-1").unwrap(), ExpectedRevision::Any).await.unwrap();
+    write(&store, 20).await;
+    store.close().await.unwrap();
+    drop(store);
+    // So small a segment does not become smaller; what must go goes all the same.
+    let (out, said, code) = run("scavenge", &[&data, "--at-least-percent".as_ref(), "0".as_ref()]);
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    assert!(out.contains(" events removed, ") && !out.contains(": 0 events"), "{out}");
+    let (out, said, code) = run("verify", &[&data]);
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    let events = run("events", &[&data]).0.lines().count();
+    assert!((21..81).contains(&events), "{events}");
+    let copy = place.at("copy");
+    assert_eq!(run("backup", &[&data, &copy]).2, 0);
+    assert_eq!(run("restore", &[&copy, &place.at("again")]).2, 0);
+    assert_eq!(run("events", &[&place.at("again")]).0.lines().count(), events);
+    let (_, said, code) = run("scavenge", &[&place.at("nowhere")]);
+    assert!(code == 10 && !place.at("nowhere").exists(), "{said}");
 }
 
 #[tokio::test]
