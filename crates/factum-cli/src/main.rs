@@ -1,5 +1,5 @@
-//! The executable `factum`: what an operator does with a log. It verifies every byte, prints what lies in a directory, backs up,
-//! restores, scavenges and repairs.
+//! The executable `factum`: what an operator does with a log. It verifies every byte, prints what lies in a directory, and backs up,
+//! restores and repairs.
 
 mod cli;
 mod exit;

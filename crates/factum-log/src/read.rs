@@ -18,7 +18,7 @@ use factum::{
 
 use crate::{
     disk::at_once,
-    format::{SEGMENT_HEADER, is_removed},
+    format::{Damage, SEGMENT_HEADER, is_removed},
     index::{Places, Settled, is_everything},
     log::{Durable, Log},
     segment::{Frame, Frames, Segment, Stop},
@@ -292,7 +292,7 @@ fn first_after(log: &Log, time: Timestamp) -> Result<Option<Position>> {
             return Ok(ControlFlow::Continue(()));
         }
         for read in frame.events(&segment) {
-            let (_, event) = read.map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
+            let (_, event) = read.map_err(|damage| in_frame(&segment, frame, damage))?;
             if event.recorded_at > time {
                 found = Some(event.position);
                 return Ok(ControlFlow::Break(()));
@@ -328,10 +328,16 @@ fn next_frame(frames: &mut Frames, segment: &Segment, end: u64) -> Result<Option
     let damage = match frames.next(segment)? {
         Ok(frame) => return Ok(Some(frame)),
         Err(Stop::Limit) => return Ok(None),
-        Err(Stop::Zeros) => crate::format::Damage("frames that were durable are missing"),
+        Err(Stop::Zeros) => Damage("frames that were durable are missing"),
         Err(Stop::Damage(damage)) => damage,
     };
     Err(segment.corrupt(offset, Some(between(segment, offset, end)), damage))
+}
+
+/// The error for damage within a frame.
+fn in_frame(segment: &Segment, frame: &Frame, damage: Damage) -> Error {
+    let end = segment.header.base + frame.offset + frame.header.bytes();
+    segment.corrupt(frame.offset, Some(between(segment, frame.offset, end)), damage)
 }
 
 fn between(segment: &Segment, offset: u64, end: u64) -> (Position, Position) {
@@ -379,7 +385,7 @@ fn events_of(segment: &Segment, start: u64, before: u64) -> Result<Vec<RecordedE
     let mut events = Vec::new();
     walk(segment, start, before_or_capacity(segment, before), |frame| {
         for read in frame.events(segment) {
-            let (_, event) = read.map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
+            let (_, event) = read.map_err(|damage| in_frame(segment, frame, damage))?;
             if event.position.0 >= before {
                 return Ok(ControlFlow::Break(()));
             }
@@ -596,7 +602,7 @@ impl Reading<'_> {
             if self.is_full() {
                 return Ok(Some(at));
             }
-            let (header, event) = read.map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
+            let (header, event) = read.map_err(|damage| in_frame(segment, frame, damage))?;
             at += header.bytes;
             if event.position <= self.after {
                 continue;

@@ -32,6 +32,7 @@ use crate::{
     },
     read,
     recovery::Recovery,
+    scrub::{Scrub, ScrubStatus},
     verify::{Progress, Verification, verify_disk},
 };
 
@@ -67,6 +68,7 @@ pub struct Options {
     first_segment_bytes: u64,
     segment_bytes: u64,
     run_events: u64,
+    scrub_bytes: u64,
     index_bytes: usize,
 }
 
@@ -81,6 +83,7 @@ impl Options {
             first_segment_bytes: 16 << 20,
             segment_bytes: 256 << 20,
             run_events: 128 << 10,
+            scrub_bytes: 1 << 20,
             index_bytes: 32 << 20,
         }
     }
@@ -121,6 +124,13 @@ impl Options {
     #[must_use]
     pub fn index_cache(self, bytes: usize) -> Self {
         Self { index_bytes: bytes, ..self }
+    }
+
+    /// How many bytes of sealed segments are read again each second, in the background, to find bits that rot; 0 for none. By default
+    /// 1 MiB. What was found is in [`LogStore::scrub_status`].
+    #[must_use]
+    pub fn scrub(self, bytes_per_second: u64) -> Self {
+        Self { scrub_bytes: bytes_per_second, ..self }
     }
 
     /// Opens the store.
@@ -165,7 +175,7 @@ impl Options {
         }
         let settings = Settings {
             limits: self.limits,
-            clock: self.clock,
+            clock: self.clock.clone(),
             birth: self.create.then(|| EventId::new().0),
             secret: new_secret(),
             first_segment_bytes: self.first_segment_bytes,
@@ -174,33 +184,8 @@ impl Options {
             index_pages: Arc::new(PageCache::of_bytes(self.index_bytes)),
             bugs: Bugs::default(),
         };
-        LogStore::start(Log::open(disk, settings)?)
+        LogStore::start(Log::open(disk, settings)?, self.scrub_bytes, self.clock)
     }
-}
-
-/// Takes back the space of events that are hidden for good in the log in a directory, which nobody may have open. For a store that is
-/// open there is [`LogStore::scavenge`], which says more.
-///
-/// ```no_run
-/// # fn main() -> factum::Result<()> {
-/// use std::ops::ControlFlow;
-///
-/// let done = factum_log::scavenge("data", &factum_log::Scavenge::default(), |_| ControlFlow::Continue(()))?;
-/// println!("{done}");
-/// # Ok(()) }
-/// ```
-///
-/// # Errors
-/// Those of [`Options::open`] and of [`LogStore::scavenge`].
-pub fn scavenge(
-    directory: impl Into<PathBuf>,
-    options: &Scavenge,
-    mut progress: impl FnMut(&Scavenging) -> ControlFlow<()>,
-) -> Result<Scavenged> {
-    let store = Options::new(directory).create(false).open()?;
-    let done = store.0.log.scavenge(options, &mut progress);
-    let closed = store.0.close();
-    done.and_then(|done| closed.map(|()| done))
 }
 
 /// The embedded event store: a log in a directory, owned by this process.
@@ -213,7 +198,8 @@ pub struct LogStore(Arc<Running>);
 struct Running {
     log: Arc<Log>,
     room: Room,
-    /// The one that commits, and the one that writes the index; once they have ended, how.
+    scrub: Arc<Scrub>,
+    /// The one that commits, the one that writes the index and the one that scrubs; once they have ended, how.
     threads: Mutex<Threads>,
     /// Held by the scavenge that is running.
     scavenging: Arc<Mutex<()>>,
@@ -271,23 +257,25 @@ impl LogStore {
         Options::new(directory).open()
     }
 
-    fn start(log: Log) -> Result<Self> {
-        let log = Arc::new(log);
-        let committing = start_thread("factum-commit", &log, commit_on)?;
-        let indexing = start_thread("factum-index", &log, |log| {
-            index_on(log);
-            Ok(())
-        });
-        let indexing = match indexing {
-            Ok(indexing) => indexing,
-            Err(error) => {
-                log.begin_closing();
-                return Err(error);
-            }
+    fn start(log: Log, scrub_bytes: u64, clock: Arc<dyn Clock>) -> Result<Self> {
+        let (log, scrub) = (Arc::new(log), Arc::new(Scrub::default()));
+        let mut threads = vec![start_thread("factum-commit", &log, commit_on)?];
+        let mut start = |name, work: Box<dyn FnOnce(&Log) + Send>| {
+            let started = start_thread(name, &log, |log| {
+                work(log);
+                Ok(())
+            });
+            threads.push(started.inspect_err(|_| log.begin_closing())?);
+            Ok::<(), Error>(())
         };
+        start("factum-index", Box::new(index_on))?;
+        if scrub_bytes > 0 {
+            let scrub = scrub.clone();
+            start("factum-scrub", Box::new(move |log| scrub.run(log, scrub_bytes, &*clock)))?;
+        }
         let room = Room::new();
-        let threads = Mutex::new(Threads::Running(vec![committing, indexing]));
-        Ok(Self(Arc::new(Running { log, room, threads, scavenging: Arc::default() })))
+        let threads = Mutex::new(Threads::Running(threads));
+        Ok(Self(Arc::new(Running { log, room, scrub, threads, scavenging: Arc::default() })))
     }
 
     /// What opening it did to the log.
@@ -357,6 +345,11 @@ impl LogStore {
         blocking(move || verify_disk(&*log.disk, &mut told)).await
     }
 
+    /// What the background look at sealed segments has found so far: see [`Options::scrub`].
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.0.scrub.status()
+    }
+
     /// Copies the log to a directory, which is made if it is missing, while appends go on: everything that was acknowledged before
     /// is in the copy, and nothing that is not durable. Into the same place again, only what is new is copied. When this returns,
     /// the backup is synced. [`restore`](crate::restore()) makes a log of it.
@@ -394,6 +387,7 @@ impl LogStore {
 impl Running {
     fn close(&self) -> Result<()> {
         self.log.begin_closing();
+        self.scrub.stop();
         drop(self.scavenging.lock().unwrap_or_else(PoisonError::into_inner));
         // Whoever closes it a second time waits for the first, and is told the same.
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,8 +18,8 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use factum::{Error, LogIdentity, Outcome, Position, Result, error::Corrupt};
 
-pub(crate) use self::segments::{Continuity, End, Visitor, Walked, Whole, walk};
-use self::{index::Checking, segments::is_unused};
+use self::index::Checking;
+pub(crate) use self::segments::{Continuity, End, Visitor, Walked, Whole, is_unused, walk};
 use crate::{
     backup::{self, List, Source, copy_name},
     disk::{Directory, Disk, DiskFile, explain},
@@ -491,7 +491,7 @@ pub(crate) fn packed_upto(disk: &dyn Disk, names: &[String]) -> Result<u64> {
 }
 
 /// What is wrong with the table that leads to everything in a packed segment.
-fn table_damage(segment: &Segment) -> Result<Option<Damage>> {
+pub(crate) fn table_damage(segment: &Segment) -> Result<Option<Damage>> {
     let Some(packed) = &segment.packed else { return Ok(None) };
     Ok(packed.check().map_err(|error| segment.unreadable(&error))?.err())
 }
@@ -505,7 +505,7 @@ fn total_bytes(segments: &[Opened]) -> Result<u64> {
 }
 
 /// Where segments end.
-enum Ends<'a> {
+pub(crate) enum Ends<'a> {
     /// Where the next one says; the last one where its frames do, not before what was durable.
     Log { durable: u64, live: bool },
     /// So many bytes of each were copied.
@@ -513,7 +513,8 @@ enum Ends<'a> {
 }
 
 impl Ends<'_> {
-    fn of(&self, segments: &[Opened], n: usize) -> End {
+    /// Where one of them does.
+    pub(crate) fn of(&self, segments: &[Opened], n: usize) -> End {
         let header = segments[n].segment.header;
         let (durable, live) = match *self {
             Self::Copies(bytes) => {

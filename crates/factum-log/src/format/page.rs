@@ -592,7 +592,7 @@ fn page() -> String {
                 come pages of entries and lists of positions, in any order; then the blobs that the header names. A pages blob has \
                 pairs of 8 bytes each, the first hash in a page and where the page is. A filter is blocks of eight 32-bit words.";
     table(&mut out, "Index of a stretch", what, RUN);
-    table(&mut out, "Page of the index", "4096 bytes.", PAGE);
+    table(&mut out, "Page of the index", "4096 bytes, at a multiple of 4096.", PAGE);
     table(
         &mut out,
         "Entry of a stream",

@@ -99,6 +99,8 @@ pub enum List<'a> {
 #[derive(Debug)]
 pub struct Long {
     run: Arc<Run>,
+    /// Where its directory is.
+    at: u64,
     count: usize,
     blocks: Vec<BlockEntry>,
     last: RefCell<Option<(usize, Vec<Position>)>>,
@@ -133,6 +135,7 @@ impl Long {
         };
         Ok(Self {
             run: run.clone(),
+            at,
             count,
             blocks: entries.iter().map(entry).collect(),
             last: RefCell::new(None),
@@ -160,10 +163,11 @@ impl Long {
         Ok([first].into_iter().chain(rest).collect())
     }
 
-    /// Bytes that it takes in its run.
-    pub fn bytes(&self) -> u64 {
-        let blocks = self.blocks.iter().map(|block| u64::from(block.bytes)).sum::<u64>();
-        (self.blocks.len() * ENTRY) as u64 + 4 + blocks
+    /// Where it is in its run, and how many bytes of it.
+    pub fn extents(&self) -> impl Iterator<Item = (u64, u64)> {
+        let directory = (self.at, (self.blocks.len() * ENTRY) as u64 + 4);
+        let blocks = self.blocks.iter().map(|block| (block.offset, u64::from(block.bytes)));
+        std::iter::once(directory).chain(blocks)
     }
 
     fn block_of(&self, position: Position) -> Option<usize> {

@@ -153,13 +153,6 @@ struct Table {
     bloom: Bloom,
 }
 
-impl Table {
-    /// Bytes that it takes in its run.
-    fn bytes(&self) -> u64 {
-        self.pages.len() as u64 * 16 + self.bloom.bytes()
-    }
-}
-
 /// A stream's entry, with its list not read yet.
 #[derive(Debug)]
 pub struct StreamEntry<'a> {

@@ -72,10 +72,6 @@ pub struct Scavenging {
     pub of: u32,
     /// What it is doing there.
     pub step: ScavengeStep,
-    /// Bytes of segments that it has looked at.
-    pub done_bytes: u64,
-    /// Bytes of segments that there are.
-    pub total_bytes: u64,
     /// Bytes of the disk that it has taken back so far.
     pub reclaimed_bytes: u64,
 }
@@ -194,16 +190,13 @@ impl Log {
         let ends = segments.iter().skip(1).map(|next| next.header.previous_end);
         let sealed: Vec<_> = segments.iter().zip(ends).collect();
         let mut report = Scavenged::default();
-        let mut at = Scavenging {
-            segment: 0,
-            of: u32::try_from(sealed.len()).unwrap_or(u32::MAX),
-            step: ScavengeStep::Counting,
-            done_bytes: 0,
-            total_bytes: sealed.iter().map(|(segment, end)| end - segment.header.base).sum(),
-            reclaimed_bytes: 0,
-        };
         for (segment, end) in &sealed {
-            at = Scavenging { segment: segment.header.number, reclaimed_bytes: report.bytes(), ..at };
+            let at = Scavenging {
+                segment: segment.header.number,
+                of: u32::try_from(sealed.len()).unwrap_or(u32::MAX),
+                step: ScavengeStep::Counting,
+                reclaimed_bytes: report.bytes(),
+            };
             let mut work = Work::new(self, segment, *end, at, progress);
             match work.pack_if_worth_it(options) {
                 Ok(packed) => report.segments.extend(packed),
@@ -214,7 +207,6 @@ impl Log {
                 Err(Halt::Failed(error)) => return Err(error),
             }
             report.looked_at += 1;
-            at.done_bytes += end - segment.header.base;
         }
         Ok(report)
     }
@@ -400,14 +392,11 @@ impl<'a> Work<'a> {
         let (segment, end) = (self.segment, self.end);
         self.at.step = step;
         self.report()?;
-        let (mut stopped, mut report_at, before) = (None, REPORT_EVERY, self.at.done_bytes);
+        let (mut stopped, mut report_at) = (None, REPORT_EVERY);
         walk(segment, SEGMENT_HEADER, end, |frame| {
             each(self, frame)?;
             if frame.offset >= report_at {
                 report_at = frame.offset + REPORT_EVERY;
-                if step == ScavengeStep::Counting {
-                    self.at.done_bytes = before + frame.offset;
-                }
                 stopped = self.report().err();
             }
             Ok(if stopped.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })

@@ -85,11 +85,15 @@ impl Facts {
 pub struct Checked {
     /// What it says.
     pub facts: Facts,
-    /// Bytes that belong to something.
-    accounted: u64,
+    /// Where something is, and how many bytes of it.
+    extents: Vec<(u64, u64)>,
     /// What is wrong, and where.
     pub problems: Vec<(u64, &'static str)>,
 }
+
+/// Where the header names the blobs, and how many there are.
+const FIRST_BLOB: usize = 8 + 12 * 8;
+const BLOBS: usize = 7;
 
 const PAGE_DAMAGED: &str = "a page of the index fails its checksum";
 const LIST_DAMAGED: &str = "a list of the index fails its checksum";
@@ -111,12 +115,14 @@ impl Run {
     /// # Errors
     /// Those of the disk.
     pub fn check(self: &Arc<Self>, mut done: impl FnMut(u64)) -> Result<Checked> {
-        let mut checked = Checked { accounted: PAGE as u64, ..Checked::default() };
+        let mut checked = Checked::default();
         let start = self.span.start;
-        let front = self.read(0, PAGE)?;
-        if front[HEADER..].iter().any(|&byte| byte != 0) {
-            checked.problems.push((HEADER as u64, "bytes that should be zero are not"));
-        }
+        let header = self.read(0, HEADER)?;
+        checked.extents.push((0, HEADER as u64));
+        // The tables themselves were checked when the run was opened.
+        let numbers = header[FIRST_BLOB..].as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        let blobs: Vec<u64> = numbers.take(BLOBS * 3).collect();
+        checked.extents.extend(blobs.as_chunks::<3>().0.iter().map(|[offset, bytes, _]| (*offset, *bytes)));
         self.check_table(
             &self.streams,
             &mut checked,
@@ -147,26 +153,32 @@ impl Run {
             },
             By::Id,
         )?;
-        // The tables themselves were checked when the run was opened.
-        let tables = [&self.streams, &self.keys, &self.ids].map(|table| table.bytes());
-        checked.accounted += tables.iter().sum::<u64>() + self.sparse.len() as u64 * 16;
-        if checked.problems.is_empty() && !self.ends_at(checked.accounted)? {
-            checked.problems.push((checked.accounted, "the file has bytes that belong to nothing"));
+        if checked.problems.is_empty() {
+            self.check_gaps(&mut checked)?;
         }
         Ok(checked)
     }
 
-    /// Whether there is nothing from there on, or only zeros.
-    fn ends_at(&self, mut offset: u64) -> Result<bool> {
-        let mut bytes = vec![0; PAGE];
-        loop {
-            let read = self.file.read_at(&mut bytes, offset);
-            match read.map_err(|error| explain(&error, "read", &self.path, Outcome::No))? {
-                0 => return Ok(true),
-                read if bytes[..read].iter().any(|&byte| byte != 0) => return Ok(false),
-                read => offset += read as u64,
+    /// Whether there are only zeros where there is nothing.
+    fn check_gaps(&self, checked: &mut Checked) -> Result<()> {
+        checked.extents.sort_unstable();
+        let length = self.file.bytes().map_err(|error| explain(&error, "read", &self.path, Outcome::No))?;
+        let ends = checked.extents.iter().copied().chain([(length, 0)]);
+        let (mut at, mut bytes) = (0, vec![0; PAGE]);
+        for (offset, count) in ends {
+            while at < offset {
+                let some = usize::try_from(offset - at).unwrap_or(PAGE).min(PAGE);
+                let read = self.file.read_at(&mut bytes[..some], at);
+                let read = read.map_err(|error| explain(&error, "read", &self.path, Outcome::No))?;
+                if let Some(n) = bytes[..read].iter().position(|&byte| byte != 0) {
+                    checked.problems.push((at + n as u64, "bytes that should be zero are not"));
+                    return Ok(());
+                }
+                at += some as u64;
             }
+            at = at.max(offset + count);
         }
+        Ok(())
     }
 
     fn check_table(
@@ -178,7 +190,7 @@ impl Run {
         by: By,
     ) -> Result<()> {
         for (n, &(first, offset)) in table.pages.iter().enumerate() {
-            checked.accounted += PAGE as u64;
+            checked.extents.push((offset, PAGE as u64));
             done(PAGE as u64);
             let page = self.page(offset).and_then(|page| self.entries(&page, offset, &[], &take));
             let entries = match sound(page)? {
@@ -206,8 +218,8 @@ impl Run {
                     continue;
                 };
                 if let List::Long(long) = &list {
-                    checked.accounted += long.bytes();
-                    done(long.bytes());
+                    checked.extents.extend(long.extents());
+                    done(long.extents().map(|(_, bytes)| bytes).sum());
                 }
                 if sound(self.check_list(by, full, revision, &list, &mut checked.facts))?
                     .is_none_or(|fits| !fits)
