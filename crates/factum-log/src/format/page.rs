@@ -96,40 +96,44 @@ const RECORD: &[Field] = &[
 
 const STUB: &[Field] = &[
     Field("checksum", B(4), "seeded; of the rest of the fixed part"),
-    Field("bytes", B(4), "of the record that was here, with the highest bit set"),
+    Field("bytes", B(4), "of the record that stood here, and the highest bit, which says that it is a stub"),
     Field("stream checksum", B(4), "not seeded; of the stream's name"),
-    Field("record checksum", B(4), "of the record that was here: the frame's is made of it"),
+    Field("record checksum", B(4), "of the record that stood here: the frame's is made of it"),
     Field("stream bytes", B(2), "as below"),
-    Field("digest, begin", B(6), "of the event's content"),
-    Field("revision", B(8), "in the stream, from 0"),
-    Field("recorded at", B(8), "when the store took the event"),
-    Field("id", B(16), "a UUID, as its bytes are written"),
-    Field("digest, end", B(4), "of the event's content"),
+    Field("digest, begin", B(6), "of the content: the first of ten bytes"),
+    Field("revision", B(8), "as in the record"),
+    Field("recorded at", B(8), "as in the record"),
+    Field("id", B(16), "as in the record"),
+    Field("digest, rest", B(4), "the other four"),
     Field("stream", Said, "UTF-8"),
 ];
 
 const PACKED: &[Field] = &[
     Field("magic", B(8), "the text `factpck1`"),
-    Field("as in a segment", B(80), "format to last recorded at, of the segment that it stands for"),
+    Field("segment", B(80), "from `format` to `last recorded at`, as in a segment's header"),
     Field("generation", B(8), "how many times the segment was packed"),
     Field("synced up to", B(8), "everything before this position was durable when the file was made"),
-    Field("removed", B(8), "how many events are removed"),
-    Field("stretches end", B(8), "the place in this file where the stretches end"),
+    Field("removed", B(8), "how many of its events are stubs"),
+    Field(
+        "stretches end",
+        B(8),
+        "where in this file the stretches end; the table begins at the next multiple of 4096",
+    ),
     Field("pages", B(8), "of the table"),
-    Field("firsts checksum", B(8), "not seeded; of the offsets at the end"),
+    Field("checksum of firsts", B(8), "not seeded; of the offsets behind the table"),
     Field("zeros", ZerosTo(SEGMENT_HEADER_BYTES - 4), "room for later versions"),
     Field("checksum", B(4), "of all bytes of the header before; not seeded"),
 ];
 
-const TABLE_PAGE: &[Field] = &[
-    Field("checksum", B(4), "of the rest of the page; seeded, with its place in this file as the offset"),
+const PACKED_PAGE: &[Field] = &[
+    Field("checksum", B(4), "seeded, with the offset in this file; of the rest of the page"),
     Field("stretches", B(4), "how many"),
     Field("original", B(8), "the offset of the first in the segment"),
-    Field("here", B(8), "its place in this file"),
+    Field("here", B(8), "its offset in this file"),
     Field(
         "distances",
         Said,
-        "of each stretch from the first, in the segment and in this file, 4 bytes each; and of the end of the last",
+        "of each stretch from the first, in the segment and in this file, 4 bytes each; and once more, of where the last one ends",
     ),
     Field("zeros", ZerosTo(4096), ""),
 ];
@@ -329,16 +333,17 @@ fn a_record_is_as_described() {
 
 #[test]
 fn a_stub_is_as_described() {
-    let mut out = Vec::new();
-    let (stream, seed) = (StreamName::new("account-1").unwrap(), segment_header().seed());
-    draft_record(&mut out, &stream, &event());
-    let crc = place_record(&mut out, seed, 5064, Revision(9), Timestamp(-5));
-    let record = RecordHeader::decode(&out, seed, 5064).unwrap();
-    let whole = record.event(&out.clone().into(), 0, Position(1)).unwrap();
-    let digest = xxhash_rust::xxh3::xxh3_128(&whole.canonical_content()).to_be_bytes();
+    let mut record = Vec::new();
+    draft_record(&mut record, &StreamName::new("account-1").unwrap(), &event());
+    let seed = segment_header().seed();
+    let crc = place_record(&mut record, seed, 5064, Revision(9), Timestamp(-5));
+    let bytes = u32::try_from(record.len()).unwrap();
+    let header = RecordHeader::decode(&record, seed, 5064).unwrap();
+    let whole = header.event(&record.into(), 0, Position(5064)).unwrap();
+    let digest = xxhash_rust::xxh3::xxh3_128(&event().canonical_content()).to_be_bytes();
     let id = Uuid::from_u128(7);
     let rest: [&[u8]; 9] = [
-        &(u32::try_from(out.len()).unwrap() | 1 << 31).to_le_bytes(),
+        &(bytes | 1 << 31).to_le_bytes(),
         &crc32c(b"account-1").to_le_bytes(),
         &crc.to_le_bytes(),
         &9u16.to_le_bytes(),
@@ -350,9 +355,9 @@ fn a_stub_is_as_described() {
     ];
     let crc = seeded(LOG.log_id, 3, 5064, &rest.concat()).to_le_bytes();
     let values: Vec<&[u8]> = [&crc[..]].into_iter().chain(rest).chain([&b"account-1"[..]]).collect();
-    let mut stub = Vec::new();
-    Stub::write(&mut stub, seed, 5064, &record, &whole);
-    assert_eq!(assembled(STUB, &values), stub);
+    let mut out = Vec::new();
+    Stub::write(&mut out, seed, 5064, &header, &whole);
+    assert_eq!(assembled(STUB, &values), out);
 }
 
 #[test]
@@ -361,34 +366,35 @@ fn a_packed_segment_is_as_described() {
     let file = Directory::at(directory.path()).create("packed", 0).unwrap();
     let header = segment_header();
     let mut packing = Packing::new(&header, Some(file.clone()));
-    // Two stretches, of 100 and 50 bytes, with 1000 left out between them.
-    packing.put(4096, &[1; 100]).unwrap();
-    packing.put(5196, &[2; 50]).unwrap();
-    packing.finish(&header, Facts { generation: 2, synced_upto: 99, removed: 3 }).unwrap();
+    packing.put(4096, &[7; 100]).unwrap();
+    packing.put(5000, &[8; 60]).unwrap();
+    let facts = Facts { generation: 2, synced_upto: 0x1122_9999, removed: 5 };
+    packing.finish(&header, facts).unwrap();
     let mut bytes = vec![0; usize::try_from(file.bytes().unwrap()).unwrap()];
     file.read_at(&mut bytes, 0).unwrap();
-
-    let distances: Vec<u8> = [0u32, 0, 1100, 100, 1150, 150].into_iter().flat_map(u32::to_le_bytes).collect();
-    let (count, at) = (2u32.to_le_bytes(), 4096u64.to_le_bytes());
-    let mut page = assembled(TABLE_PAGE, &[&[0; 4], &count, &at, &at, &distances]);
+    assert_eq!(bytes[4096..4256], [&[7; 100][..], &[8; 60]].concat());
+    let distances: Vec<u8> = [0u32, 0, 904, 100, 964, 160].iter().flat_map(|n| n.to_le_bytes()).collect();
+    let mut page = assembled(
+        PACKED_PAGE,
+        &[&[0; 4], &2u32.to_le_bytes(), &4096u64.to_le_bytes(), &4096u64.to_le_bytes(), &distances],
+    );
     let crc = seeded(LOG.log_id, 3, 8192, &page[4..]).to_le_bytes();
     page[..4].copy_from_slice(&crc);
+    assert_eq!(bytes[8192..8192 + 4096], page);
+    // Behind the table, the offset of the first stretch of each page, up to the end of a sector.
     let firsts = 4096u64.to_le_bytes();
-    let numbers = [2, 99, 3, 4246, 1, u64::from(crc32c(&firsts))].map(u64::to_le_bytes);
-    let mut values: Vec<&[u8]> = vec![b"factpck1"];
-    let segment = header.encode();
-    values.push(&segment[8..88]);
-    values.extend(numbers.iter().map(|number| &number[..]));
-    values.push(&[0; 4]);
-    let mut front = assembled(PACKED, &values);
-    let crc = crc32c(&front[..4092]).to_le_bytes();
-    front[4092..].copy_from_slice(&crc);
-    let mut whole = [front, vec![1; 100], vec![2; 50]].concat();
-    whole.resize(8192, 0);
-    whole.extend(page);
-    whole.extend(firsts);
-    whole.resize(8192 + 4096 + 512, 0);
-    assert!(bytes == whole);
+    assert_eq!((&bytes[8192 + 4096..8192 + 4104], bytes.len()), (&firsts[..], 8192 + 4096 + 512));
+    let plain = header.encode();
+    let numbers = [2, 0x1122_9999, 5, 4256, 1, u64::from(crc32c(&firsts))].map(u64::to_le_bytes);
+    let values: Vec<&[u8]> = [&b"factpck1"[..], &plain[8..88]]
+        .into_iter()
+        .chain(numbers.iter().map(|number| &number[..]))
+        .chain([&[0; 4][..]])
+        .collect();
+    let mut first_page = assembled(PACKED, &values);
+    let crc = crc32c(&first_page[..4092]).to_le_bytes();
+    first_page[4092..].copy_from_slice(&crc);
+    assert_eq!(bytes[..4096], first_page);
 }
 
 /// A run of one event, as a file.
@@ -510,7 +516,10 @@ fn table(out: &mut String, title: &str, what: &str, fields: &[Field]) {
 fn files(out: &mut String) {
     let segment = Segment::name(1);
     let files = [
-        (segment.clone(), "a segment of the log, as it was written or packed, numbered from 1 without gaps"),
+        (
+            segment.clone(),
+            "a segment of the log, numbered from 1 without gaps; plain, or packed by a scavenge",
+        ),
         (
             run::Run::name(0, 5000),
             "index of a stretch of the log, by its first position and its end, hexadecimal",
@@ -546,20 +555,6 @@ fn texts(out: &mut String) {
     );
 }
 
-/// What a scavenge leaves.
-fn packed_tables(out: &mut String) {
-    let what = "In the place of the record of an event that was taken off the disk; what is missing up to the record's length is zero. \
-                The digest is the first ten bytes, the highest first, of the XXH3 (128 bits) of the content in a form that never \
-                changes: `canonical_content`.";
-    table(out, "Stub", what, STUB);
-    let what = "The other kind of a segment's file, which a scavenge leaves. It stands for a file that is, but for the stubs, that of \
-                the segment byte by byte, and leaves zeros out. The header is followed by the stretches that are there, in order; \
-                then, from the next multiple of 4096 on, by the pages of the table; then by the offset in the segment at which \
-                each page begins, 8 bytes each; then by zeros up to a multiple of 512.";
-    table(out, "Packed segment", what, PACKED);
-    table(out, "Page of a packed segment's table", "4096 bytes.", TABLE_PAGE);
-}
-
 /// The page, from what the code says of itself.
 fn page() -> String {
     let mut out = format!(
@@ -587,7 +582,15 @@ fn page() -> String {
     table(&mut out, "Frame header", &what, FRAME);
     let what = format!("An event: a fixed part of {RECORD_HEADER} bytes, then what it consists of.");
     table(&mut out, "Record", &what, RECORD);
-    packed_tables(&mut out);
+    let what = "What is left of an event whose space was taken back, at the place of its record, which was longer; the rest of \
+                that is zeros. The digest is the begin of the XXH3 (128 bits, big-endian) of the content's canonical form.";
+    table(&mut out, "Stub", what, STUB);
+    let what = "A segment whose space was taken back, in a file that has the segment's name. It stands for the segment's file, byte for \
+                byte, with stubs in the place of removed events. What is not zeros there is here in stretches, one after the other behind \
+                the header. A table says where each was; behind it, the offset of the first stretch of each page, 8 bytes each, and zeros \
+                up to a multiple of 512.";
+    table(&mut out, "Packed segment header", what, PACKED);
+    table(&mut out, "Page of a packed segment's table", "4096 bytes, at a multiple of 4096.", PACKED_PAGE);
     let what = "Can be deleted: it is made again from the log. The header is one page of 4096 bytes, of which 512 are used; then \
                 come pages of entries and lists of positions, in any order; then the blobs that the header names. A pages blob has \
                 pairs of 8 bytes each, the first hash in a page and where the page is. A filter is blocks of eight 32-bit words.";
@@ -642,4 +645,5 @@ fn lengths_add_up() {
     };
     assert_eq!(fixed(FRAME), FRAME_HEADER);
     assert_eq!(fixed(RECORD), RECORD_HEADER);
+    assert_eq!(fixed(STUB), RECORD_HEADER);
 }
