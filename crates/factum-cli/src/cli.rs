@@ -332,7 +332,9 @@ fn verified(dir: &str, found: &Verification, all: bool, out: &mut String) -> Res
 fn positions(found: &Verification) -> String {
     match (found.positions().first(), found.positions().iter().map(|(_, last)| last).max()) {
         (Some((Position(first), _)), Some(last)) => {
-            format!(", and events between the positions {first} and {last} are lost")
+            format!(
+                ", from position {first} to {last}; what is whole there and elsewhere can be read with `factum events`"
+            )
         }
         _ => String::new(),
     }
