@@ -14,7 +14,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     time::Duration,
@@ -310,6 +310,37 @@ async fn it_stops_when_told_and_keeps_what_is_done() {
     let rest = scavenge(&store, 20).await;
     assert!(!rest.stopped && rest.segments.iter().all(|segment| segment.segment >= 3), "{rest}");
     assert_eq!(store.read_to_end(Read::all()).await.unwrap(), seen);
+}
+
+/// Files that this process has open, although they have no name any more.
+#[cfg(target_os = "linux")]
+fn nameless(directory: &Path) -> usize {
+    let open = fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+    open.filter(|path| path.starts_with(directory) && path.to_string_lossy().ends_with("(deleted)")).count()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_room_of_old_files_comes_back_while_it_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_refuse(directory.path()).await;
+    // Pages of a scan that is not over: it may hold what it has read.
+    let mut next = Read::all().limit(7);
+    for _ in 0..3 {
+        next.start = store.read(next.clone()).await.unwrap().next.unwrap();
+    }
+    let (most, path) = (Arc::new(AtomicUsize::new(0)), directory.path().to_owned());
+    let seen = most.clone();
+    let progress = move |_: &Scavenging| {
+        seen.fetch_max(nameless(&path), Ordering::Relaxed);
+        ControlFlow::Continue(())
+    };
+    let done = store.scavenge(Scavenge::default(), progress).await.unwrap();
+    assert!(done.segments.len() >= 3, "{done}");
+    assert_eq!((most.load(Ordering::Relaxed), nameless(directory.path())), (0, 0));
+    let rest = store.read_to_end(next).await.unwrap();
+    let all = store.read_to_end(Read::all()).await.unwrap();
+    assert!(all.ends_with(&rest) && !rest.is_empty(), "the scan goes on");
 }
 
 /// A scavenge that has begun, and stands still until it is let go.
