@@ -72,6 +72,12 @@ impl Interruptions {
         all.push_back(interrupted);
     }
 
+    /// Forgets those in a segment: whoever holds its file keeps the room of that from coming back.
+    pub fn forget(&self, segment: u32) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|interrupted| interrupted.segment.header.number != segment);
+    }
+
     fn take(&self, after: Position) -> Option<Interrupted> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let n = all.iter().position(|interrupted| interrupted.after == after)?;

@@ -14,7 +14,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     time::Duration,
@@ -312,6 +312,37 @@ async fn it_stops_when_told_and_keeps_what_is_done() {
     assert_eq!(store.read_to_end(Read::all()).await.unwrap(), seen);
 }
 
+/// Files that this process has open, although they have no name any more.
+#[cfg(target_os = "linux")]
+fn nameless(directory: &Path) -> usize {
+    let open = fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+    open.filter(|path| path.starts_with(directory) && path.to_string_lossy().ends_with("(deleted)")).count()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_room_of_old_files_comes_back_while_it_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_refuse(directory.path()).await;
+    // Pages of a scan that is not over: it may hold what it has read.
+    let mut next = Read::all().limit(7);
+    for _ in 0..3 {
+        next.start = store.read(next.clone()).await.unwrap().next.unwrap();
+    }
+    let (most, path) = (Arc::new(AtomicUsize::new(0)), directory.path().to_owned());
+    let seen = most.clone();
+    let progress = move |_: &Scavenging| {
+        seen.fetch_max(nameless(&path), Ordering::Relaxed);
+        ControlFlow::Continue(())
+    };
+    let done = store.scavenge(Scavenge::default(), progress).await.unwrap();
+    assert!(done.segments.len() >= 3, "{done}");
+    assert_eq!((most.load(Ordering::Relaxed), nameless(directory.path())), (0, 0));
+    let rest = store.read_to_end(next).await.unwrap();
+    let all = store.read_to_end(Read::all()).await.unwrap();
+    assert!(all.ends_with(&rest) && !rest.is_empty(), "the scan goes on");
+}
+
 /// A scavenge that has begun, and stands still until it is let go.
 struct Held {
     running: tokio::task::JoinHandle<factum::Result<Scavenged>>,
@@ -542,4 +573,88 @@ async fn a_packed_segment_can_be_repaired() {
         let after = store.append(Append::to(stream("new-1"), [event])).await.unwrap();
         assert!(after.events[0].position > head, "no position is given twice");
     }
+}
+
+/// Where the child works; nobody else sets this.
+const KILLED_IN: &str = "FACTUM_TEST_SCAVENGER_KILLED_IN";
+/// How often it is killed.
+const KILLS: u32 = 8;
+
+fn numbered(n: u64) -> Append {
+    let event = NewEvent::json("Said", &serde_json::json!({ "n": n, "text": "x".repeat(300) })).unwrap();
+    let id = factum::EventId(uuid::Uuid::from_u128(u128::from(n) + 1));
+    Append::to(stream(&format!("s-{}", n % 5)), [event.with_id(id)])
+}
+
+fn small_segments(directory: &Path) -> LogStore {
+    Options::new(directory.join("log")).segments(8192, 16 << 10).indexed_in_memory(50).open().unwrap()
+}
+
+/// Not a test of its own: what the test below starts again and again, and kills. It says what was acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_scavenger_that_is_killed() {
+    let Ok(directory) = std::env::var(KILLED_IN) else { return };
+    let directory = Path::new(&directory);
+    let store = small_segments(directory);
+    let acknowledged = directory.join("acknowledged");
+    let first = fs::read(&acknowledged).map_or(0, |text| text.len() as u64);
+    let file = fs::OpenOptions::new().append(true).create(true).open(acknowledged).unwrap();
+    tokio::spawn({
+        let store = store.clone();
+        async move {
+            loop {
+                let _ = scavenge(&store, 0).await;
+            }
+        }
+    });
+    for n in first.. {
+        store.append(numbered(n)).await.unwrap();
+        // A byte for each: no part of it can be there.
+        std::io::Write::write_all(&mut &file, b".").unwrap();
+        if n % 20 == 19 {
+            store.delete(&stream(&format!("s-{}", n / 20 % 4)), ExpectedRevision::Any).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_in_it_lose_nothing() {
+    let mut rng = Rng::with_seed(seed());
+    let directory = tempfile::tempdir().unwrap();
+    let mut places = Vec::new();
+    for _ in 0..KILLS {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "the_scavenger_that_is_killed", "--nocapture"]);
+        command.env(KILLED_IN, directory.path());
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let enough = places.len() + rng.usize(10..60);
+        let acknowledged =
+            || fs::metadata(directory.path().join("acknowledged")).map_or(0, |file| file.len());
+        while acknowledged() < enough as u64 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // SIGKILL, on every system that has it.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(verify(directory.path().join("log"), |_| {}).unwrap().findings, []);
+        let store = small_segments(directory.path());
+        let said = fs::read(directory.path().join("acknowledged")).map_or(0, |text| text.len());
+        for n in 0..said {
+            let answer = store.append(numbered(n as u64)).await.unwrap();
+            assert!(answer.replayed, "event {n} was acknowledged");
+            if let Some(before) = places.get(n) {
+                assert_eq!(&answer.events, before, "event {n}");
+            } else {
+                places.push(answer.events);
+            }
+        }
+        store.close().await.unwrap();
+    }
+    let store = small_segments(directory.path());
+    let removed = scavenge(&store, 0).await;
+    let removed_before = factum_log::layout(directory.path().join("log"), None).unwrap();
+    let removed_before: u64 = removed_before.segments.iter().map(|segment| segment.removed_events).sum();
+    println!("{KILLS} kills, {} events, {removed_before} removed; at last {removed}", places.len());
+    assert!(places.len() >= 80 && removed_before > 0, "it hardly came to work");
 }

@@ -186,18 +186,21 @@ impl Log {
         options: &Scavenge,
         progress: &mut dyn FnMut(&Scavenging) -> ControlFlow<()>,
     ) -> Result<Scavenged> {
-        let segments = self.durable().segments.clone();
-        let ends = segments.iter().skip(1).map(|next| next.header.previous_end);
-        let sealed: Vec<_> = segments.iter().zip(ends).collect();
+        let sealed = self.durable().segments.len() - 1;
         let mut report = Scavenged::default();
-        for (segment, end) in &sealed {
+        for n in 0..sealed {
+            // One at a time: who holds the old file keeps its room from coming back.
+            let (segment, end) = {
+                let durable = self.durable();
+                (durable.segments[n].clone(), durable.end_of(n))
+            };
             let at = Scavenging {
                 segment: segment.header.number,
-                of: u32::try_from(sealed.len()).unwrap_or(u32::MAX),
+                of: u32::try_from(sealed).unwrap_or(u32::MAX),
                 step: ScavengeStep::Counting,
                 reclaimed_bytes: report.bytes(),
             };
-            let mut work = Work::new(self, segment, *end, at, progress);
+            let mut work = Work::new(self, &segment, end, at, progress);
             match work.pack_if_worth_it(options) {
                 Ok(packed) => report.segments.extend(packed),
                 Err(Halt::Stopped) => {
@@ -224,15 +227,18 @@ impl Log {
 
     /// Puts a packed segment in the place of the one that it was made from, for those who begin to read now.
     fn replace_segment(&self, packed: Segment) {
+        let number = packed.header.number;
         let mut durable = self.durable_mut();
         let mut segments = durable.segments.to_vec();
         for segment in &mut segments {
-            if segment.header.number == packed.header.number {
+            if segment.header.number == number {
                 *segment = Arc::new(packed);
                 break;
             }
         }
         durable.segments = Arc::new(segments);
+        drop(durable);
+        self.interrupted.forget(number);
     }
 }
 
