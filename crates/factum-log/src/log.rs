@@ -341,7 +341,7 @@ impl Log {
     ///
     /// # Errors
     /// Those that need no look at the log, and those of the index.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     pub fn submit(&self, append: Append) -> Result<oneshot::Receiver<Result<Appended>>> {
         let (mut request, answer) = self.encode(append)?;
         self.look_up(&mut request)?;
