@@ -1,7 +1,9 @@
 //! The workshop: everything that is checked, in one command that says what failed, and what was skipped and why.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
+mod evidence;
 mod lanes;
+mod proofs;
 mod readme;
 mod shell;
 mod tidy;
@@ -17,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     lanes::{Lane, Settings},
+    proofs::Proof,
     shell::{Shell, Stop},
 };
 
@@ -45,6 +48,63 @@ enum Verb {
     },
     /// Crashes the engine on a simulated disk, over and over: the long lane
     Sim(Sim),
+    /// Kills the engine's process, over and over, and checks the history of its clients: a long lane
+    Kills {
+        /// How many kills
+        #[arg(long, default_value_t = 300, value_name = "N")]
+        kills: u64,
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Cuts the power of the file system under the engine, over and over; needs root: a long lane
+    Powercut {
+        /// How many power cuts
+        #[arg(long, default_value_t = 300, value_name = "N")]
+        cuts: u64,
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Makes the engine's system calls fail, every one of them, in every way; needs strace: a long lane
+    Faults {
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Fills the disk under the engine and makes room again, over and over: a long lane
+    Fulldisk {
+        /// How often
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        rounds: u64,
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Damages what the engine reads, in ways that fall out of a seed: a long lane
+    Fuzz {
+        /// How long
+        #[arg(long, default_value_t = 300, value_name = "N")]
+        seconds: u64,
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// A mix of sim, kills, powercut, faults, fulldisk and fuzz: the longest lane
+    Soak {
+        /// For how long; the round that is begun is finished
+        #[arg(long, default_value_t = 60, value_name = "N")]
+        minutes: u64,
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Writes docs/evidence.md from what the long lanes left in target/evidence
+    Evidence {
+        /// Run all of them first, but for soak: about half an hour
+        #[arg(long)]
+        run: bool,
+    },
 }
 
 #[derive(Args)]
@@ -105,12 +165,28 @@ async fn run(verb: Verb) -> Result<(), Stop> {
             Ok(())
         }
         Verb::Tidy { rules: false } => tidy::run(root).map(|told| println!("{told}")),
-        Verb::Sim(Sim { cycles, seed }) => {
-            let told = lanes::simulate(&mut Shell::new(root)?, cycles, seed.unwrap_or_else(new_seed)).await?;
-            println!("{told}");
+        Verb::Sim(Sim { cycles, seed }) => prove(root, Proof::Sim(cycles), seed).await,
+        Verb::Kills { kills, seed } => prove(root, Proof::Kills(kills), seed).await,
+        Verb::Powercut { cuts, seed } => prove(root, Proof::Powercut(cuts), seed).await,
+        Verb::Faults { seed } => prove(root, Proof::Faults { all: true }, seed).await,
+        Verb::Fulldisk { rounds, seed } => prove(root, Proof::Fulldisk(rounds), seed).await,
+        Verb::Fuzz { seconds, seed } => prove(root, Proof::Fuzz(seconds), seed).await,
+        Verb::Soak { minutes, seed } => {
+            let seed = seed.unwrap_or_else(new_seed);
+            println!("{}", proofs::soak(&mut Shell::new(root)?, minutes, seed).await?);
+            Ok(())
+        }
+        Verb::Evidence { run } => {
+            println!("{}", evidence::run(&mut Shell::new(root)?, run.then(new_seed)).await?);
             Ok(())
         }
     }
+}
+
+async fn prove(root: &Path, proof: Proof, seed: Option<u64>) -> Result<(), Stop> {
+    let told = proof.run(&mut Shell::new(root)?, seed.unwrap_or_else(new_seed)).await?;
+    println!("{told}");
+    Ok(())
 }
 
 /// Another number each time: the standard library seeds its hash maps at random.

@@ -90,6 +90,13 @@ impl Shell {
             .map_err(Stop::at(format!("`{}` wrote something that is not UTF-8", text_of(&command))))
     }
 
+    /// What a program says, without the line's end.
+    pub(crate) async fn said(&mut self, program: &str, args: &[&str]) -> Result<String, Stop> {
+        let mut command = self.command(program);
+        command.args(args);
+        Ok(self.output(command).await?.trim().to_owned())
+    }
+
     async fn finish(&mut self, command: &mut Command) -> Result<Output, Stop> {
         let text = text_of(command);
         let (child, group) = start(command)?;

@@ -187,6 +187,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Whether it says that all was recorded before.
+    pub fn is_replay(&self) -> bool {
+        self.result.as_ref().is_ok_and(|appended| appended.replayed)
+    }
+
     /// Gives it. Nobody may be waiting any more; that changes nothing.
     pub fn give(self) {
         let _ = self.reply.send(self.result);

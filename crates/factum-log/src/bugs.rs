@@ -33,6 +33,53 @@ pub enum Bug {
     StubWithoutId,
     /// Forgets what the content of the events was that it takes off the disk.
     StubWithoutContent,
+    /// Takes more appends after a failed write or sync, as if nothing had happened.
+    GoOnAfterFailedSync,
+    /// Gives a new segment its name before its header is synced.
+    NoHeaderSync,
+    /// Shows readers what is not synced yet.
+    ShowBeforeSync,
+    /// Answers an append that was sent again before the first is durable.
+    ReplayBeforeSync,
+    /// Leaves the last frame of a quiet log without anything that says that it was durable.
+    NoMark,
+    /// Cuts off torn frames without a copy of them.
+    CutWithoutCopy,
+    /// Takes no more appends, ever, once the disk was full.
+    PoisonedByFullDisk,
+    /// Gives a run of the index its name before it is synced.
+    #[cfg(feature = "sim")]
+    NoRunSync,
+}
+
+#[cfg(feature = "sim")]
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 23] = [
+        Self::AckBeforeSync,
+        Self::NoNameSync,
+        Self::HeaderOnlyCrc,
+        Self::NoSyncInRecovery,
+        Self::NoRewrite,
+        Self::RollWithoutSync,
+        Self::RetryAfterFailedSync,
+        Self::GoOnAfterFailedRoll,
+        Self::NaiveTruncation,
+        Self::GoOnAfterFailedSync,
+        Self::NoHeaderSync,
+        Self::ShowBeforeSync,
+        Self::ReplayBeforeSync,
+        Self::NoMark,
+        Self::CutWithoutCopy,
+        Self::PoisonedByFullDisk,
+        Self::NoRunSync,
+        Self::PackWithoutSync,
+        Self::RemoveBeforePacked,
+        Self::RemoveOneTooMany,
+        Self::RemoveByTheClock,
+        Self::StubWithoutId,
+        Self::StubWithoutContent,
+    ];
 }
 
 /// The mistake that is switched on, if any. Without the feature `sim` there is no way to switch one on.

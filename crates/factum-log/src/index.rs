@@ -19,6 +19,8 @@ use factum::{
     EventId, EventType, Position, Query, Result, Revision, StreamState, Timestamp, query::Criterion,
 };
 
+#[cfg(test)]
+pub use self::bloom::may_have;
 use self::list::List;
 pub use self::{
     hashers::AsItIs,
@@ -86,7 +88,7 @@ impl<'a> Layer<'a> {
         match self {
             // All of it is durable.
             Self::Run(run) => run.state(stream),
-            Self::Memory(index) => Ok(index.state_before(stream, end)),
+            Self::Memory(index) => Ok(index.state_before(stream, end, 0)),
         }
     }
 
@@ -179,7 +181,9 @@ impl Layers {
     pub fn newest_durable_state(&self, stream: u128, end: u64) -> Option<StreamState> {
         let Undone { in_flight, open } = &self.undone;
         let undone = in_flight.get(&stream).or_else(|| open.get(&stream)).copied();
-        undone.or_else(|| self.memory.state_before(stream, end))
+        // If the part before ended with the batch in flight, that is there, and what came after it is in memory.
+        let earlier = || self.frozen.as_ref().map_or(0, |(index, _)| index.events_from(stream, end));
+        undone.or_else(|| self.memory.state_before(stream, end, earlier()))
     }
 
     /// Where events with this id and this hash of it may be, from what the index knows of the log beyond a position.
@@ -588,7 +592,7 @@ mod tests {
             let stream = StreamName::new(*stream).unwrap();
             let (event_type, tags) = (EventType::new(*event_type).unwrap(), Tags::new(*tags).unwrap());
             let (hash, mut keys) = (SECRET.stream(&stream), Vec::new());
-            let mut state = index.state_before(hash, u64::MAX).unwrap_or_default();
+            let mut state = index.state_before(hash, u64::MAX, 0).unwrap_or_default();
             state.written();
             SECRET.keys_of(&stream, &event_type, &tags, &mut keys);
             let (position, id) = (Position(*position), EventId::new());

@@ -389,7 +389,11 @@ impl Log {
             }
         };
         drop(durable);
-        desk.answer_when_durable(Answer { reply: request.reply, result });
+        let answer = Answer { reply: request.reply, result };
+        if self.settings.bugs.has(Bug::ReplayBeforeSync) && answer.is_replay() {
+            return answer.give();
+        }
+        desk.answer_when_durable(answer);
     }
 
     /// Writes what was decided, syncs it, shows it to readers and answers. `false` if there was nothing to do.
@@ -404,6 +408,9 @@ impl Log {
         } else {
             answers
         };
+        if self.settings.bugs.has(Bug::ShowBeforeSync) {
+            self.publish(&batch);
+        }
         if let Err(error) = self.write_and_sync(&batch) {
             self.poison(&error, answers);
             return true;
@@ -553,6 +560,9 @@ impl Log {
         match rolled {
             Ok(()) => self.admit_waiting(),
             Err(Unmade::Unknown(error)) => self.poison(&error, Vec::new()),
+            Err(Unmade::Absent(error)) if self.settings.bugs.has(Bug::PoisonedByFullDisk) => {
+                self.poison(&error, Vec::new());
+            }
             Err(Unmade::Absent(error)) => {
                 let mut desk = self.desk();
                 for request in mem::take(&mut desk.waiting) {
@@ -623,7 +633,7 @@ impl Log {
     /// Writes a mark, if the last frame has no witness yet and nothing else will be one soon.
     pub fn mark(&self) {
         let mut tail = self.tail();
-        if tail.witnessed {
+        if tail.witnessed || self.settings.bugs.has(Bug::NoMark) {
             return;
         }
         let Some(mark) = self.desk().take_mark(tail.synced_upto) else { return };
@@ -668,7 +678,9 @@ impl Log {
             _ => Error::Poisoned { cause: error.to_string(), outcome },
         };
         let mut desk = self.desk();
-        desk.refusal.get_or_insert(because(Outcome::No));
+        if !self.settings.bugs.has(Bug::GoOnAfterFailedSync) {
+            desk.refusal.get_or_insert(because(Outcome::No));
+        }
         if desk.doubtful.is_none() {
             desk.doubtful = desk.in_flight.take();
         }
@@ -820,44 +832,4 @@ fn unseen(error: Error) -> Error {
 }
 
 #[cfg(all(test, feature = "sim"))]
-mod tests {
-    use factum::{EventId, ManualClock, NewEvent};
-
-    use super::*;
-    use crate::sim::SimDisk;
-
-    /// Sent again while the log closes, an append that is on its way is neither there nor not there.
-    #[test]
-    fn what_is_on_its_way_when_the_log_closes_is_unknown() {
-        let disk = SimDisk::new(1);
-        let settings = Settings {
-            limits: Limits::default(),
-            clock: Arc::new(ManualClock::default()),
-            birth: Some(uuid::Uuid::from_u128(1)),
-            secret: Secret(1),
-            first_segment_bytes: 8192,
-            segment_bytes: 8192,
-            run_events: 100,
-            index_pages: Arc::new(PageCache::of_bytes(1 << 20)),
-            bugs: Bugs::default(),
-        };
-        let log = Arc::new(Log::open(Arc::new(disk.clone()), settings).unwrap());
-        let append = || {
-            let event = NewEvent::bytes("E", "").unwrap().with_id(EventId(uuid::Uuid::from_u128(7)));
-            Append::to(StreamName::new("s-1").unwrap(), [event])
-        };
-        let mut first = log.submit(append()).unwrap();
-        let (again, told) = std::sync::mpsc::channel();
-        let closing = log.clone();
-        disk.meanwhile(move || {
-            closing.begin_closing();
-            again.send(closing.submit(append()).unwrap().try_recv().unwrap()).unwrap();
-        });
-        log.commit();
-        assert!(first.try_recv().unwrap().is_ok());
-        assert_eq!(told.recv().unwrap().unwrap_err().outcome(), Outcome::Unknown);
-        // Once it is durable, it is there.
-        let replayed = log.submit(append()).unwrap().try_recv().unwrap().unwrap();
-        assert!(replayed.replayed);
-    }
-}
+mod tests;

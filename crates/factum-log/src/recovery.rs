@@ -274,7 +274,9 @@ pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Resul
         };
         let file = ready.map_or_else(make, Ok)?;
         file.write_at(&header.encode(), 0)?;
-        file.sync()?;
+        if !bugs.has(Bug::NoHeaderSync) {
+            file.sync()?;
+        }
         Ok(file)
     };
     let publish = || {
@@ -438,7 +440,7 @@ impl Found {
         let n = self.segments.partition_point(|segment| segment.header.base <= start).saturating_sub(1);
         let segment = &self.segments[n];
         let base = segment.header.base;
-        if start < segment.first() || span.end > segment.end() {
+        if start < segment.first() || span.end < start || span.end > segment.end() {
             return Ok(false);
         }
         let mut frames = Frames::new(start - base, span.end - base);
@@ -614,12 +616,14 @@ impl Found {
             let same_place = copies.iter().rev().find(|name| name.starts_with(&place));
             let last = same_place.and_then(|name| name[place.len() + 1..].strip_suffix(".cut")?.parse().ok());
             let name = format!("{place}-{:03}.cut", (last.unwrap_or(0) + 1) % 1000);
-            let new = format!("{name}.new");
-            let copy = disk.create(&new, residue.bytes)?;
-            copy.write_at(&residue.copy, 0)?;
-            copy.sync()?;
-            disk.rename(&new, &name)?;
-            disk.sync_names()?;
+            if !self.bugs.has(Bug::CutWithoutCopy) {
+                let new = format!("{name}.new");
+                let copy = disk.create(&new, residue.bytes)?;
+                copy.write_at(&residue.copy, 0)?;
+                copy.sync()?;
+                disk.rename(&new, &name)?;
+                disk.sync_names()?;
+            }
             segment.file.write_at(&vec![0; residue.copy.len()], offset)?;
             Ok(name)
         };

@@ -3,10 +3,13 @@
 mod cycles;
 mod damage;
 mod disk;
+mod fuzz;
+mod torn;
 
 pub use self::{
-    cycles::{Cycles, Failure, Report, run},
+    cycles::{Cycles, Failure, Noticed, Report, notice, run},
     damage::{DamageReport, Damages, every_byte},
     disk::{Crash, SimDisk},
+    fuzz::{Fuzzed, Fuzzer, Mishandled, Target},
 };
 pub use crate::bugs::Bug;

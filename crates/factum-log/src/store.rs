@@ -70,6 +70,7 @@ pub struct Options {
     run_events: u64,
     scrub_bytes: u64,
     index_bytes: usize,
+    bugs: Bugs,
 }
 
 impl Options {
@@ -85,6 +86,7 @@ impl Options {
             run_events: 128 << 10,
             scrub_bytes: 1 << 20,
             index_bytes: 32 << 20,
+            bugs: Bugs::default(),
         }
     }
 
@@ -131,6 +133,13 @@ impl Options {
     #[must_use]
     pub fn scrub(self, bytes_per_second: u64) -> Self {
         Self { scrub_bytes: bytes_per_second, ..self }
+    }
+
+    /// Makes this mistake, for the tests that must notice it.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn with_bug(self, bug: crate::sim::Bug) -> Self {
+        Self { bugs: Bugs::only(bug), ..self }
     }
 
     /// Opens the store.
@@ -182,7 +191,7 @@ impl Options {
             segment_bytes: self.segment_bytes,
             run_events: self.run_events,
             index_pages: Arc::new(PageCache::of_bytes(self.index_bytes)),
-            bugs: Bugs::default(),
+            bugs: self.bugs,
         };
         LogStore::start(Log::open(disk, settings)?, self.scrub_bytes, self.clock)
     }

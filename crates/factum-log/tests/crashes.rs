@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use factum::{Append, Error, EventStore, EventStoreExt, NewEvent, Read, StreamName};
 use factum_log::{
     Options,
-    sim::{Bug, Crash, Cycles, SimDisk, run},
+    sim::{Bug, Crash, Cycles, SimDisk, notice, run},
 };
 
 fn seed() -> u64 {
@@ -27,9 +27,9 @@ fn every_promise_is_kept_through_crashes() {
 }
 
 fn is_noticed(bug: Bug) {
-    let failure = run(&Cycles { seed: seed(), cycles: 20_000, bug: Some(bug) }, |_| {})
-        .expect_err("it must be noticed");
-    println!("{bug:?}: {failure}");
+    let noticed =
+        notice(bug, seed(), Duration::from_secs(10)).expect("it must be noticed within ten seconds");
+    println!("{bug:?}: after {:.2} s, {}", noticed.after.as_secs_f64(), noticed.failure);
 }
 
 macro_rules! noticed {
@@ -57,6 +57,14 @@ noticed! {
     removing_by_a_clock_that_may_be_set_back_is_noticed: RemoveByTheClock,
     forgetting_the_id_of_a_removed_event_is_noticed: StubWithoutId,
     forgetting_the_content_of_a_removed_event_is_noticed: StubWithoutContent,
+    going_on_after_a_failed_sync_is_noticed: GoOnAfterFailedSync,
+    naming_a_segment_before_its_header_is_synced_is_noticed: NoHeaderSync,
+    showing_what_is_not_synced_is_noticed: ShowBeforeSync,
+    answering_a_replay_before_the_sync_is_noticed: ReplayBeforeSync,
+    leaving_the_last_frame_without_a_witness_is_noticed: NoMark,
+    cutting_torn_frames_off_without_a_copy_is_noticed: CutWithoutCopy,
+    taking_a_full_disk_for_a_broken_one_is_noticed: PoisonedByFullDisk,
+    not_syncing_a_run_of_the_index_is_noticed: NoRunSync,
 }
 
 fn event(bytes: usize) -> Append {

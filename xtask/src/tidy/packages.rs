@@ -23,11 +23,11 @@ const IN_TESTS: &[&str] = &["factum-conformance", "factum-log", "factum-sqlite"]
 /// The only packages that may know these from outside, directly.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("anyhow", &[]),
-    ("clap", &["bank", "factum-cli", "xtask"]),
+    ("clap", &["bank", "factum-cli", "proofs", "xtask"]),
     ("crc32c", &["factum-log"]),
     ("indicatif", &["bank", "factum-cli"]),
     ("rusqlite", &["factum-sqlite"]),
-    ("rustix", &["factum-log", "xtask"]),
+    ("rustix", &["factum-log", "proofs", "xtask"]),
 ];
 
 /// Features of tokio that bring disk, network or processes into the crate that knows none.

@@ -125,13 +125,21 @@ impl Index {
         self.hiding > 0
     }
 
-    /// The state of a stream after this part but for events from `end` on, if the part says anything of it.
-    pub fn state_before(&self, stream: u128, end: u64) -> Option<StreamState> {
-        let Stream { state, positions } = self.streams.get(&stream)?;
-        let mut state = *state;
-        let beyond = positions.iter().rev().take_while(|position| position.0 >= end).count() as u64;
+    /// The state of a stream after this part but for events from `end` on, if the part says anything of it. So many events from
+    /// there on are in the part before this one.
+    pub fn state_before(&self, stream: u128, end: u64, earlier: u64) -> Option<StreamState> {
+        let mut state = self.streams.get(&stream)?.state;
+        let beyond = self.events_from(stream, end) + earlier;
         state.last_revision = state.next_revision().0.checked_sub(beyond + 1).map(Revision);
         Some(state)
+    }
+
+    /// How many events of a stream lie at `end` or beyond.
+    pub fn events_from(&self, stream: u128, end: u64) -> u64 {
+        let beyond = |stream: &Stream| {
+            stream.positions.iter().rev().take_while(|position| position.0 >= end).count() as u64
+        };
+        self.streams.get(&stream).map_or(0, beyond)
     }
 
     /// The position of an event of a stream by its revision; `None` if a part before this one knows it.
@@ -215,7 +223,7 @@ impl Sorted for Index {
         [self.streams.len() as u64, self.keys.len() as u64, self.events]
     }
 
-    fn streams(&self, each: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
+    fn streams(&self, each: &mut dyn FnMut(StreamItem<'_>) -> Result<()>) -> Result<()> {
         let mut streams: Vec<(u128, &Stream)> =
             self.streams.iter().map(|(hash, stream)| (*hash, stream)).collect();
         streams.sort_unstable_by_key(|(hash, _)| *hash);
@@ -226,16 +234,16 @@ impl Sorted for Index {
                 hash,
                 first_revision: stream.first_revision(),
                 state: (!says_it_all).then_some(stream.state),
-                positions: stream.positions.clone(),
+                lists: vec![List::Slice(&stream.positions)],
             })?;
         }
         Ok(())
     }
 
-    fn keys(&self, each: &mut dyn FnMut(u64, Vec<Position>) -> Result<()>) -> Result<()> {
+    fn keys(&self, each: &mut dyn FnMut(u64, Vec<List<'_>>) -> Result<()>) -> Result<()> {
         let mut keys: Vec<_> = self.keys.iter().collect();
         keys.sort_unstable_by_key(|(hash, _)| **hash);
-        keys.into_iter().try_for_each(|(hash, number)| each(*hash, self.lists[*number].clone()))
+        keys.into_iter().try_for_each(|(hash, number)| each(*hash, vec![List::Slice(&self.lists[*number])]))
     }
 
     fn ids(&self, each: &mut dyn FnMut(u64, Position) -> Result<()>) -> Result<()> {

@@ -10,7 +10,7 @@ use std::{
     fmt,
     ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use factum::{
@@ -22,12 +22,12 @@ use fastrand::Rng;
 use tokio::sync::oneshot::Receiver;
 use uuid::Uuid;
 
-use super::{Bug, Crash, SimDisk};
+use super::{Bug, Crash, SimDisk, torn::Found};
 use crate::{
     bugs::Bugs,
     disk::Disk,
     format::{SEGMENT_HEADER, found, is_removed},
-    index::{PageCache, Secret},
+    index::{PageCache, Run, Secret},
     log::{
         Log, Settings,
         scavenge::{Scavenge, Scavenged},
@@ -111,6 +111,35 @@ impl fmt::Display for Failure {
     }
 }
 
+/// How a mistake was noticed.
+#[derive(Clone, Debug)]
+pub struct Noticed {
+    /// By what.
+    pub failure: Failure,
+    /// After so many cycles.
+    pub cycles: u64,
+    /// After so long.
+    pub after: Duration,
+}
+
+/// Makes a mistake until it is noticed, for so long at most.
+#[allow(clippy::disallowed_methods, reason = "elapsed time bounds a search, and is told")]
+pub fn notice(bug: Bug, seed: u64, at_most: Duration) -> Option<Noticed> {
+    let began = Instant::now();
+    let mut cycles = 0;
+    while began.elapsed() < at_most {
+        let batch = Cycles { seed: seed.wrapping_add(cycles), cycles: 1000, bug: Some(bug) };
+        match run(&batch, |_| {}) {
+            Ok(_) => cycles += 1000,
+            Err(failure) => {
+                let cycles = cycles + failure.cycle;
+                return Some(Noticed { failure, cycles, after: began.elapsed() });
+            }
+        }
+    }
+    None
+}
+
 /// Runs cycles until one fails or all are done; `each` is told how many are done.
 ///
 /// # Errors
@@ -158,6 +187,8 @@ struct Life<'a> {
     failing: bool,
     /// Events of which a scavenge has left no more than it must.
     removed: HashSet<Position>,
+    /// The last crash was a power cut: what is there now cannot be lost any more.
+    settled: bool,
 }
 
 type Outcomes = Vec<(Sent, Receiver<factum::Result<Appended>>)>;
@@ -178,6 +209,7 @@ impl<'a> Life<'a> {
             unknown: Vec::new(),
             failing: false,
             removed: HashSet::new(),
+            settled: true,
         }
     }
 
@@ -185,6 +217,9 @@ impl<'a> Life<'a> {
     fn live(&mut self) -> Result<(), String> {
         if self.tight {
             self.disk.room(30_000);
+        }
+        if self.bug == Some(Bug::NoRunSync) {
+            self.disk.leave_unsynced(".run.new");
         }
         for _ in 0..CRASHES_PER_DISK {
             self.report.cycles += 1;
@@ -194,7 +229,9 @@ impl<'a> Life<'a> {
             }
             let log = self.open()?;
             self.check(&log)?;
-            self.check_every_byte()?;
+            if self.rng.u8(..) < 32 {
+                self.check_every_byte()?;
+            }
             self.failing = failing > 0;
             if self.rng.u8(..) < 224 {
                 self.disk.crash_after(self.rng.u64(0..40));
@@ -210,6 +247,7 @@ impl<'a> Life<'a> {
             self.crash();
         }
         self.disk.room(u64::MAX);
+        self.failing = false;
         match self.rng.u8(0..4) {
             0 => self.end_with_rot(),
             1 => self.end_with_lies(),
@@ -229,6 +267,7 @@ impl<'a> Life<'a> {
     fn crash(&mut self) {
         let crash = if self.rng.u8(..) < 160 { Crash::PowerCut } else { Crash::Kill };
         self.report.power_cuts += u64::from(crash == Crash::PowerCut);
+        self.settled = crash == Crash::PowerCut;
         self.disk.restart(crash);
     }
 
@@ -241,12 +280,36 @@ impl<'a> Life<'a> {
             first_segment_bytes: 8192,
             segment_bytes: 16384,
             run_events: self.rng.u64(2..40),
-            index_pages: Arc::new(PageCache::of_bytes(64 << 10)),
+            index_pages: Arc::new(PageCache::of_bytes(if self.rng.bool() { 64 << 10 } else { 8 << 10 })),
             bugs: self.bug.map(Bugs::only).unwrap_or_default(),
         }
     }
 
+    /// Opens the log, perhaps through crashes, and sees that this destroys nothing.
     fn open(&mut self) -> Result<Arc<Log>, String> {
+        self.check_runs()?;
+        let found = Found::on(&self.disk).filter(|_| self.settled && self.rng.u8(..) < 64);
+        let log = self.open_through_crashes()?;
+        found.map_or(Ok(()), |found| found.is_kept(&self.disk))?;
+        Ok(log)
+    }
+
+    /// A part of the index that has its name is whole, whatever a crash took.
+    fn check_runs(&mut self) -> Result<(), String> {
+        if self.rng.u8(..) >= 64 {
+            return Ok(());
+        }
+        for name in self.disk.names().iter().filter(|name| Run::span_in(name).is_some()) {
+            let run = Run::open_once(&self.disk, name).map_err(|error| format!("{name}: {error}"))?;
+            let checked = Arc::new(run).check(|_| {}).map_err(|error| format!("{name}: {error}"))?;
+            if let Some((offset, problem)) = checked.problems.first() {
+                return Err(format!("{name} has its name, but {problem} at {offset}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn open_through_crashes(&mut self) -> Result<Arc<Log>, String> {
         for depth in 0..=DEPTH {
             if depth < DEPTH && self.rng.u8(..) < 64 {
                 self.disk.crash_after(self.rng.u64(0..12));
@@ -398,13 +461,18 @@ impl<'a> Life<'a> {
                 let request = self.request();
                 submit(log, request, &mut sent)?;
             }
-            // Others come while a sync is on its way.
+            // Others come, and read, while a sync is on its way.
             let late = Arc::new(Mutex::new(Ok(Outcomes::new())));
+            let seen = Arc::new(Mutex::new(Vec::new()));
             if self.rng.bool() {
                 let requests: Vec<Sent> = (0..self.rng.u8(1..4)).map(|_| self.request()).collect();
                 let again = sent.first().map(|(sent, _)| sent.clone()).filter(|_| self.rng.bool());
-                let (log, late) = (log.clone(), late.clone());
+                let (log, late, seen) = (log.clone(), late.clone(), seen.clone());
+                let looks = self.rng.u8(..) < 64;
                 self.disk.meanwhile(move || {
+                    if looks && let Ok(events) = read_to_end(&log, Read::all()) {
+                        *seen.lock().unwrap_or_else(PoisonError::into_inner) = events;
+                    }
                     let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
                     let mut sent = Outcomes::new();
                     let all = requests.into_iter().chain(again);
@@ -422,6 +490,7 @@ impl<'a> Life<'a> {
             );
             sent.extend(late?);
             self.hear(sent)?;
+            self.saw(&seen.lock().unwrap_or_else(PoisonError::into_inner))?;
             match self.rng.u8(0..13) {
                 10 | 11 => self.scavenge(log)?,
                 12 if !self.disk.has_crashed() => self.check_other_content(log)?,
@@ -586,7 +655,8 @@ impl<'a> Life<'a> {
                         self.disk.room(u64::MAX);
                     }
                     Error::Tombstoned { .. } if sent.stream.ends_with("s-3") => {}
-                    Error::Conflict(_) | Error::Poisoned { .. } | Error::Unavailable { .. } => {}
+                    Error::Conflict(_) | Error::Unavailable { .. } => {}
+                    Error::Poisoned { .. } if self.failing => {}
                     _ if self.disk.has_crashed() => {}
                     other => return Err(format!("an append was refused for no reason: {other}")),
                 },
@@ -632,6 +702,18 @@ impl<'a> Life<'a> {
         }
     }
 
+    /// Takes note of what a reader saw: that must stay, even if whoever sent it does not know.
+    fn saw(&mut self, events: &[RecordedEvent]) -> Result<(), String> {
+        for event in events {
+            let Err(place) = self.known.binary_search(&(event.position, event.id)) else { continue };
+            let sent = self.unknown.iter().find(|sent| sent.ids.contains(&event.id)).cloned();
+            let sent = sent.ok_or_else(|| format!("a reader saw event {}, which is not there", event.id))?;
+            self.contents.insert(event.id, sent);
+            self.known.insert(place, (event.position, event.id));
+        }
+        Ok(())
+    }
+
     /// A reader sees what was acknowledged, all of it and nothing else.
     fn check_seen(&mut self, log: &Log) -> Result<(), String> {
         let events = recorded(log).map_err(unreadable)?;
@@ -643,21 +725,31 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// Closes the log in good order, then flips a bit: that is noticed, or it does no harm.
+    /// Closes the log in good order, or leaves it alone for a while, then flips a bit: that is noticed, or it does no harm.
     fn end_with_rot(&mut self) -> Result<(), String> {
         let log = self.open()?;
         self.check(&log)?;
-        log.close().map_err(|error| format!("the log does not close: {error}"))?;
+        if self.rng.bool() {
+            log.close().map_err(|error| format!("the log does not close: {error}"))?;
+        } else {
+            self.work(&log)?;
+            log.mark();
+            log.settle();
+        }
         let segments: Vec<u32> =
             (1..).take_while(|n| self.disk.contents(&Segment::name(*n)).is_some()).collect();
         drop(log);
         self.disk.restart(Crash::PowerCut);
-        let name = Segment::name(segments[self.rng.usize(0..segments.len())]);
+        // The end is where damage looks most like what a crash leaves.
+        let at_the_end = self.rng.bool();
+        let n = if at_the_end { segments.len() - 1 } else { self.rng.usize(0..segments.len()) };
+        let name = Segment::name(segments[n]);
         let used = self
             .disk
             .contents(&name)
             .map_or(0, |c| c.iter().rposition(|&byte| byte != 0).unwrap_or(0) as u64);
-        self.disk.rot(&name, self.rng.u64(0..=used), self.rng.u8(..));
+        let first = if at_the_end { used.saturating_sub(400) } else { 0 };
+        self.disk.rot(&name, self.rng.u64(first..=used), self.rng.u8(..));
         let is_packed = self.disk.contents(&name).is_some_and(|c| crate::packed::Packed::begins_like_one(&c));
         self.report.rot_in_packed += u64::from(is_packed);
         match Log::open(Arc::new(self.disk.clone()), self.settings()) {

@@ -59,6 +59,8 @@ struct State {
     /// How many bytes files may take together.
     room: u64,
     operations: u64,
+    /// The syncs of files whose names end so are left out.
+    unsynced: Option<&'static str>,
     /// What others do while the next sync is on its way.
     meanwhile: Option<Meanwhile>,
 }
@@ -105,6 +107,11 @@ impl SimDisk {
     pub fn syncs(&self, failing: u8, lying: u8) {
         let mut state = self.state();
         (state.failing_syncs, state.lying_syncs) = (failing, lying);
+    }
+
+    /// Leaves out the syncs of files whose names end so, as an engine would that forgets them.
+    pub fn leave_unsynced(&self, ending: &'static str) {
+        self.state().unsynced = Some(ending);
     }
 
     /// How many bytes all files may take together.
@@ -177,7 +184,7 @@ impl SimDisk {
         state.files.get(file).map(|contents| contents.cache.clone())
     }
 
-    /// A disk with the same durable contents, whose further misfortunes follow from `seed`.
+    /// A disk in the same state, with no owner, whose misfortunes from now on follow from `seed`.
     #[must_use]
     pub fn copy(&self, seed: u64) -> Self {
         let state = self.state();
@@ -188,6 +195,7 @@ impl SimDisk {
             next_file: state.next_file,
             names: state.names.clone(),
             durable_names: state.durable_names.clone(),
+            name_changes: state.name_changes.clone(),
             room: u64::MAX,
             ..State::default()
         };
@@ -459,6 +467,11 @@ impl DiskFile for SimFile {
         let mut state = self.disk.state();
         if state.begin()? {
             return Err(crashed());
+        }
+        if let Some(ending) = state.unsynced
+            && state.names.iter().any(|(name, number)| *number == self.number && name.ends_with(ending))
+        {
+            return Ok(());
         }
         let (failing, lying) = (state.failing_syncs, state.lying_syncs);
         let (fails, lies) = (state.rng.u8(..) < failing, state.rng.u8(..) < lying);

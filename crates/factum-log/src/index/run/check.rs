@@ -10,7 +10,7 @@ use factum::{Error, Outcome, Position, RecordedEvent, Result, Revision, StreamSt
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
-    Entries, HEADER, PAGE, PageCache, RawList, RawStream, Run, Table, high, merge, take_id, take_key,
+    ENTRIES, Entries, HEADER, PAGE, PageCache, RawList, RawStream, Run, Table, high, merge, take_id, take_key,
 };
 use crate::{
     disk::{Disk, explain},
@@ -85,15 +85,11 @@ impl Facts {
 pub struct Checked {
     /// What it says.
     pub facts: Facts,
-    /// Where something is, and how many bytes of it.
+    /// What belongs to something: where it begins, and how many bytes it has.
     extents: Vec<(u64, u64)>,
     /// What is wrong, and where.
     pub problems: Vec<(u64, &'static str)>,
 }
-
-/// Where the header names the blobs, and how many there are.
-const FIRST_BLOB: usize = 8 + 12 * 8;
-const BLOBS: usize = 7;
 
 const PAGE_DAMAGED: &str = "a page of the index fails its checksum";
 const LIST_DAMAGED: &str = "a list of the index fails its checksum";
@@ -115,14 +111,12 @@ impl Run {
     /// # Errors
     /// Those of the disk.
     pub fn check(self: &Arc<Self>, mut done: impl FnMut(u64)) -> Result<Checked> {
-        let mut checked = Checked::default();
+        let mut checked = Checked { extents: vec![(0, PAGE as u64)], ..Checked::default() };
         let start = self.span.start;
-        let header = self.read(0, HEADER)?;
-        checked.extents.push((0, HEADER as u64));
-        // The tables themselves were checked when the run was opened.
-        let numbers = header[FIRST_BLOB..].as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-        let blobs: Vec<u64> = numbers.take(BLOBS * 3).collect();
-        checked.extents.extend(blobs.as_chunks::<3>().0.iter().map(|[offset, bytes, _]| (*offset, *bytes)));
+        let front = self.read(0, PAGE)?;
+        if front[HEADER..].iter().any(|&byte| byte != 0) {
+            checked.problems.push((HEADER as u64, "bytes that should be zero are not"));
+        }
         self.check_table(
             &self.streams,
             &mut checked,
@@ -153,32 +147,43 @@ impl Run {
             },
             By::Id,
         )?;
-        if checked.problems.is_empty() {
-            self.check_gaps(&mut checked)?;
+        // The blobs were checked when the run was opened, and stand at its end.
+        let tops = [&self.streams, &self.keys, &self.ids].map(|table| table.tops.len() as u64 * 8);
+        let blobs = tops.iter().sum::<u64>() + self.sparse.len() as u64 * 16;
+        if checked.problems.is_empty()
+            && let Some(offset) = self.belongs_to_nothing(&mut checked.extents, blobs)?
+        {
+            checked.problems.push((offset, "the file has bytes that belong to nothing"));
         }
         Ok(checked)
     }
 
-    /// Whether there are only zeros where there is nothing.
-    fn check_gaps(&self, checked: &mut Checked) -> Result<()> {
-        checked.extents.sort_unstable();
-        let length = self.file.bytes().map_err(|error| explain(&error, "read", &self.path, Outcome::No))?;
-        let ends = checked.extents.iter().copied().chain([(length, 0)]);
-        let (mut at, mut bytes) = (0, vec![0; PAGE]);
-        for (offset, count) in ends {
-            while at < offset {
-                let some = usize::try_from(offset - at).unwrap_or(PAGE).min(PAGE);
-                let read = self.file.read_at(&mut bytes[..some], at);
-                let read = read.map_err(|error| explain(&error, "read", &self.path, Outcome::No))?;
-                if let Some(n) = bytes[..read].iter().position(|&byte| byte != 0) {
-                    checked.problems.push((at + n as u64, "bytes that should be zero are not"));
-                    return Ok(());
-                }
-                at += some as u64;
+    /// Where there are bytes between or behind what belongs to something, the blobs of the end included, other than zeros.
+    fn belongs_to_nothing(&self, extents: &mut [(u64, u64)], blobs: u64) -> Result<Option<u64>> {
+        extents.sort_unstable();
+        let mut end = 0;
+        for &(start, bytes) in &*extents {
+            if start > end && !self.is_zero(end, Some(start))? {
+                return Ok(Some(end));
             }
-            at = at.max(offset + count);
+            end = end.max(start + bytes);
         }
-        Ok(())
+        Ok((!self.is_zero(end + blobs, None)?).then_some(end + blobs))
+    }
+
+    /// Whether there are only zeros from there on, up to `end` or the end of the file.
+    fn is_zero(&self, mut offset: u64, end: Option<u64>) -> Result<bool> {
+        let mut bytes = vec![0; PAGE];
+        loop {
+            let some = end.map_or(u64::MAX, |end| end - offset).min(PAGE as u64);
+            let buffer = &mut bytes[..usize::try_from(some).unwrap_or(PAGE)];
+            let read = self.file.read_at(buffer, offset);
+            match read.map_err(|error| explain(&error, "read", &self.path, Outcome::No))? {
+                0 => return Ok(true),
+                read if bytes[..read].iter().any(|&byte| byte != 0) => return Ok(false),
+                read => offset += read as u64,
+            }
+        }
     }
 
     fn check_table(
@@ -189,7 +194,11 @@ impl Run {
         take: impl Fn(&mut &[u8]) -> Option<(u64, (u128, u64, RawList))>,
         by: By,
     ) -> Result<()> {
-        for (n, &(first, offset)) in table.pages.iter().enumerate() {
+        if !self.check_own_pages(table, checked, done)? {
+            return Ok(());
+        }
+        for n in 0..table.directory.1 {
+            let (first, offset) = self.entry_of(table, n)?;
             checked.extents.push((offset, PAGE as u64));
             done(PAGE as u64);
             let page = self.page(offset).and_then(|page| self.entries(&page, offset, &[], &take));
@@ -200,7 +209,7 @@ impl Run {
                     continue;
                 }
             };
-            let next = table.pages.get(n + 1).map_or(u64::MAX, |(next, _)| *next);
+            let next = if n + 1 < table.directory.1 { self.entry_of(table, n + 1)?.0 } else { u64::MAX };
             let mut last = first;
             if entries.first().is_none_or(|(hash, _)| *hash != first) {
                 checked.problems.push((offset, OUT_OF_PLACE));
@@ -210,7 +219,7 @@ impl Run {
                     checked.problems.push((offset, OUT_OF_PLACE));
                 }
                 last = hash;
-                if !table.bloom.may_have(hash) {
+                if !self.may_have(table, hash)? {
                     checked.problems.push((offset, NOT_IN_FILTER));
                 }
                 let Some(list) = sound(list.open(self))? else {
@@ -218,8 +227,8 @@ impl Run {
                     continue;
                 };
                 if let List::Long(long) = &list {
-                    checked.extents.extend(long.extents());
-                    done(long.extents().map(|(_, bytes)| bytes).sum());
+                    checked.extents.push(long.extent());
+                    done(long.extent().1);
                 }
                 if sound(self.check_list(by, full, revision, &list, &mut checked.facts))?
                     .is_none_or(|fits| !fits)
@@ -229,6 +238,31 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Checks the pages of the filter and the directory. Whether they can be asked.
+    fn check_own_pages(
+        &self,
+        table: &Table,
+        checked: &mut Checked,
+        done: &mut impl FnMut(u64),
+    ) -> Result<bool> {
+        let (mut right, mut offset) = (true, table.filter.0);
+        while offset < table.filter.0 + table.bytes() {
+            if sound(self.page(offset))?.is_none() {
+                checked.problems.push((offset, PAGE_DAMAGED));
+                right = false;
+            }
+            offset += PAGE as u64;
+        }
+        for (n, top) in table.tops.iter().enumerate() {
+            if right && self.entry_of(table, n as u64 * ENTRIES)?.0 != *top {
+                checked.problems.push((table.directory.0, OUT_OF_PLACE));
+            }
+        }
+        checked.extents.push((table.filter.0, table.bytes()));
+        done(table.bytes());
+        Ok(right)
     }
 
     /// Adds what a list says. Whether it grows and stays within the run.
@@ -246,6 +280,7 @@ impl Run {
             after = position.0 + 1;
             facts.add(by, hash, revision, position);
             revision += u64::from(matches!(by, By::Stream));
+            Ok(())
         })?;
         Ok(fits)
     }

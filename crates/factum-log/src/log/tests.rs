@@ -1,0 +1,66 @@
+//! What several do to a log at the same moment.
+
+use factum::{EventId, ManualClock, NewEvent};
+
+use super::*;
+use crate::sim::SimDisk;
+
+fn settings(run_events: u64) -> Settings {
+    Settings {
+        limits: Limits::default(),
+        clock: Arc::new(ManualClock::default()),
+        birth: Some(uuid::Uuid::from_u128(1)),
+        secret: Secret(1),
+        first_segment_bytes: 8192,
+        segment_bytes: 8192,
+        run_events,
+        index_pages: Arc::new(PageCache::of_bytes(1 << 20)),
+        bugs: Bugs::default(),
+    }
+}
+
+/// While one batch of a stream is on its way and ends a part of the index, the next one fills: neither shows.
+#[test]
+fn the_state_of_a_stream_is_what_is_durable_of_it() {
+    let disk = SimDisk::new(1);
+    let log = Arc::new(Log::open(Arc::new(disk.clone()), settings(1)).unwrap());
+    let stream = StreamName::new("s-1").unwrap();
+    let append = || Append::to(stream.clone(), [NewEvent::bytes("E", "").unwrap()]);
+    for durable in 0..3 {
+        drop(log.submit(append()).unwrap());
+        let (told, state) = std::sync::mpsc::channel();
+        let (meanwhile, next, asked) = (log.clone(), append(), stream.clone());
+        disk.meanwhile(move || {
+            drop(meanwhile.submit(next).unwrap());
+            told.send(meanwhile.stream_state(&asked).unwrap()).unwrap();
+        });
+        log.commit();
+        assert_eq!(state.recv().unwrap().next_revision().0, durable * 2);
+        while log.commit() {}
+        while log.write_run().unwrap() {}
+    }
+}
+
+/// Sent again while the log closes, an append that is on its way is neither there nor not there.
+#[test]
+fn what_is_on_its_way_when_the_log_closes_is_unknown() {
+    let disk = SimDisk::new(1);
+    let log = Arc::new(Log::open(Arc::new(disk.clone()), settings(100)).unwrap());
+    let append = || {
+        let event = NewEvent::bytes("E", "").unwrap().with_id(EventId(uuid::Uuid::from_u128(7)));
+        Append::to(StreamName::new("s-1").unwrap(), [event])
+    };
+    let mut first = log.submit(append()).unwrap();
+    let (again, told) = std::sync::mpsc::channel();
+    let closing = log.clone();
+    disk.meanwhile(move || {
+        closing.begin_closing();
+        again.send(closing.submit(append()).unwrap().try_recv().unwrap()).unwrap();
+    });
+    log.commit();
+    assert!(first.try_recv().unwrap().is_ok());
+    assert_eq!(told.recv().unwrap().unwrap_err().outcome(), Outcome::Unknown);
+    // Once it is durable, it is there.
+    let replayed = log.submit(append()).unwrap().try_recv().unwrap().unwrap();
+    assert!(replayed.replayed);
+}
