@@ -1,6 +1,6 @@
 //! What several do to a log at the same moment.
 
-use factum::{ManualClock, NewEvent, stream::LifeChange};
+use factum::{EventId, ManualClock, NewEvent, stream::LifeChange};
 
 use super::*;
 use crate::sim::SimDisk;
