@@ -141,7 +141,7 @@ async fn write_under_strace(
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-y", "-o"]).arg(trace);
     command.args(["-e", &format!("trace={call}"), "-e", "signal=none", "-e", &format!("inject={inject}")]);
-    command.arg("--").arg(own).args(["write", "--json", "--clients", "6", "--operations", "60"]);
+    command.arg("--").arg(own).args(["write", "--json", "--clients", "6", "--operations", "40"]);
     command.args(["--seed", &seed.to_string()]).arg("--log").arg(&remains.log);
     command.arg("--history").arg(&remains.history);
     let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
