@@ -12,6 +12,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use factum::{Error, Outcome};
@@ -19,6 +20,9 @@ use uuid::Uuid;
 
 /// The name of the file whose lock makes one process the owner of the directory. It is never deleted.
 pub const LOCK: &str = "LOCK";
+/// How often the lock is tried, and how long after each time.
+const LOCK_TRIES: u32 = 4;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Bytes of zeros written at once.
 const ZEROS: usize = 1 << 20;
@@ -61,6 +65,15 @@ pub fn at_once<T>(most: usize, work: impl FnOnce() -> T) -> Option<T> {
     matches!(PATIENCE.get(), Patience::Left(_)).then_some(done)
 }
 
+/// Whether the work on this thread may take long. If not, [`at_once`] gives it up.
+pub fn may_take_long() -> bool {
+    let unlimited = matches!(PATIENCE.get(), Patience::Unlimited);
+    if !unlimited {
+        PATIENCE.set(Patience::Exhausted);
+    }
+    unlimited
+}
+
 /// A directory of files.
 ///
 /// Nothing is promised to survive a power cut before a sync: contents before [`DiskFile::sync`], names before [`Disk::sync_names`].
@@ -91,6 +104,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Those of the disk.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// Opens a file that is only read: also where writing is not allowed.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(name)
+    }
+
     /// Gives a file another name, in the place of the file that had it.
     ///
     /// # Errors
@@ -114,6 +135,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`ErrorKind::WouldBlock`] with the name of the present owner, and those of the disk.
     fn lock(&self) -> io::Result<Box<dyn Ownership>>;
+
+    /// Whether somebody owns the directory now: then its files may change while they are looked at.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn is_owned(&self) -> io::Result<bool> {
+        Ok(false)
+    }
 
     /// What a person calls the file of this name.
     fn path_of(&self, name: &str) -> String;
@@ -216,6 +245,23 @@ impl Directory {
         Self(path.into())
     }
 
+    /// A directory in which a log may be; nothing is made.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none, and [`Error::InvalidInput`] if it is a file.
+    pub fn existing(path: &Path) -> factum::Result<Self> {
+        match path.metadata() {
+            Ok(what) if what.is_dir() => Ok(Self(path.to_owned())),
+            Ok(_) => {
+                Err(Error::invalid(path.display().to_string(), "it is a file; name the directory of a log"))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(Error::NotFound { what: format!("directory {}", path.display()) })
+            }
+            Err(error) => Err(explain(&error, "look at", &path.display().to_string(), Outcome::No)),
+        }
+    }
+
     /// Makes the directory, if there is none, and syncs the directories it is in.
     ///
     /// # Errors
@@ -280,6 +326,10 @@ impl Disk for Directory {
         Ok(Arc::new(RealFile::new(file)))
     }
 
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(RealFile::new(fs::File::open(self.0.join(name))?)))
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.0.join(from), self.0.join(to))
     }
@@ -295,7 +345,7 @@ impl Disk for Directory {
     fn lock(&self) -> io::Result<Box<dyn Ownership>> {
         let path = self.0.join(LOCK);
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 let mut owner = String::new();
@@ -314,9 +364,35 @@ impl Disk for Directory {
         Ok(Box::new(RealOwnership { path, mine, _file: file }))
     }
 
-    fn path_of(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
+    fn is_owned(&self) -> io::Result<bool> {
+        let file = match fs::File::open(self.0.join(LOCK)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock().map(|()| false),
+            Err(fs::TryLockError::WouldBlock) => Ok(true),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
     }
+
+    fn path_of(&self, name: &str) -> String {
+        // The directory itself has no name in it, and no slash at its end.
+        let path = if name.is_empty() { self.0.clone() } else { self.0.join(name) };
+        path.display().to_string()
+    }
+}
+
+/// Tries for as long as somebody may only have looked whether there is an owner.
+fn try_lock(file: &fs::File) -> Result<(), fs::TryLockError> {
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            answer => return answer,
+        }
+    }
+    file.try_lock()
 }
 
 /// Takes the room now, so that a full disk shows when a file is made and not in the middle of an append. `false` where that is only

@@ -85,6 +85,14 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
+    /// The header of a segment of which nothing is known but its length.
+    pub fn unknown(capacity: u64) -> Self {
+        let log = LogIdentity { log_id: Uuid::nil(), epoch: 0 };
+        let (number, base, first_frame, events_before, previous_end) = (0, 0, 0, 0, 0);
+        let last_recorded_at = Timestamp(i64::MIN);
+        Self { log, number, base, capacity, first_frame, events_before, previous_end, last_recorded_at }
+    }
+
     /// The header's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES);
@@ -408,6 +416,9 @@ impl BodyCrc {
         self.0 = crc32c_append(self.0, &record_crc.to_le_bytes());
     }
 }
+
+#[cfg(test)]
+mod page;
 
 #[cfg(test)]
 mod tests {

@@ -300,6 +300,25 @@ impl Layers {
         (alike && newest.iter().sum::<u64>() <= MOST_EVENTS).then(|| self.runs[first..].to_vec())
     }
 
+    /// The run in this file, and those before it.
+    pub fn run_at(&self, path: &str) -> Option<(Arc<Run>, Vec<Arc<Run>>)> {
+        let n = self.runs.iter().position(|run| run.path() == path)?;
+        Some((self.runs[n].clone(), self.runs[..n].to_vec()))
+    }
+
+    /// Puts runs that were made anew in the place of a damaged one.
+    pub fn mend(&mut self, damaged: &Arc<Run>, mended: Vec<Arc<Run>>) {
+        let Some(n) = self.runs.iter().position(|run| Arc::ptr_eq(run, damaged)) else { return };
+        let mut runs = self.runs.to_vec();
+        runs.splice(n..=n, mended);
+        self.runs = Arc::new(runs);
+    }
+
+    /// The runs from this one on.
+    pub fn runs_from(&self, n: usize) -> Vec<Arc<Run>> {
+        self.runs[n.min(self.runs.len())..].to_vec()
+    }
+
     /// Puts a run in the place of those it was made from.
     pub fn replace(&mut self, old: &[Arc<Run>], merged: Run) {
         let (Some(first), Some(last)) = (old.first(), old.last()) else { return };

@@ -11,22 +11,30 @@
 
 #![allow(unreachable_pub, reason = "in a private module, `pub` says what other modules may use")]
 
+mod backup;
 mod batch;
 mod bugs;
 pub mod disk;
 mod format;
 mod index;
+mod layout;
 mod log;
 mod manifest;
 mod read;
 mod recovery;
+mod repair;
 mod segment;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod sparse;
 mod store;
+mod verify;
 
 pub use self::{
+    backup::{Backup, Restored, backup, restore},
+    layout::{FileLayout, FrameLayout, Layout, ManifestLayout, RunLayout, SegmentLayout, layout},
     recovery::Recovery,
+    repair::{Cut, plan_repair, repair},
     store::{LogStore, Options},
+    verify::{Finding, Part, Progress, Verification, verify},
 };

@@ -7,6 +7,8 @@
 //!
 //! Nothing in here starts a thread: [`Log::submit`] may be called from many, [`Log::commit`] and its like from one.
 
+mod mend;
+
 use std::{
     collections::VecDeque,
     io::ErrorKind,
@@ -64,7 +66,7 @@ pub struct Settings {
 /// A log that is open.
 #[derive(Debug)]
 pub struct Log {
-    disk: Arc<dyn Disk>,
+    pub disk: Arc<dyn Disk>,
     ownership: Box<dyn Ownership>,
     secret: Secret,
     settings: Settings,
@@ -77,6 +79,8 @@ pub struct Log {
     /// The length of the file that is ready for the next segment.
     spare: Mutex<Option<u64>>,
     durable: RwLock<Durable>,
+    /// Held by whoever changes the files of the index.
+    index_work: Mutex<()>,
     head: watch::Sender<Position>,
     /// Where scans stopped within a frame.
     pub interrupted: read::Interruptions,
@@ -242,6 +246,7 @@ impl Log {
             head: watch::Sender::new(durable.head()),
             interrupted: read::Interruptions::default(),
             durable: RwLock::new(durable),
+            index_work: Mutex::new(()),
             recovery,
         }
     }
@@ -269,15 +274,17 @@ impl Log {
     /// Those of the index.
     pub fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
         let stream = self.secret.stream(stream);
-        let (settled, end) = {
-            let durable = self.durable();
-            if let Some(state) = durable.index.newest_durable_state(stream, durable.end) {
-                return Ok(state);
-            }
-            (durable.index.settled(), durable.end)
-        };
-        // Runs are read outside of the lock.
-        Ok(settled.state(stream, end)?.unwrap_or_default())
+        self.mending(|| {
+            let (settled, end) = {
+                let durable = self.durable();
+                if let Some(state) = durable.index.newest_durable_state(stream, durable.end) {
+                    return Ok(state);
+                }
+                (durable.index.settled(), durable.end)
+            };
+            // Runs are read outside of the lock.
+            Ok(settled.state(stream, end)?.unwrap_or_default())
+        })
     }
 
     /// Follows the last position that can be read.
@@ -308,6 +315,10 @@ impl Log {
     /// # Errors
     /// Those of the index.
     pub fn look_up(&self, request: &mut Request) -> Result<()> {
+        self.mending(|| self.look_up_once(request))
+    }
+
+    fn look_up_once(&self, request: &mut Request) -> Result<()> {
         let settled = self.durable().index.settled();
         request.look_up(&settled).map_err(unseen)?;
         for guard in &request.append.guards {
@@ -460,6 +471,11 @@ impl Log {
     /// # Errors
     /// Those of the disk. Nothing is lost: the index is made from the log, and this can be done again.
     pub fn write_run(&self) -> Result<bool> {
+        self.mending(|| self.write_run_once())
+    }
+
+    fn write_run_once(&self) -> Result<bool> {
+        let _working = self.index_work();
         let (frozen, sparse) = {
             let durable = self.durable();
             let Some((index, span)) = durable.index.frozen(durable.end) else {

@@ -35,23 +35,13 @@ pub struct Manifest {
 
 impl Manifest {
     /// Its text: a line of JSON for people, and a checksum of that line.
-    fn encode(&self) -> io::Result<Vec<u8>> {
-        let mut text = serde_json::to_vec(self)?;
-        let crc = crc32c(&text);
-        text.extend(format!("\ncrc32c {crc:08x}\n").as_bytes());
-        Ok(text)
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
+        Ok(with_checksum(serde_json::to_vec(self)?))
     }
 
     /// Reads a manifest; `None` for anything that is not one, whole and undamaged.
     pub fn decode(text: &[u8]) -> Option<Self> {
-        let end = text.iter().position(|&byte| byte == b'\n')?;
-        let (line, rest) = text.split_at(end);
-        let crc = rest.strip_prefix(b"\ncrc32c ")?.get(..8)?;
-        let crc = u32::from_str_radix(std::str::from_utf8(crc).ok()?, 16).ok()?;
-        if crc32c(line) != crc {
-            return None;
-        }
-        serde_json::from_slice(line).ok()
+        serde_json::from_slice(checked(text)?).ok()
     }
 
     /// Reads the manifest of a directory, if there is one.
@@ -95,6 +85,22 @@ impl Manifest {
         }
         disk.sync_names()
     }
+}
+
+/// A line, and its checksum in the next.
+pub fn with_checksum(mut line: Vec<u8>) -> Vec<u8> {
+    let crc = crc32c(&line);
+    line.extend(format!("\ncrc32c {crc:08x}\n").as_bytes());
+    line
+}
+
+/// The line of such a text, if it is undamaged.
+pub fn checked(text: &[u8]) -> Option<&[u8]> {
+    let end = text.iter().position(|&byte| byte == b'\n')?;
+    let (line, rest) = text.split_at(end);
+    let crc = rest.strip_prefix(b"\ncrc32c ")?.get(..8)?;
+    let crc = u32::from_str_radix(std::str::from_utf8(crc).ok()?, 16).ok()?;
+    (crc32c(line) == crc).then_some(line)
 }
 
 #[cfg(test)]

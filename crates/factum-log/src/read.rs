@@ -138,7 +138,7 @@ pub fn is_scan(read: &Read) -> bool {
 /// # Errors
 /// As for [`factum::EventStore::read`].
 pub fn page(log: &Log, read: &Read) -> Result<Page> {
-    page_by(log, read, true)
+    log.mending(|| page_by(log, read, true))
 }
 
 fn page_by(log: &Log, read: &Read, may_wait: bool) -> Result<Page> {

@@ -17,6 +17,7 @@ use factum::{
 use uuid::Uuid;
 
 use crate::{
+    backup::refuse_what_is_no_log,
     bugs::{Bug, Bugs},
     disk::{Disk, explain},
     format::{
@@ -87,6 +88,7 @@ pub struct Birth {
 pub fn recover(disk: &dyn Disk, birth: Option<Birth>, settings: &Settings) -> Result<Recovered> {
     let doing = |error: io::Error| explain(&error, "read", &disk.path_of(""), Outcome::No);
     let mut names = disk.list().map_err(doing)?;
+    refuse_what_is_no_log(disk, &names)?;
     for leftover in
         names.extract_if(.., |name| *name == SPARE || name.strip_suffix(".new").is_some_and(is_ours))
     {
@@ -100,15 +102,90 @@ pub fn recover(disk: &dyn Disk, birth: Option<Birth>, settings: &Settings) -> Re
     if numbers.is_empty() {
         return begin(disk, birth, manifest.as_ref(), settings);
     }
-    let mut found = Found::open(disk, &numbers, manifest, settings)?;
-    found.believe_runs(disk, &names)?;
-    found.read_sealed(disk)?;
-    let recovery = found.settle_tail(disk)?;
-    Ok(found.into_recovered(recovery))
+    let mut mended = Vec::new();
+    loop {
+        let mut found = Found::open(disk, &numbers, manifest.clone(), settings)?;
+        found.believe_runs(disk, &names)?;
+        let settled = found.read_sealed(disk).and_then(|()| found.settle_tail(disk));
+        match settled {
+            Err(Error::Corrupt(damage)) if Run::is_file(&damage.segment) => {
+                let again = mended.contains(&damage.segment);
+                found.mend(disk, &damage.segment, again, settings)?;
+                mended.push(damage.segment.clone());
+                names = disk.list().map_err(doing)?;
+            }
+            settled => return Ok(found.into_recovered(settled?)),
+        }
+    }
+}
+
+/// Makes the index of a stretch of the log anew, from the log and from the runs before it.
+///
+/// # Errors
+/// [`Error::Corrupt`] if the log is damaged there, or a run before, and those of the disk.
+pub fn index_again(
+    disk: &dyn Disk,
+    segments: &[Arc<Segment>],
+    before: &[Arc<Run>],
+    stretch: &Span,
+    settings: &Settings,
+) -> Result<Vec<Arc<Run>>> {
+    // A run ends with an event. Should a stretch end with a mark, right behind a run's last event, runs of another size fit.
+    for run_events in settings.run_events..settings.run_events + 4 {
+        let made = index_in_runs_of(run_events, disk, segments, before, stretch, settings)?;
+        if made.last().map(|run| run.span.end) == Some(stretch.end) {
+            return Ok(made);
+        }
+    }
+    let why = "the index of a stretch of the log could not be made again".to_owned();
+    Err(Error::Unavailable { why, outcome: Outcome::No })
+}
+
+fn index_in_runs_of(
+    run_events: u64,
+    disk: &dyn Disk,
+    segments: &[Arc<Segment>],
+    before: &[Arc<Run>],
+    stretch: &Span,
+    settings: &Settings,
+) -> Result<Vec<Arc<Run>>> {
+    let known = before.last().map(|run| run.span);
+    let mut found = Found {
+        segments: segments.to_vec(),
+        manifest: None,
+        index: Layers::new(Secret(stretch.secret), before.to_vec()),
+        sparse: Sparse::default(),
+        indexed: stretch.start,
+        run_events,
+        index_pages: settings.index_pages.clone(),
+        next_frame: known.map_or(1, |span| span.next_frame),
+        last_recorded_at: known.map_or(Timestamp(i64::MIN), |span| span.last_recorded_at),
+        durable: stretch.end,
+        end: stretch.start,
+        bugs: settings.bugs,
+    };
+    for (n, segment) in segments.iter().enumerate() {
+        let sealed = segments.get(n + 1).map_or(u64::MAX, |next| next.header.previous_end);
+        let limit = sealed.min(stretch.end);
+        if limit <= stretch.start || segment.header.base >= stretch.end {
+            continue;
+        }
+        let stop = found.read_frames(disk, segment, limit - segment.header.base)?;
+        if found.end != limit {
+            let missing = Damage("frames that were durable are missing");
+            let damage = if let Stop::Damage(damage) = stop { damage } else { missing };
+            return Err(found.lost(segment, limit, damage));
+        }
+    }
+    if found.index.memory.events() > 0 {
+        found.run_events = 1;
+        found.write_run(disk);
+    }
+    Ok(found.index.runs_from(before.len()))
 }
 
 /// Whether a file of this name is one of the engine's.
-fn is_ours(name: &str) -> bool {
+pub fn is_ours(name: &str) -> bool {
     Segment::number_in(name).is_some()
         || Run::span_in(name).is_some()
         || cut_in(name)
@@ -116,7 +193,7 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// Whether this is the name of a copy of cut-off bytes: segment, offset and a number, all of fixed width.
-fn cut_in(name: &str) -> bool {
+pub fn cut_in(name: &str) -> bool {
     let digits = |part: &str, length| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
     let parts: Vec<&str> = name.strip_suffix(".cut").unwrap_or_default().split('-').collect();
     matches!(parts[..], [segment, offset, n] if digits(segment, 10) && digits(offset, 12) && digits(n, 3))
@@ -366,6 +443,19 @@ impl Found {
             last = Some(frame.header.number);
         }
         Ok(base + frames.offset() == span.end && last.map(|number| number + 1) == Some(span.next_frame))
+    }
+
+    /// Makes a run that turned out to be damaged again, or does without it and what follows it.
+    fn mend(&self, disk: &dyn Disk, path: &str, again: bool, settings: &Settings) -> Result<()> {
+        let Some((damaged, before)) = self.index.run_at(path) else { return Ok(()) };
+        let (Span { start, end, .. }, name) = (damaged.span, Run::name(damaged.span.start, damaged.span.end));
+        let mended = || index_again(disk, &self.segments, &before, &damaged.span, settings).ok();
+        let replaces = |run: &Arc<Run>| (run.span.start, run.span.end) == (start, end);
+        if again || !mended().is_some_and(|runs| runs.iter().any(replaces)) {
+            let removed = disk.remove(&name);
+            removed.map_err(|error| explain(&error, "remove", path, Outcome::No))?;
+        }
+        Ok(())
     }
 
     /// Reads the segments before the last, as far as they are not indexed yet. All of their frames must be there.

@@ -16,6 +16,7 @@ use factum::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    backup::{Backup, Source, back_up, destination},
     batch::is_small,
     bugs::Bugs,
     disk::{Directory, Disk, at_once, explain},
@@ -24,6 +25,7 @@ use crate::{
     log::{Log, Settings},
     read,
     recovery::Recovery,
+    verify::{Progress, Verification, verify_disk},
 };
 
 /// How long nothing must come before a mark is written, and how much longer before it is synced on its own.
@@ -260,6 +262,38 @@ impl LogStore {
     /// What opening it did to the log.
     pub fn recovery(&self) -> &Recovery {
         &self.0.log.recovery
+    }
+
+    /// Looks at every byte of the log and of its index, while it is in use, and lists all that is damaged. `told` hears now and then
+    /// how far it has come. See [`verify`](crate::verify()) for a log that is closed.
+    ///
+    /// # Errors
+    /// Those of the disk. Damage is no error: it is in the answer.
+    pub async fn verify(&self, mut told: impl FnMut(Progress) + Send + 'static) -> Result<Verification> {
+        let log = self.0.log.clone();
+        blocking(move || verify_disk(&*log.disk, &mut told)).await
+    }
+
+    /// Copies the log to a directory, which is made if it is missing, while appends go on: everything that was acknowledged before
+    /// is in the copy, and nothing that is not durable. Into the same place again, only what is new is copied. When this returns,
+    /// the backup is synced. [`restore`](crate::restore()) makes a log of it.
+    ///
+    /// # Errors
+    /// As for [`backup`](crate::backup()).
+    pub async fn backup(
+        &self,
+        to: impl Into<PathBuf>,
+        mut told: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Backup> {
+        let (log, to) = (self.0.log.clone(), to.into());
+        blocking(move || {
+            let source = {
+                let durable = log.durable();
+                Source { log: durable.log, segments: durable.segments.to_vec(), end: durable.end }
+            };
+            back_up(&source, &*destination(&to)?, &mut told)
+        })
+        .await
     }
 
     /// Closes the store: appends that were taken are committed, others are refused from now on. Reads still work.

@@ -11,6 +11,7 @@ const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 /// What each crate of the product may use of the others. Nothing points back.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("factum", &[]),
+    ("factum-cli", &["factum", "factum-log"]),
     ("factum-log", &["factum"]),
     ("factum-sqlite", &["factum"]),
     ("factum-conformance", &["factum"]),
@@ -22,9 +23,9 @@ const IN_TESTS: &[&str] = &["factum-conformance", "factum-log", "factum-sqlite"]
 /// The only packages that may know these from outside, directly.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("anyhow", &[]),
-    ("clap", &["bank", "proofs", "xtask"]),
+    ("clap", &["bank", "factum-cli", "proofs", "xtask"]),
     ("crc32c", &["factum-log"]),
-    ("indicatif", &["bank"]),
+    ("indicatif", &["bank", "factum-cli"]),
     ("rusqlite", &["factum-sqlite"]),
     ("rustix", &["factum-log", "proofs", "xtask"]),
 ];

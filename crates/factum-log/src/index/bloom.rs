@@ -43,6 +43,11 @@ impl Bloom {
         ((u128::from(hash) * blocks) >> 64) as usize * WORDS
     }
 
+    /// How many bytes it has.
+    pub fn bytes(&self) -> u64 {
+        self.0.len() as u64 * 4
+    }
+
     /// Its bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.0.iter().flat_map(|word| word.to_le_bytes()).collect()

@@ -161,6 +161,12 @@ impl Long {
         Ok([first].into_iter().chain(rest).collect())
     }
 
+    /// Bytes that it takes in its run.
+    pub fn bytes(&self) -> u64 {
+        let blocks = self.blocks.iter().map(|block| u64::from(block.bytes)).sum::<u64>();
+        (self.blocks.len() * ENTRY) as u64 + 4 + blocks
+    }
+
     fn block_of(&self, position: Position) -> Option<usize> {
         self.blocks.partition_point(|block| block.first <= position).checked_sub(1)
     }
@@ -253,6 +259,23 @@ impl List<'_> {
                 (blocks * BLOCK).min(long.count)
             }
         }
+    }
+
+    /// Hands on every position, without holding more than a block of a long list.
+    ///
+    /// # Errors
+    /// Those of the run.
+    pub fn each(&self, mut each: impl FnMut(Position)) -> Result<()> {
+        match self {
+            Self::Slice(list) => list.iter().copied().for_each(each),
+            Self::Short(list) => list.iter().copied().for_each(each),
+            Self::Long(long) => {
+                for n in 0..long.blocks.len() {
+                    long.block(n)?.into_iter().for_each(&mut each);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// All of it.

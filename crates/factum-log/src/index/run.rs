@@ -4,6 +4,8 @@
 //! hashes, what is certainly not in it, and where frames begin. Everything is checksummed; what is not right is thrown away and made
 //! again from the log.
 
+mod check;
+
 use std::{
     fmt, io,
     sync::{
@@ -26,6 +28,8 @@ use super::{
     list::{List, Long, SHORT, long_list, put_positions, put_varint, senseless, take_positions, take_varint},
 };
 use crate::disk::{Disk, DiskFile, explain};
+
+pub use self::check::{Facts, each_stream};
 
 const MAGIC: [u8; 8] = *b"factidx2";
 pub const PAGE: usize = 4096;
@@ -126,6 +130,13 @@ struct Table {
     bloom: Bloom,
 }
 
+impl Table {
+    /// Bytes that it takes in its run.
+    fn bytes(&self) -> u64 {
+        self.pages.len() as u64 * 16 + self.bloom.bytes()
+    }
+}
+
 /// A stream's entry, with its list not read yet.
 #[derive(Debug)]
 pub struct StreamEntry<'a> {
@@ -153,10 +164,12 @@ impl Run {
     /// # Errors
     /// Those of the disk, and `InvalidData`.
     pub fn open(disk: &dyn Disk, name: &str, cache: &Arc<PageCache>) -> io::Result<Self> {
-        let file = disk.open(name)?;
+        let file = disk.open_to_read(name)?;
         let mut header = vec![0; HEADER];
         if file.read_at(&mut header, 0)? < HEADER || header[..8] != MAGIC {
-            return Err(senseless());
+            // Another version's is no damage.
+            let other = header[..7] == MAGIC[..7] && header[7].is_ascii_digit();
+            return Err(if other { io::ErrorKind::Unsupported.into() } else { senseless() });
         }
         let (covered, crc) = header.split_at(HEADER - 4);
         if crc != crc32c(covered).to_le_bytes() {
@@ -211,6 +224,21 @@ impl Run {
             ids,
             sparse,
         })
+    }
+
+    /// Whether a file of this path is a run.
+    pub fn is_file(path: &str) -> bool {
+        path.rsplit('/').next().is_some_and(|name| Self::span_in(name).is_some())
+    }
+
+    /// What a person calls its file.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The length of its file.
+    pub fn bytes(&self) -> u64 {
+        self.file.bytes().unwrap_or_default()
     }
 
     /// Reads bytes that must be there.

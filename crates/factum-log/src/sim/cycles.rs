@@ -25,6 +25,7 @@ use crate::{
     index::{PageCache, Secret},
     log::{Log, Settings},
     read,
+    verify::verify_disk,
 };
 
 /// Crashes that one simulated disk lives through.
@@ -202,6 +203,7 @@ impl<'a> Life<'a> {
             let log = self.open()?;
             self.check(&log)?;
             self.failing = failing > 0;
+            self.check_every_byte()?;
             if self.rng.u8(..) < 224 {
                 self.disk.crash_after(self.rng.u64(0..40));
             }
@@ -328,6 +330,19 @@ impl<'a> Life<'a> {
             *revision += 1;
         }
         Ok(())
+    }
+
+    /// What was recovered is sound to its last byte, the index included.
+    fn check_every_byte(&mut self) -> Result<(), String> {
+        if self.rng.u8(..) >= 32 {
+            return Ok(());
+        }
+        let verified = verify_disk(&self.disk, &mut |_| {});
+        let verified = verified.map_err(|error| format!("the log cannot be verified: {error}"))?;
+        match verified.findings.first() {
+            Some(finding) => Err(format!("verify finds fault with a sound log: {finding}")),
+            None => Ok(()),
+        }
     }
 
     fn check_content(&self, event: &RecordedEvent) -> Result<(), String> {

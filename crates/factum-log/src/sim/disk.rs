@@ -168,6 +168,15 @@ impl SimDisk {
         self.state().names.keys().cloned().collect()
     }
 
+    /// Gives a file other bytes, durably, as if it had been overwritten or cut from outside.
+    pub fn set_contents(&self, name: &str, bytes: Vec<u8>) {
+        let mut state = self.state();
+        let Some(&file) = state.names.get(name) else { return };
+        if let Some(contents) = state.files.get_mut(&file) {
+            *contents = Contents { cache: bytes.clone(), durable: bytes, dirty: BTreeMap::new() };
+        }
+    }
+
     /// The bytes of a file as a process sees them.
     pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state();

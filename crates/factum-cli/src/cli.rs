@@ -1,0 +1,247 @@
+//! The command line.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use factum::{LogIdentity, Position};
+use factum_log::{Cut, Part, Verification};
+
+use crate::{
+    exit::{EXIT_CODES, Exit, Kind},
+    progress::Bar,
+    show::{count, many},
+};
+
+/// Findings that `verify` prints, unless it is asked for more.
+const PRINTED: usize = 20;
+
+/// Look after the logs of factum: verify every byte, look at what is there, back up, restore, repair
+#[derive(Debug, Parser)]
+#[command(name = "factum", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+// `factum scavenge DIR` belongs between `restore` and `repair`: one variant here, one function below.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Read every byte of a log, or of a backup, and list all that is damaged; changes nothing
+    ///
+    /// The log may be in use. Checked are segments, frames, events and their order, and the index against the log.
+    Verify {
+        /// The directory of the log, or of a backup
+        dir: PathBuf,
+        /// Print every finding, not only the first 20
+        #[arg(long)]
+        all: bool,
+    },
+    /// Print files, segments and index, and what opening the log would do; changes nothing
+    Layout {
+        /// The directory of the log, or of a backup
+        dir: PathBuf,
+        /// Print every frame of this segment
+        #[arg(long, value_name = "SEGMENT")]
+        frames: Option<u32>,
+        /// How to print it
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Copy a log, also one that is in use; into the same place again, only what is new
+    Backup {
+        /// The directory of the log
+        dir: PathBuf,
+        /// The directory of the backup; it is made if it is missing, and must hold nothing else
+        dest: PathBuf,
+    },
+    /// Make a log from a backup; every byte is verified
+    ///
+    /// The log begins a new epoch: whoever follows it, such as a read model, is told so, and must be rebuilt.
+    Restore {
+        /// The directory of the backup
+        backup: PathBuf,
+        /// The directory of the log to be; it must be empty or missing
+        dir: PathBuf,
+    },
+    /// Cut a damaged log before its first damage, and lose what comes after; a backup loses less
+    ///
+    /// Without --lose-events it only says what it would do. The files that it cuts are kept beside the others.
+    ///
+    /// The log begins a new epoch: whoever follows it, such as a read model, is told so, and must be rebuilt.
+    Repair {
+        /// The directory of the log
+        dir: PathBuf,
+        /// Do it
+        #[arg(long)]
+        lose_events: bool,
+    },
+}
+
+/// How a layout is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+impl Cli {
+    /// What to say when it is interrupted.
+    pub(crate) fn after_interruption(&self) -> &'static str {
+        match self.verb {
+            Verb::Verify { .. } | Verb::Layout { .. } => "interrupted; nothing was changed",
+            Verb::Backup { .. } => {
+                "interrupted; the same command goes on, and an earlier backup there is still whole"
+            }
+            Verb::Restore { .. } => "interrupted; there is no log yet: the same command begins again",
+            Verb::Repair { lose_events: false, .. } => "interrupted; nothing was changed",
+            Verb::Repair { .. } => {
+                "interrupted; the log cannot be opened until the same command has finished"
+            }
+        }
+    }
+
+    /// Does what was asked; what there is to print comes to `out`.
+    pub(crate) fn run(self, out: &mut String) -> Result<(), Exit> {
+        match self.verb {
+            Verb::Verify { dir, all } => {
+                let mut bar = Bar::new("verify");
+                let found = factum_log::verify(&dir, |progress| bar.at(progress))?;
+                drop(bar);
+                verified(&dir.display().to_string(), &found, all, out)
+            }
+            Verb::Layout { dir, frames, format } => {
+                let layout = factum_log::layout(&dir, frames)?;
+                match format {
+                    Format::Text => *out += &layout.to_string(),
+                    Format::Json => {
+                        let json = serde_json::to_string_pretty(&layout);
+                        *out += &json.map_err(|error| Exit::new(Kind::Other, error.to_string()))?;
+                        out.push('\n');
+                    }
+                }
+                Ok(())
+            }
+            Verb::Backup { dir, dest } => {
+                let mut bar = Bar::new("backup");
+                let made = factum_log::backup(&dir, &dest, |progress| bar.at(progress))?;
+                drop(bar);
+                let (events, log) = (many(made.events, "event", "events"), identity(made.log));
+                let (copied, all) = (count(made.copied_bytes), count(made.bytes));
+                let _ = writeln!(out, "{}: {events} of {log}", dest.display());
+                let _ = writeln!(out, "{copied} bytes were copied, of {all}");
+                Ok(())
+            }
+            Verb::Restore { backup, dir } => {
+                let mut bar = Bar::new("restore");
+                let restored = factum_log::restore(&backup, &dir, |progress| bar.at(progress))?;
+                drop(bar);
+                let events = many(restored.backup.events, "event", "events");
+                let _ = writeln!(out, "{}: {events} of {}", dir.display(), identity(restored.log));
+                let _ = writeln!(
+                    out,
+                    "it was epoch {} before: rebuild what reads the log",
+                    restored.backup.log.epoch
+                );
+                Ok(())
+            }
+            Verb::Repair { dir, lose_events } => {
+                let mut bar = Bar::new("verify");
+                let mut told = |progress| bar.at(progress);
+                let cut = if lose_events {
+                    factum_log::repair(&dir, &mut told)
+                } else {
+                    factum_log::plan_repair(&dir, &mut told)
+                };
+                drop(bar);
+                repaired(&cut?, lose_events, out)
+            }
+        }
+    }
+}
+
+fn identity(LogIdentity { log_id, epoch }: LogIdentity) -> String {
+    format!("log {log_id} in epoch {epoch}")
+}
+
+fn verified(dir: &str, found: &Verification, all: bool, out: &mut String) -> Result<(), Exit> {
+    let state = match (found.log_is_damaged(), found.is_sound()) {
+        (true, _) => "damaged",
+        (false, false) => "no event is lost, but not all is sound",
+        (false, true) => "sound",
+    };
+    let _ = writeln!(out, "{dir}: {state}");
+    if let Some(log) = found.log {
+        let _ = writeln!(out, "{}{}", identity(log), if found.live { ", in use" } else { "" });
+    }
+    let _ = writeln!(
+        out,
+        "{}, {}, {}, {}; {} bytes were looked at",
+        many(u64::from(found.segments), "segment", "segments"),
+        many(found.frames, "frame", "frames"),
+        many(found.events, "event", "events"),
+        many(u64::from(found.runs), "file of the index", "files of the index"),
+        count(found.bytes),
+    );
+    if found.torn_bytes > 0 {
+        let torn = many(found.torn_bytes, "byte", "bytes");
+        let _ = writeln!(
+            out,
+            "a crash has left {torn} at the end that nobody was promised; opening the log cuts them off"
+        );
+    }
+    let printed = if all { found.findings.len() } else { PRINTED.min(found.findings.len()) };
+    for finding in &found.findings[..printed] {
+        let _ = writeln!(out, "  {finding}");
+    }
+    let more = (found.findings.len() - printed) as u64 + found.more_findings;
+    if more > 0 {
+        let how = if all { "" } else { "; `--all` prints them" };
+        let _ = writeln!(out, "  and {} more{how}", count(more));
+    }
+    for why in &found.unchecked {
+        let _ = writeln!(out, "not checked: {why}");
+    }
+    let of_log = found.findings.iter().filter(|finding| finding.part == Part::Log).count() as u64;
+    if found.log_is_damaged() {
+        let places = many(of_log, "place", "places");
+        return Err(Exit::new(Kind::Damaged, format!("the log is damaged at {places}{}", positions(found))));
+    }
+    if !found.is_sound() {
+        let why =
+            "no event is lost; what is damaged is made again when the log is opened, or is used by nothing";
+        return Err(Exit::new(Kind::OnlyIndex, why));
+    }
+    Ok(())
+}
+
+/// Between which positions events cannot be read.
+fn positions(found: &Verification) -> String {
+    match (found.positions().first(), found.positions().iter().map(|(_, last)| last).max()) {
+        (Some((Position(first), _)), Some(last)) => {
+            format!(", and events between the positions {first} and {last} are lost")
+        }
+        _ => String::new(),
+    }
+}
+
+fn repaired(cut: &Cut, done: bool, out: &mut String) -> Result<(), Exit> {
+    let kept = many(cut.kept_events, "event", "events");
+    let lost = many(cut.lost_events, "event", "events");
+    let (stay, go) = if done { ("stayed", "are cut off") } else { ("would stay", "would be cut off") };
+    let _ = writeln!(out, "{kept} before position {} {stay}", cut.keeps_before);
+    for (first, last) in &cut.damaged {
+        let _ = writeln!(out, "damaged: positions {first} to {last}");
+    }
+    let _ = writeln!(out, "{lost} after that can still be read, and {go} all the same");
+    for (file, kept) in &cut.files {
+        let _ = writeln!(out, "{file} {} kept as {kept}", if done { "is" } else { "would be" });
+    }
+    if done {
+        let _ = writeln!(out, "{}: rebuild what reads the log", identity(cut.log));
+        return Ok(());
+    }
+    let advice = "nothing was changed; restore a backup if there is one, or run it again with --lose-events";
+    Err(Exit::new(Kind::Damaged, advice))
+}

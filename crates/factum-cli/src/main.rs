@@ -1,0 +1,62 @@
+//! The executable `factum`: what an operator does with a log. It verifies every byte, prints what lies in a directory, and backs up,
+//! restores and repairs.
+
+mod cli;
+mod exit;
+mod progress;
+mod show;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+
+use crate::{
+    cli::Cli,
+    exit::{Exit, Kind},
+    show::say,
+};
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            if exit.kind() != Kind::NobodyReads {
+                say(format!("factum: {exit}"));
+            }
+            exit.exit_code()
+        }
+    }
+}
+
+/// Does what was asked. What there is to print is printed also when it ends badly: `verify` lists what is damaged.
+fn run(cli: Cli) -> Result<(), Exit> {
+    let (out, done) = interruptible(cli)?;
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(out.as_bytes()).and_then(|()| stdout.flush())?;
+    done
+}
+
+/// Works on a thread of its own, so that Ctrl-C is heard meanwhile. Whatever is interrupted can be done again.
+fn interruptible(cli: Cli) -> Result<(String, Result<(), Exit>), Exit> {
+    let after_interruption = cli.after_interruption();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Exit::new(Kind::Other, format!("cannot start a runtime: {error}")))?;
+    let answer = runtime.block_on(async {
+        let work = tokio::task::spawn_blocking(move || {
+            let mut out = String::new();
+            let done = cli.run(&mut out);
+            (out, done)
+        });
+        tokio::select! {
+            done = work => done.map_err(|error| Exit::new(Kind::Other, format!("it broke: {error}"))),
+            _ = tokio::signal::ctrl_c() => Err(Exit::new(Kind::Interrupted, after_interruption)),
+        }
+    });
+    // The process ends: nobody waits for work that was interrupted.
+    runtime.shutdown_background();
+    answer
+}

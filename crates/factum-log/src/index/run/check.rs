@@ -1,0 +1,253 @@
+//! Whether every byte of a run is what was written, and what the run says as a whole.
+//!
+//! The entries of a run are a set of facts: *this event is found there*. The sum of the facts' hashes is compared with that of the
+//! facts that follow from the log. Equal sums mean equal sets (but for one chance in 2^128), found without a lookup per event and
+//! without holding either set in memory.
+
+use std::{io, sync::Arc};
+
+use factum::{Error, Outcome, Position, RecordedEvent, Result, Revision, StreamState};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{
+    Entries, HEADER, PAGE, PageCache, RawList, RawStream, Run, Table, high, merge, take_id, take_key,
+};
+use crate::{
+    disk::{Disk, explain},
+    index::{List, Secret},
+};
+
+/// The sum of facts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    sum: u128,
+    count: u64,
+}
+
+/// What an event is found by.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Stream = 1,
+    Key = 2,
+    Id = 3,
+}
+
+impl Facts {
+    fn add(&mut self, by: By, hash: u128, revision: u64, position: Position) {
+        let mut fact = [0; 33];
+        fact[0] = by as u8;
+        fact[1..17].copy_from_slice(&hash.to_le_bytes());
+        fact[17..25].copy_from_slice(&revision.to_le_bytes());
+        fact[25..].copy_from_slice(&position.0.to_le_bytes());
+        self.sum = self.sum.wrapping_add(xxh3_128(&fact));
+        self.count += 1;
+    }
+
+    /// Adds what an index must say of an event.
+    pub fn add_event(&mut self, secret: Secret, event: &RecordedEvent, keys: &mut Vec<u64>) {
+        let RecordedEvent { stream, revision: Revision(revision), position, id, .. } = event;
+        let hash = secret.stream(stream);
+        self.add(By::Stream, hash, *revision, *position);
+        self.add(By::Id, u128::from(secret.id(hash, *id)), 0, *position);
+        keys.clear();
+        secret.keys_of(stream, &event.event_type, &event.tags, keys);
+        for key in keys {
+            self.add(By::Key, u128::from(*key), 0, *position);
+        }
+    }
+}
+
+/// A run as its own bytes show it.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What it says.
+    pub facts: Facts,
+    /// Bytes that belong to something.
+    accounted: u64,
+    /// What is wrong, and where.
+    pub problems: Vec<(u64, &'static str)>,
+}
+
+const PAGE_DAMAGED: &str = "a page of the index fails its checksum";
+const LIST_DAMAGED: &str = "a list of the index fails its checksum";
+const OUT_OF_PLACE: &str = "an entry of the index is where it is not looked for";
+const NOT_IN_FILTER: &str = "an entry of the index is not in its filter, and so never found";
+const OUT_OF_ORDER: &str = "a list of the index is not in order, or leaves its stretch of the log";
+
+impl Run {
+    /// Opens a run to be looked through once.
+    ///
+    /// # Errors
+    /// As for [`Run::open`].
+    pub fn open_once(disk: &dyn Disk, name: &str) -> io::Result<Self> {
+        Self::open(disk, name, &Arc::new(PageCache::of_bytes(PAGE)))
+    }
+
+    /// Reads every byte.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn check(self: &Arc<Self>, mut done: impl FnMut(u64)) -> Result<Checked> {
+        let mut checked = Checked { accounted: PAGE as u64, ..Checked::default() };
+        let start = self.span.start;
+        let front = self.read(0, PAGE)?;
+        if front[HEADER..].iter().any(|&byte| byte != 0) {
+            checked.problems.push((HEADER as u64, "bytes that should be zero are not"));
+        }
+        self.check_table(
+            &self.streams,
+            &mut checked,
+            &mut done,
+            |bytes| {
+                let raw = RawStream::take(bytes, start)?;
+                Some((high(raw.hash), (raw.hash, raw.first_revision, raw.list)))
+            },
+            By::Stream,
+        )?;
+        self.check_table(
+            &self.keys,
+            &mut checked,
+            &mut done,
+            |bytes| {
+                let (hash, list) = take_key(bytes, start)?;
+                Some((hash, (u128::from(hash), 0, list)))
+            },
+            By::Key,
+        )?;
+        self.check_table(
+            &self.ids,
+            &mut checked,
+            &mut done,
+            |bytes| {
+                let (hash, position) = take_id(bytes)?;
+                Some((hash, (u128::from(hash), 0, RawList::Here(vec![position]))))
+            },
+            By::Id,
+        )?;
+        // The tables themselves were checked when the run was opened.
+        let tables = [&self.streams, &self.keys, &self.ids].map(|table| table.bytes());
+        checked.accounted += tables.iter().sum::<u64>() + self.sparse.len() as u64 * 16;
+        if checked.problems.is_empty() && !self.ends_at(checked.accounted)? {
+            checked.problems.push((checked.accounted, "the file has bytes that belong to nothing"));
+        }
+        Ok(checked)
+    }
+
+    /// Whether there is nothing from there on, or only zeros.
+    fn ends_at(&self, mut offset: u64) -> Result<bool> {
+        let mut bytes = vec![0; PAGE];
+        loop {
+            let read = self.file.read_at(&mut bytes, offset);
+            match read.map_err(|error| explain(&error, "read", &self.path, Outcome::No))? {
+                0 => return Ok(true),
+                read if bytes[..read].iter().any(|&byte| byte != 0) => return Ok(false),
+                read => offset += read as u64,
+            }
+        }
+    }
+
+    fn check_table(
+        self: &Arc<Self>,
+        table: &Table,
+        checked: &mut Checked,
+        done: &mut impl FnMut(u64),
+        take: impl Fn(&mut &[u8]) -> Option<(u64, (u128, u64, RawList))>,
+        by: By,
+    ) -> Result<()> {
+        for (n, &(first, offset)) in table.pages.iter().enumerate() {
+            checked.accounted += PAGE as u64;
+            done(PAGE as u64);
+            let page = self.page(offset).and_then(|page| self.entries(&page, offset, &[], &take));
+            let entries = match sound(page)? {
+                Some(entries) => entries,
+                None => {
+                    checked.problems.push((offset, PAGE_DAMAGED));
+                    continue;
+                }
+            };
+            let next = table.pages.get(n + 1).map_or(u64::MAX, |(next, _)| *next);
+            let mut last = first;
+            if entries.first().is_none_or(|(hash, _)| *hash != first) {
+                checked.problems.push((offset, OUT_OF_PLACE));
+            }
+            for (hash, (full, revision, list)) in entries {
+                if hash < last || hash > next {
+                    checked.problems.push((offset, OUT_OF_PLACE));
+                }
+                last = hash;
+                if !table.bloom.may_have(hash) {
+                    checked.problems.push((offset, NOT_IN_FILTER));
+                }
+                let Some(list) = sound(list.open(self))? else {
+                    checked.problems.push((offset, LIST_DAMAGED));
+                    continue;
+                };
+                if let List::Long(long) = &list {
+                    checked.accounted += long.bytes();
+                    done(long.bytes());
+                }
+                if sound(self.check_list(by, full, revision, &list, &mut checked.facts))?
+                    .is_none_or(|fits| !fits)
+                {
+                    checked.problems.push((offset, OUT_OF_ORDER));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what a list says. Whether it grows and stays within the run.
+    fn check_list(
+        &self,
+        by: By,
+        hash: u128,
+        mut revision: u64,
+        list: &List<'_>,
+        facts: &mut Facts,
+    ) -> Result<bool> {
+        let (mut after, mut fits) = (self.span.start, true);
+        list.each(|position| {
+            fits &= position.0 >= after && position.0 < self.span.end;
+            after = position.0 + 1;
+            facts.add(by, hash, revision, position);
+            revision += u64::from(matches!(by, By::Stream));
+        })?;
+        Ok(fits)
+    }
+}
+
+/// Damage is something to report; a disk that cannot be read is an error.
+fn sound<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(Error::Corrupt(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Hands on, for each stream, what runs that follow each other say of it: for each of them the revision of its first event there,
+/// its events, and how it is afterwards.
+///
+/// # Errors
+/// Those of the disk and of the runs.
+pub fn each_stream(
+    runs: &[Arc<Run>],
+    mut each: impl FnMut(u128, Vec<(&Arc<Run>, u64, StreamState, List<'static>)>) -> Result<()>,
+) -> Result<()> {
+    let sources = runs.iter().map(|run| Entries::of(run, &run.streams, RawStream::take)).collect();
+    merge(
+        sources,
+        |raw: &RawStream| raw.hash,
+        |group| {
+            let mut hash = 0;
+            let mut entries = Vec::with_capacity(group.len());
+            for (run, raw) in group {
+                hash = raw.hash;
+                let state = raw.state_at_end();
+                let entry = raw.open(run)?;
+                entries.push((run, entry.first_revision, state, entry.list));
+            }
+            each(hash, entries)
+        },
+    )
+}
