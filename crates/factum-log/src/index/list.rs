@@ -161,10 +161,12 @@ impl Long {
         Ok([first].into_iter().chain(rest).collect())
     }
 
-    /// Bytes that it takes in its run.
-    pub fn bytes(&self) -> u64 {
+    /// Where it is in its run, and how many bytes it takes there.
+    pub fn place(&self) -> (u64, u64) {
         let blocks = self.blocks.iter().map(|block| u64::from(block.bytes)).sum::<u64>();
-        (self.blocks.len() * ENTRY) as u64 + 4 + blocks
+        let directory = (self.blocks.len() * ENTRY) as u64 + 4;
+        let first = self.blocks.first().map_or(0, |block| block.offset);
+        (first.saturating_sub(directory), directory + blocks)
     }
 
     fn block_of(&self, position: Position) -> Option<usize> {

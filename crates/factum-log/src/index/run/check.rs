@@ -62,8 +62,8 @@ impl Facts {
 pub struct Checked {
     /// What it says.
     pub facts: Facts,
-    /// Bytes that belong to something.
-    accounted: u64,
+    /// Which bytes belong to something: where they begin, and how many they are.
+    parts: Vec<(u64, u64)>,
     /// What is wrong, and where.
     pub problems: Vec<(u64, &'static str)>,
 }
@@ -88,7 +88,7 @@ impl Run {
     /// # Errors
     /// Those of the disk.
     pub fn check(self: &Arc<Self>, mut done: impl FnMut(u64)) -> Result<Checked> {
-        let mut checked = Checked { accounted: PAGE as u64, ..Checked::default() };
+        let mut checked = Checked { parts: vec![(0, PAGE as u64)], ..Checked::default() };
         let start = self.span.start;
         let front = self.read(0, PAGE)?;
         if front[HEADER..].iter().any(|&byte| byte != 0) {
@@ -126,11 +126,31 @@ impl Run {
         )?;
         // The tables themselves were checked when the run was opened.
         let tables = [&self.streams, &self.keys, &self.ids].map(|table| table.bytes());
-        checked.accounted += tables.iter().sum::<u64>() + self.sparse.len() as u64 * 16;
-        if checked.problems.is_empty() && !self.ends_at(checked.accounted)? {
-            checked.problems.push((checked.accounted, "the file has bytes that belong to nothing"));
+        let tables = tables.iter().sum::<u64>() + self.sparse.len() as u64 * 16;
+        if checked.problems.is_empty()
+            && let Some(nothing) = self.first_of_nothing(&mut checked.parts, tables)?
+        {
+            checked.problems.push((nothing, "the file has bytes that belong to nothing"));
         }
         Ok(checked)
+    }
+
+    /// Where bytes are that belong neither to one of the parts nor to the tables after them, if there are any.
+    fn first_of_nothing(&self, parts: &mut [(u64, u64)], tables: u64) -> Result<Option<u64>> {
+        parts.sort_unstable();
+        let mut end = 0;
+        for &(start, bytes) in &*parts {
+            // Before a page there are zeros up to where a page may begin.
+            let gap = start.saturating_sub(end);
+            let filled = gap < PAGE as u64 && start.is_multiple_of(PAGE as u64);
+            #[allow(clippy::cast_possible_truncation, reason = "less than a page")]
+            if gap > 0 && !(filled && self.read(end, gap as usize)?.iter().all(|&byte| byte == 0)) {
+                return Ok(Some(end));
+            }
+            end = end.max(start.saturating_add(bytes));
+        }
+        let end = end.saturating_add(tables);
+        Ok((!self.ends_at(end)?).then_some(end))
     }
 
     /// Whether there is nothing from there on, or only zeros.
@@ -155,7 +175,7 @@ impl Run {
         by: By,
     ) -> Result<()> {
         for (n, &(first, offset)) in table.pages.iter().enumerate() {
-            checked.accounted += PAGE as u64;
+            checked.parts.push((offset, PAGE as u64));
             done(PAGE as u64);
             let page = self.page(offset).and_then(|page| self.entries(&page, offset, &[], &take));
             let entries = match sound(page)? {
@@ -183,8 +203,8 @@ impl Run {
                     continue;
                 };
                 if let List::Long(long) = &list {
-                    checked.accounted += long.bytes();
-                    done(long.bytes());
+                    checked.parts.push(long.place());
+                    done(long.place().1);
                 }
                 if sound(self.check_list(by, full, revision, &list, &mut checked.facts))?
                     .is_none_or(|fits| !fits)
