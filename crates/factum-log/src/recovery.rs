@@ -394,7 +394,9 @@ impl Found {
                 && let Ok(run) = Run::open(disk, &Run::name(start, end), &self.index_pages)
                 && run.span.log_id == self.segments[0].header.log.log_id
                 && (run.span.start, run.span.end) == (start, end)
-                && runs.last().is_none_or(|last| last.span.secret == run.span.secret)
+                && runs.last().is_none_or(|last| {
+                    last.span.secret == run.span.secret && last.span.events <= run.span.events
+                })
             {
                 at = end;
                 runs.push(Arc::new(run));
