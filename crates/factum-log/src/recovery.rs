@@ -676,6 +676,9 @@ fn open_segment(disk: &dyn Disk, number: u32) -> Result<Segment> {
     let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| match header {
         header if header.number != number => Err(Damage("the segment's file has the name of another")),
         header if header.capacity > length => Err(Damage("the file is shorter than its segment")),
+        header if header.capacity < SEGMENT_HEADER => {
+            Err(Damage("the segment claims to be shorter than its header"))
+        }
         SegmentHeader { base, capacity, .. } if base.checked_add(capacity).is_none() => {
             Err(Damage("the segment claims positions beyond the last there is"))
         }
