@@ -69,13 +69,13 @@ impl Proof {
         const FUZZ: [&str; 8] =
             ["--profile", "fuzz", "-p", "factum-log", "--features", "sim", "--example", "fuzz"];
         let (program, args): (&[&str], Vec<String>) = match self {
-            Self::Sim(cycles) => (&SIM, words(&["--", "--json", "--bugs", "--cycles"], cycles)),
-            Self::Fuzz(seconds) => (&FUZZ, words(&["--", "--json", "--seconds"], seconds)),
-            Self::Kills(kills) => (&PROOFS, words(&["kills", "--blows"], kills)),
-            Self::Powercut(cuts) => (&PROOFS, words(&["powercuts", "--blows"], cuts)),
+            Self::Sim(cycles) => (&SIM, words(&["--", "--json", "--bugs", "--cycles"], &cycles)),
+            Self::Fuzz(seconds) => (&FUZZ, words(&["--", "--json", "--seconds"], &seconds)),
+            Self::Kills(kills) => (&PROOFS, words(&["kills", "--blows"], &kills)),
+            Self::Powercut(cuts) => (&PROOFS, words(&["powercuts", "--blows"], &cuts)),
             Self::Faults { all: true } => (&PROOFS, vec!["faults".to_owned()]),
-            Self::Faults { all: false } => (&PROOFS, words(&["faults", "--nth"], "1,4,9,23")),
-            Self::Fulldisk(rounds) => (&PROOFS, words(&["fulldisk", "--rounds"], rounds)),
+            Self::Faults { all: false } => (&PROOFS, words(&["faults", "--nth"], &"1,4,9,23")),
+            Self::Fulldisk(rounds) => (&PROOFS, words(&["fulldisk", "--rounds"], &rounds)),
         };
         let run = ["run", "--quiet"].iter().chain(program).map(|word| (*word).to_owned());
         run.chain(args).collect()
@@ -99,7 +99,7 @@ impl Proof {
     }
 }
 
-fn words(words: &[&str], last: impl ToString) -> Vec<String> {
+fn words(words: &[&str], last: &impl ToString) -> Vec<String> {
     words.iter().map(ToString::to_string).chain([last.to_string()]).collect()
 }
 

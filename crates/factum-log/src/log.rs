@@ -7,6 +7,7 @@
 //!
 //! Nothing in here starts a thread: [`Log::submit`] may be called from many, [`Log::commit`] and its like from one.
 
+mod decided;
 mod mend;
 
 use std::{
@@ -18,18 +19,19 @@ use std::{
 };
 
 use factum::{
-    Append, Appended, Clock, Durability, Error, EventId, Guard, Limits, LogIdentity, Outcome, Placed,
-    Position, Query, RecordedEvent, Result, StreamName, StreamState, Timestamp,
+    Append, Appended, Clock, Durability, Error, Guard, Limits, LogIdentity, Outcome, Placed, Position,
+    RecordedEvent, Result, StreamName, StreamState, Timestamp,
     admission::{Admission, Ledger, admit, recorded_already},
 };
 use tokio::sync::{oneshot, watch};
 
+use self::decided::Decided;
 use crate::{
     batch::{Answer, Batch, Request},
     bugs::{Bug, Bugs},
     disk::{Disk, LOCK, Ownership, explain},
     format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader},
-    index::{Layers, PageCache, Places, Secret, run},
+    index::{Layers, PageCache, Secret, run},
     manifest::{self, Manifest},
     read,
     recovery::{Birth, Recovered, Recovery, SPARE, Unmade, make_segment, recover},
@@ -338,7 +340,7 @@ impl Log {
     ///
     /// # Errors
     /// Those that need no look at the log, and those of the index.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     pub fn submit(&self, append: Append) -> Result<oneshot::Receiver<Result<Appended>>> {
         let (mut request, answer) = self.encode(append)?;
         self.look_up(&mut request)?;
@@ -868,130 +870,6 @@ fn unseen(error: Error) -> Error {
     match error {
         Error::Unavailable { why, .. } => Error::Unavailable { why, outcome: Outcome::Unknown },
         other => other,
-    }
-}
-
-/// The log as it will be once everything that was decided is durable, to one who asks for something.
-struct Decided<'a> {
-    desk: &'a Desk,
-    durable: &'a Durable,
-    request: &'a Request,
-    /// Whether only what is durable counts.
-    only_durable: bool,
-}
-
-impl Decided<'_> {
-    fn secret(&self) -> Secret {
-        self.durable.index.secret
-    }
-
-    fn batches(&self) -> impl Iterator<Item = &Batch> {
-        [Some(&self.desk.open), self.desk.in_flight.as_deref()].into_iter().flatten()
-    }
-
-    fn event(&self, position: Position) -> Result<RecordedEvent> {
-        for batch in self.batches() {
-            if let Some(event) = batch.event(position)? {
-                return Ok(event);
-            }
-        }
-        self.durable.event(position)
-    }
-
-    fn shows(&self, event: &RecordedEvent, now: Timestamp) -> Result<bool> {
-        Ok(self.stream(&event.stream)?.shows(event.revision, event.recorded_at, now))
-    }
-
-    /// The last visible event at these places that matches, after `after`.
-    fn last_match(
-        &self,
-        places: &Places<'_>,
-        query: &Query,
-        after: Position,
-        now: Timestamp,
-    ) -> Result<Option<Position>> {
-        let mut before = Position(u64::MAX);
-        while let Some(place) = places.previous(before, after)? {
-            let event = self.event(place)?;
-            if query.matches(&event) && self.shows(&event, now)? {
-                return Ok(Some(place));
-            }
-            before = place;
-        }
-        Ok(None)
-    }
-
-    /// The same for a query that no index helps with.
-    fn last_of_all(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>> {
-        let mut found = None;
-        let mut look = |event: &RecordedEvent| {
-            let wanted = event.position > after && query.matches(event) && self.shows(event, now)?;
-            found = if wanted { Some(event.position) } else { found };
-            Ok::<_, Error>(wanted)
-        };
-        for batch in self.batches() {
-            for event in batch.events_backwards()? {
-                if look(&event)? {
-                    return Ok(found);
-                }
-            }
-        }
-        let mut before = Position(self.durable.end);
-        while before > after {
-            let (events, next) = read::block_before(self.durable, before)?;
-            for event in events.iter().rev() {
-                if look(event)? {
-                    return Ok(found);
-                }
-            }
-            before = next;
-        }
-        Ok(None)
-    }
-}
-
-impl Ledger for Decided<'_> {
-    fn identity(&self) -> LogIdentity {
-        self.durable.log
-    }
-
-    fn head(&self) -> Position {
-        let decided = self.durable.index.last().filter(|_| !self.only_durable);
-        decided.map_or_else(|| self.durable.head(), |(position, _)| position)
-    }
-
-    fn stream(&self, stream: &StreamName) -> Result<StreamState> {
-        let stream = self.secret().stream(stream);
-        if self.only_durable {
-            return self.durable.state(stream);
-        }
-        Ok(self.request.state(&self.durable.index, stream)?.unwrap_or_default())
-    }
-
-    fn may_be_recorded(&self, _: &Append) -> Result<bool> {
-        self.request.may_be_recorded(&self.durable.index)
-    }
-
-    fn find(&self, stream: &StreamName, id: EventId) -> Result<Option<RecordedEvent>> {
-        let secret = self.secret();
-        let hash = secret.id(secret.stream(stream), id);
-        for place in self.durable.index.ids_beyond(hash, id, 0)? {
-            if self.only_durable && place.0 >= self.durable.end {
-                continue;
-            }
-            let event = self.event(place)?;
-            if event.id == id && event.stream == *stream {
-                return Ok(Some(event));
-            }
-        }
-        Ok(None)
-    }
-
-    fn visible_match(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>> {
-        match self.durable.index.places(query, after)? {
-            Some(places) => self.last_match(&places, query, after, now),
-            None => self.last_of_all(query, after, now),
-        }
     }
 }
 

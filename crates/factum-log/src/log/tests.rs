@@ -1,6 +1,6 @@
 //! What several do to a log at the same moment.
 
-use factum::{ManualClock, NewEvent};
+use factum::{EventId, ManualClock, NewEvent};
 
 use super::*;
 use crate::sim::SimDisk;
@@ -27,11 +27,11 @@ fn the_state_of_a_stream_is_what_is_durable_of_it() {
     let stream = StreamName::new("s-1").unwrap();
     let append = || Append::to(stream.clone(), [NewEvent::bytes("E", "").unwrap()]);
     for durable in 0..3 {
-        let _ = log.submit(append()).unwrap();
+        drop(log.submit(append()).unwrap());
         let (told, state) = std::sync::mpsc::channel();
         let (meanwhile, next, asked) = (log.clone(), append(), stream.clone());
         disk.meanwhile(move || {
-            let _ = meanwhile.submit(next).unwrap();
+            drop(meanwhile.submit(next).unwrap());
             told.send(meanwhile.stream_state(&asked).unwrap()).unwrap();
         });
         log.commit();

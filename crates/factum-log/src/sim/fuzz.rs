@@ -197,7 +197,7 @@ impl Sound {
         let mut make = || -> factum::Result<Vec<RecordedEvent>> {
             let log = open(&files, &mut rng)?;
             for n in 0..150 {
-                let _ = log.submit(some_append(n, &mut rng)?)?;
+                drop(log.submit(some_append(n, &mut rng)?)?);
                 if rng.u8(0..3) > 0 {
                     while log.commit() {}
                     while log.write_run()? {}
@@ -205,7 +205,7 @@ impl Sound {
             }
             while log.commit() {}
             while log.write_run()? {}
-            if seed % 3 == 0 {
+            if seed.is_multiple_of(3) {
                 log.mark();
             } else {
                 log.close()?;
