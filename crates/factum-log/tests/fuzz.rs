@@ -27,9 +27,8 @@ fn bytes_that_nobody_wrote_are_refused_or_are_harmless() {
             refused += fuzzed.inputs - fuzzed.accepted;
         }
         println!("{target:?}: {accepted} accepted for what they are, {refused} refused");
-        assert!(
-            accepted > 0 && refused > 0,
-            "{target:?}: the damage is too small, or too large, to show anything"
-        );
+        // An index that is damaged is made again, so that hardly any log is refused for it.
+        let shows = accepted > 0 && (refused > 0 || target == Target::Index);
+        assert!(shows, "{target:?}: the damage is too small, or too large, to show anything");
     }
 }
