@@ -19,6 +19,8 @@ use factum::{
     EventId, EventType, Position, Query, Result, Revision, StreamState, Timestamp, query::Criterion,
 };
 
+#[cfg(test)]
+pub use self::bloom::may_have;
 use self::list::List;
 pub use self::{
     hashers::AsItIs,

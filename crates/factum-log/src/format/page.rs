@@ -94,7 +94,7 @@ const RECORD: &[Field] = &[
 ];
 
 const RUN: &[Field] = &[
-    Field("magic", B(8), "the text `factidx2`"),
+    Field("magic", B(8), "the text `factidx3`"),
     Field("log id, high", B(8), "the upper half of the UUID"),
     Field("log id, low", B(8), "the lower half"),
     Field("secret", B(8), "what its hashes are made with"),
@@ -107,17 +107,21 @@ const RUN: &[Field] = &[
     Field("hides something", B(8), "1 if a stream in it hides some of its events"),
     Field("largest id, high", B(8), "of the events in the stretch, the upper half"),
     Field("largest id, low", B(8), "the lower half"),
-    Field("stream pages", B(24), "a blob: where it is, its bytes and its checksum, 8 bytes each"),
-    Field("stream filter", B(24), "a blob"),
-    Field("key pages", B(24), "a blob"),
-    Field("key filter", B(24), "a blob"),
-    Field("id pages", B(24), "a blob"),
-    Field("id filter", B(24), "a blob"),
+    Field("stream tops", B(24), "a blob: where it is, its bytes and its checksum, 8 bytes each"),
+    Field("key tops", B(24), "a blob"),
+    Field("id tops", B(24), "a blob"),
     Field(
         "frames",
         B(24),
         "a blob: pairs of the position of a frame and the time of its first event, 8 bytes each",
     ),
+    Field(
+        "stream table",
+        B(32),
+        "where its filter begins and how many blocks that has; where its directory begins and how many entries that has",
+    ),
+    Field("key table", B(32), "as before"),
+    Field("id table", B(32), "as before"),
     Field("zeros", ZerosTo(508), "room for later versions"),
     Field("checksum", B(4), "not seeded; of all bytes before"),
 ];
@@ -141,6 +145,13 @@ const ID_ENTRY: &[Field] = &[
     Field("entry bytes", B(2), "of what follows"),
     Field("hash", B(8), "of an event's stream and id"),
     Field("position", B(8), "of the event"),
+];
+
+const TABLE_PAGE: &[Field] = &[
+    Field("checksum", B(4), "not seeded; of the rest of the page"),
+    Field("zeros", ZerosTo(16), ""),
+    Field("pieces", Said, "blocks of a filter, up to 127, or entries of a directory, up to 255"),
+    Field("zeros", ZerosTo(4096), ""),
 ];
 
 const PAGE: &[Field] = &[
@@ -341,36 +352,50 @@ fn a_run_is_as_described() {
         entry(KEY_ENTRY, &[&category, &list]),
         entry(ID_ENTRY, &[&id, &4160u64.to_le_bytes()]),
     ];
-    for (n, entry) in entries.iter().enumerate() {
-        let mut page = assembled(PAGE, &[&[0; 4], &[1, 0], entry]);
+    let page_at = |n: usize| &bytes[4096 * n..4096 * (n + 1)];
+    let sealed = |mut page: Vec<u8>| {
         let crc = crc32c(&page[4..]).to_le_bytes();
         page[..4].copy_from_slice(&crc);
-        assert_eq!(bytes[4096 * (n + 1)..4096 * (n + 2)], page, "page {n}");
+        page
+    };
+    let hashes = [(stream >> 64) as u64, u64::from_le_bytes(category), u64::from_le_bytes(id)];
+    for (n, (entry, hash)) in entries.iter().zip(hashes).enumerate() {
+        // Each table has a page of entries, one of its filter, and one of its directory.
+        let (page, filter, directory) = (1 + 3 * n, 2 + 3 * n, 3 + 3 * n);
+        assert_eq!(page_at(page), sealed(assembled(PAGE, &[&[0; 4], &[1, 0], entry])), "page {n}");
+        let to_page = [hash.to_le_bytes(), (page as u64 * 4096).to_le_bytes()].concat();
+        let expected = sealed(assembled(TABLE_PAGE, &[&[0; 4], &to_page]));
+        assert_eq!(page_at(directory), expected, "directory {n}");
+        let block = &page_at(filter)[16..48];
+        assert!(
+            crate::index::may_have(hash, block)
+                && block.iter().map(|byte| byte.count_ones()).sum::<u32>() == 8
+        );
+        assert_eq!(page_at(filter), sealed(assembled(TABLE_PAGE, &[&[0; 4], block])), "filter {n}");
     }
-    // The blobs follow each other behind the pages.
-    let blobs = bytes[8..512].as_chunks::<8>().0[12..33].iter().map(|number| u64::from_le_bytes(*number));
-    let blobs: Vec<u64> = blobs.collect();
-    let mut at = 4096 * 4;
-    for blob in blobs.as_chunks::<3>().0 {
-        let end = usize::try_from(blob[0] + blob[1]).unwrap();
-        assert_eq!(blob[0], at);
-        assert_eq!(u64::from(crc32c(&bytes[usize::try_from(at).unwrap()..end])), blob[2]);
+    // The blobs follow each other behind the pages: the first hashes of the directories, and where frames begin.
+    let words: Vec<u64> =
+        bytes[8..512].as_chunks::<8>().0[12..36].iter().map(|number| u64::from_le_bytes(*number)).collect();
+    let (blobs, tables) = words.split_at(12);
+    let mut at = 4096 * 10;
+    for (n, blob) in blobs.as_chunks::<3>().0.iter().enumerate() {
+        let contents = &bytes[usize::try_from(at).unwrap()..usize::try_from(blob[0] + blob[1]).unwrap()];
+        assert_eq!((blob[0], u64::from(crc32c(contents))), (at, blob[2]));
+        if let Some(hash) = hashes.get(n) {
+            assert_eq!(contents, hash.to_le_bytes());
+        }
         at += blob[1];
     }
     assert_eq!(at, bytes.len() as u64);
-    let first_page: Vec<u8> =
-        [(u64::try_from(stream >> 64).unwrap()).to_le_bytes(), 4096u64.to_le_bytes()].concat();
-    assert_eq!(bytes[4096 * 4..4096 * 4 + 16], first_page, "the table of pages");
-    let blob_fields: Vec<Vec<u8>> = blobs
-        .as_chunks::<3>()
-        .0
-        .iter()
-        .map(|blob| blob.iter().flat_map(|n| n.to_le_bytes()).collect())
-        .collect();
+    let tables_expected: Vec<u64> =
+        (0..3).flat_map(|n| [4096 * (2 + 3 * n), 1, 4096 * (3 + 3 * n), 1]).collect();
+    assert_eq!(tables, tables_expected);
+    let bytes_of = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let blob_fields: Vec<Vec<u8>> = blobs.chunks(3).chain(tables.chunks(4)).map(bytes_of).collect();
     let (high, low) = LOG.log_id.as_u64_pair();
     let numbers = [high, low, span.secret, 4096, 5000, 1, 2, 4160, (-5i64).cast_unsigned(), 0, 7, 8];
     let numbers: Vec<[u8; 8]> = numbers.map(u64::to_le_bytes).to_vec();
-    let values: Vec<&[u8]> = [&b"factidx2"[..]]
+    let values: Vec<&[u8]> = [&b"factidx3"[..]]
         .into_iter()
         .chain(numbers.iter().map(|number| &number[..]))
         .chain(blob_fields.iter().map(|blob| &blob[..]))
@@ -469,10 +494,14 @@ fn page() -> String {
     let what = format!("An event: a fixed part of {RECORD_HEADER} bytes, then what it consists of.");
     table(&mut out, "Record", &what, RECORD);
     let what = "Can be deleted: it is made again from the log. The header is one page of 4096 bytes, of which 512 are used; then \
-                come pages of entries and lists of positions, in any order; then the blobs that the header names. A pages blob has \
-                pairs of 8 bytes each, the first hash in a page and where the page is. A filter is blocks of eight 32-bit words.";
+                come, for each of three tables, pages of entries and lists of positions, in any order, and then the pages of the \
+                table's filter and those of its directory; then the blobs that the header names.";
     table(&mut out, "Index of a stretch", what, RUN);
-    table(&mut out, "Page of the index", "4096 bytes.", PAGE);
+    table(&mut out, "Page of the index", "4096 bytes, at a multiple of as many.", PAGE);
+    let what = "4096 bytes. A filter has blocks of eight 32-bit words: a hash sets a bit in each word of one block. A directory has an \
+                entry for each page of the table, in the order of the hashes: the first hash in the page, and where the page is, 8 \
+                bytes each. The tops of a table are the first hashes of the pages of its directory, 8 bytes each.";
+    table(&mut out, "Page of a filter or of a directory", what, TABLE_PAGE);
     table(
         &mut out,
         "Entry of a stream",
@@ -484,9 +513,9 @@ fn page() -> String {
     let _ = write!(
         out,
         "\nA *list* is a varint with the number of positions. Up to 64 follow as varints, each the difference to the one before, the\n\
-         first from the start of the run. More are elsewhere in the file: a varint says where. There is a directory, an entry of\n\
-         24 bytes for each 256 positions (the first of them, 8 bytes; where the others are, 8; their bytes, 4; their checksum, 4), the\n\
-         directory's checksum (4 bytes), and the others, as varints of the differences.\n"
+         first from the start of the run. More are elsewhere in the file: a varint says where. There is an entry of 24 bytes for each\n\
+         256 positions (the first of them, 8 bytes; where the others are, as varints of the differences, 8; their bytes, 4; their\n\
+         checksum, 4), and a checksum of the entries (4 bytes).\n"
     );
     texts(&mut out);
     out

@@ -4,6 +4,8 @@
 const BITS_PER_KEY: u64 = 12;
 /// A block is eight words; a key sets one bit in each.
 const WORDS: usize = 8;
+/// Bytes of a block.
+pub const BLOCK: usize = WORDS * 4;
 /// Odd numbers that spread a key over the words of its block.
 const SALTS: [u32; WORDS] =
     [0x9e37_79b1, 0x85eb_ca77, 0xc2b2_ae3d, 0x27d4_eb2f, 0x1656_67b1, 0xd3a2_646d, 0xfd70_46c5, 0xb55a_4f09];
@@ -28,37 +30,36 @@ impl Bloom {
         }
     }
 
-    /// Whether the key may have been taken in.
-    pub fn may_have(&self, hash: u64) -> bool {
-        if self.0.is_empty() {
-            return false;
-        }
-        let block = self.block(hash);
-        self.0[block..block + WORDS].iter().zip(bits(hash)).all(|(word, bit)| word & bit != 0)
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "less than the number of blocks")]
     fn block(&self, hash: u64) -> usize {
-        let blocks = (self.0.len() / WORDS) as u128;
-        ((u128::from(hash) * blocks) >> 64) as usize * WORDS
+        usize::try_from(block_of(hash, self.blocks())).unwrap_or_default() * WORDS
     }
 
-    /// How many bytes it has.
-    pub fn bytes(&self) -> u64 {
-        self.0.len() as u64 * 4
+    /// For how many keys a filter of so many blocks is made, about.
+    pub fn keys_of(blocks: u64) -> u64 {
+        blocks * 32 * WORDS as u64 / BITS_PER_KEY
     }
 
-    /// Its bytes.
+    /// How many blocks it has.
+    pub fn blocks(&self) -> u64 {
+        (self.0.len() / WORDS) as u64
+    }
+
+    /// The bytes of its blocks.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.0.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
+}
 
-    /// The filter of these bytes; `None` if they are none.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (words, rest) = bytes.as_chunks::<4>();
-        let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
-        (rest.is_empty() && !words.is_empty() && words.len().is_multiple_of(WORDS)).then_some(Self(words))
-    }
+/// The block of a filter of so many that a key is in.
+#[allow(clippy::cast_possible_truncation, reason = "less than the number of blocks")]
+pub fn block_of(hash: u64, blocks: u64) -> u64 {
+    ((u128::from(hash) * u128::from(blocks)) >> 64) as u64
+}
+
+/// Whether a key may have been taken in, by the bytes of its block.
+pub fn may_have(hash: u64, block: &[u8]) -> bool {
+    let words = block.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
+    words.zip(bits(hash)).all(|(word, bit)| word & bit != 0)
 }
 
 #[allow(
@@ -81,11 +82,13 @@ mod tests {
         let hash = |n: u64| xxh3_64(&n.to_le_bytes());
         let mut bloom = Bloom::for_keys(10_000);
         (0..10_000).for_each(|n| bloom.add(hash(n)));
-        assert!((0..10_000).all(|n| bloom.may_have(hash(n))));
-        let imagined = (10_000..110_000).filter(|&n| bloom.may_have(hash(n))).count();
+        let bytes = bloom.to_bytes();
+        let may_have = |n: u64| {
+            let block = usize::try_from(block_of(hash(n), bloom.blocks())).unwrap();
+            may_have(hash(n), &bytes[block * BLOCK..][..BLOCK])
+        };
+        assert!((0..10_000).all(may_have));
+        let imagined = (10_000..110_000).filter(|&n| may_have(n)).count();
         assert!(imagined < 1_000, "{imagined} of 100,000");
-        assert_eq!(Bloom::from_bytes(&bloom.to_bytes()), Some(bloom));
-        assert_eq!(Bloom::from_bytes(&[1, 2, 3]), None);
-        assert!(!Bloom::default().may_have(7));
     }
 }

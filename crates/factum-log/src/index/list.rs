@@ -59,29 +59,40 @@ pub fn take_positions(bytes: &mut &[u8], base: u64, count: usize) -> Option<Vec<
     Some(positions)
 }
 
-/// The blocks of a long list, and the directory that leads to them. `at` is where the directory will be.
-pub fn long_list(at: u64, positions: &[Position]) -> Vec<u8> {
-    let blocks: Vec<Vec<u8>> = positions
-        .chunks(BLOCK)
-        .map(|block| {
-            let mut bytes = Vec::new();
-            put_positions(&mut bytes, block[0].0, &block[1..]);
-            bytes
-        })
-        .collect();
-    let mut directory = Vec::with_capacity(blocks.len() * ENTRY);
-    let mut offset = at + (blocks.len() * ENTRY) as u64 + 4;
-    for (block, bytes) in positions.chunks(BLOCK).zip(&blocks) {
-        directory.extend(block[0].0.to_le_bytes());
-        directory.extend(offset.to_le_bytes());
-        directory.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-        directory.extend(crc32c(bytes).to_le_bytes());
-        offset += bytes.len() as u64;
+/// Writes the blocks of a long list as they come, and then the directory that leads to them.
+#[derive(Debug, Default)]
+pub struct LongList {
+    block: Vec<Position>,
+    bytes: Vec<u8>,
+    directory: Vec<u8>,
+}
+
+impl LongList {
+    /// Takes the next position. `write` writes bytes, and returns where they are.
+    pub fn add(&mut self, position: Position, write: &mut impl FnMut(&[u8]) -> Result<u64>) -> Result<()> {
+        self.block.push(position);
+        if self.block.len() == BLOCK { self.close_block(write) } else { Ok(()) }
     }
-    let crc = crc32c(&directory);
-    directory.extend(crc.to_le_bytes());
-    directory.extend(blocks.concat());
-    directory
+
+    fn close_block(&mut self, write: &mut impl FnMut(&[u8]) -> Result<u64>) -> Result<()> {
+        let Some((first, others)) = self.block.split_first() else { return Ok(()) };
+        self.bytes.clear();
+        put_positions(&mut self.bytes, first.0, others);
+        self.directory.extend(first.0.to_le_bytes());
+        self.directory.extend(write(&self.bytes)?.to_le_bytes());
+        self.directory.extend(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+        self.directory.extend(crc32c(&self.bytes).to_le_bytes());
+        self.block.clear();
+        Ok(())
+    }
+
+    /// Writes what is left, and returns where the directory is.
+    pub fn finish(mut self, write: &mut impl FnMut(&[u8]) -> Result<u64>) -> Result<u64> {
+        self.close_block(write)?;
+        let crc = crc32c(&self.directory);
+        self.directory.extend(crc.to_le_bytes());
+        write(&self.directory)
+    }
 }
 
 /// Positions in order.
@@ -161,12 +172,11 @@ impl Long {
         Ok([first].into_iter().chain(rest).collect())
     }
 
-    /// Where it is in its run, and how many bytes it takes there.
-    pub fn place(&self) -> (u64, u64) {
+    /// Where it begins in its run, and how many bytes it takes.
+    pub fn extent(&self) -> (u64, u64) {
         let blocks = self.blocks.iter().map(|block| u64::from(block.bytes)).sum::<u64>();
-        let directory = (self.blocks.len() * ENTRY) as u64 + 4;
-        let first = self.blocks.first().map_or(0, |block| block.offset);
-        (first.saturating_sub(directory), directory + blocks)
+        let start = self.blocks.first().map_or(0, |block| block.offset);
+        (start, (self.blocks.len() * ENTRY) as u64 + 4 + blocks)
     }
 
     fn block_of(&self, position: Position) -> Option<usize> {
@@ -266,34 +276,13 @@ impl List<'_> {
     /// Hands on every position, without holding more than a block of a long list.
     ///
     /// # Errors
-    /// Those of the run.
-    pub fn each(&self, mut each: impl FnMut(Position)) -> Result<()> {
+    /// Those of the run, and of `each`.
+    pub fn each(&self, mut each: impl FnMut(Position) -> Result<()>) -> Result<()> {
         match self {
-            Self::Slice(list) => list.iter().copied().for_each(each),
-            Self::Short(list) => list.iter().copied().for_each(each),
+            Self::Slice(list) => list.iter().copied().try_for_each(each),
+            Self::Short(list) => list.iter().copied().try_for_each(each),
             Self::Long(long) => {
-                for n in 0..long.blocks.len() {
-                    long.block(n)?.into_iter().for_each(&mut each);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// All of it.
-    ///
-    /// # Errors
-    /// Those of the run.
-    pub fn into_vec(self) -> Result<Vec<Position>> {
-        match self {
-            Self::Slice(list) => Ok(list.to_vec()),
-            Self::Short(list) => Ok(list),
-            Self::Long(long) => {
-                let mut all = Vec::with_capacity(long.count);
-                for n in 0..long.blocks.len() {
-                    all.extend(long.block(n)?);
-                }
-                Ok(all)
+                (0..long.blocks.len()).try_for_each(|n| long.block(n)?.into_iter().try_for_each(&mut each))
             }
         }
     }

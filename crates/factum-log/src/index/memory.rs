@@ -223,7 +223,7 @@ impl Sorted for Index {
         [self.streams.len() as u64, self.keys.len() as u64, self.events]
     }
 
-    fn streams(&self, each: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
+    fn streams(&self, each: &mut dyn FnMut(StreamItem<'_>) -> Result<()>) -> Result<()> {
         let mut streams: Vec<(u128, &Stream)> =
             self.streams.iter().map(|(hash, stream)| (*hash, stream)).collect();
         streams.sort_unstable_by_key(|(hash, _)| *hash);
@@ -234,16 +234,16 @@ impl Sorted for Index {
                 hash,
                 first_revision: stream.first_revision(),
                 state: (!says_it_all).then_some(stream.state),
-                positions: stream.positions.clone(),
+                lists: vec![List::Slice(&stream.positions)],
             })?;
         }
         Ok(())
     }
 
-    fn keys(&self, each: &mut dyn FnMut(u64, Vec<Position>) -> Result<()>) -> Result<()> {
+    fn keys(&self, each: &mut dyn FnMut(u64, Vec<List<'_>>) -> Result<()>) -> Result<()> {
         let mut keys: Vec<_> = self.keys.iter().collect();
         keys.sort_unstable_by_key(|(hash, _)| **hash);
-        keys.into_iter().try_for_each(|(hash, number)| each(*hash, self.lists[*number].clone()))
+        keys.into_iter().try_for_each(|(hash, number)| each(*hash, vec![List::Slice(&self.lists[*number])]))
     }
 
     fn ids(&self, each: &mut dyn FnMut(u64, Position) -> Result<()>) -> Result<()> {

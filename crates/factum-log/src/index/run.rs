@@ -10,7 +10,7 @@ use std::{
     fmt, io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -23,18 +23,20 @@ use quick_cache::{
 use uuid::Uuid;
 
 use super::{
-    bloom::Bloom,
+    bloom::{BLOCK, Bloom, block_of, may_have},
     hashers::Mixing,
-    list::{List, Long, SHORT, long_list, put_positions, put_varint, senseless, take_positions, take_varint},
+    list::{List, Long, LongList, SHORT, put_positions, put_varint, senseless, take_positions, take_varint},
 };
 use crate::disk::{Disk, DiskFile, explain};
 
 pub use self::check::{Facts, each_stream};
 
-const MAGIC: [u8; 8] = *b"factidx2";
+const MAGIC: [u8; 8] = *b"factidx3";
 pub const PAGE: usize = 4096;
 /// Checksum, number of entries.
 const PAGE_HEADER: usize = 6;
+/// Bytes of a run, at most.
+const LONGEST: u64 = 1 << 40;
 /// Bytes written at once.
 const BUFFER: usize = 1 << 20;
 /// Bytes of the header that are covered by its checksum.
@@ -67,15 +69,15 @@ pub struct Span {
 
 /// What a run knows of a stream.
 #[derive(Debug)]
-pub struct StreamItem {
+pub struct StreamItem<'a> {
     /// Of its name.
     pub hash: u128,
     /// The revision of its first event in the run.
     pub first_revision: u64,
     /// The stream at the end of the run, unless that follows from its events.
     pub state: Option<StreamState>,
-    /// Its events.
-    pub positions: Vec<Position>,
+    /// Its events: lists that follow each other.
+    pub lists: Vec<List<'a>>,
 }
 
 /// Pages of runs that were read of late, and found to be right.
@@ -83,17 +85,22 @@ pub struct PageCache {
     pages: Cache<u64, Arc<Page>, UnitWeighter, Mixing>,
     /// The number of the next run that is opened.
     runs: AtomicU64,
+    /// Bytes that tables may still take which are kept whole.
+    room: AtomicUsize,
+    /// Bytes of the largest table that is.
+    most: usize,
 }
 
 type Page = [u8; PAGE];
 
 impl PageCache {
-    /// One of so many bytes, about.
+    /// One of so many bytes, about: half of them for pages, half for the tables of smaller runs, which are kept whole.
     pub fn of_bytes(bytes: usize) -> Self {
-        let pages = (bytes / PAGE).max(1);
+        let pages = (bytes / 2 / PAGE).max(1);
         let hasher = Mixing::default();
         let pages = Cache::with(pages, pages as u64, UnitWeighter, hasher, DefaultLifecycle::default());
-        Self { pages, runs: AtomicU64::new(0) }
+        let (runs, room) = (AtomicU64::new(0), AtomicUsize::new(bytes / 2));
+        Self { pages, runs, room, most: bytes / 8 }
     }
 }
 
@@ -122,18 +129,32 @@ pub struct Run {
     pub sparse: Vec<(u64, Timestamp)>,
 }
 
-/// Pages in the order of the hashes in them.
+/// Which pages hold a hash: a filter, and a directory of the pages in the order of the hashes in them. Both are pages themselves, the
+/// filter's first, and read like others unless the table is kept whole.
 #[derive(Debug, Default)]
 struct Table {
-    /// The first hash of each page, and where the page is.
-    pages: Vec<(u64, u64)>,
-    bloom: Bloom,
+    /// Where the filter's pages begin, and how many blocks it has.
+    filter: (u64, u64),
+    /// Where the directory's pages begin, and how many entries it has.
+    directory: (u64, u64),
+    /// The first hash of each page of the directory.
+    tops: Vec<u64>,
+    /// All its pages.
+    whole: Option<Vec<u8>>,
 }
 
+/// Where the blocks or entries of a table's page begin, and how many there are.
+const TABLE_PAGE_HEADER: usize = 16;
+const BLOCKS: u64 = ((PAGE - TABLE_PAGE_HEADER) / BLOCK) as u64;
+const ENTRIES: u64 = ((PAGE - TABLE_PAGE_HEADER) / ENTRY) as u64;
+/// Bytes of an entry of the directory: the first hash of a page, and where that is.
+const ENTRY: usize = 16;
+
 impl Table {
-    /// Bytes that it takes in its run.
+    /// Bytes of its pages: those of the filter, and the directory's.
     fn bytes(&self) -> u64 {
-        self.pages.len() as u64 * 16 + self.bloom.bytes()
+        let pages = self.filter.1.div_ceil(BLOCKS).saturating_add(self.directory.1.div_ceil(ENTRIES));
+        pages.saturating_mul(PAGE as u64)
     }
 }
 
@@ -192,7 +213,7 @@ impl Run {
             largest_id: Uuid::from_u64_pair(next(), next()).as_u128(),
         };
         let file_bytes = file.bytes()?;
-        let mut blob = || -> io::Result<Vec<u8>> {
+        let blob = |next: &mut dyn FnMut() -> u64| -> io::Result<Vec<u8>> {
             let (offset, bytes, crc) = (next(), next(), next());
             let bytes =
                 usize::try_from(bytes).ok().filter(|bytes| *bytes <= 1 << 32).ok_or_else(senseless)?;
@@ -204,13 +225,19 @@ impl Run {
             if read < bytes || u64::from(crc32c(&blob)) != crc { Err(senseless()) } else { Ok(blob) }
         };
         let mut table = || -> io::Result<Table> {
-            let pages = pairs(&blob()?);
-            Ok(Table { pages, bloom: Bloom::from_bytes(&blob()?).ok_or_else(senseless)? })
+            let tops = numbers_of(&blob(&mut next)?);
+            Ok(Table { tops, ..Table::default() })
         };
-        let (streams, keys, ids) = (table()?, table()?, table()?);
+        let (mut streams, mut keys, mut ids) = (table()?, table()?, table()?);
         #[allow(clippy::cast_possible_wrap, reason = "as it was written")]
-        let sparse =
-            pairs(&blob()?).into_iter().map(|(position, at)| (position, Timestamp(at as i64))).collect();
+        let sparse = pairs(&blob(&mut next)?)
+            .into_iter()
+            .map(|(position, at)| (position, Timestamp(at as i64)))
+            .collect();
+        for table in [&mut streams, &mut keys, &mut ids] {
+            (table.filter, table.directory) = ((next(), next()), (next(), next()));
+            table.load(&*file, cache)?;
+        }
         let (cache, number) = (cache.clone(), cache.runs.fetch_add(1, Ordering::Relaxed));
         Ok(Self {
             span,
@@ -274,7 +301,10 @@ impl Run {
 
     /// The same, from the cache if it is there.
     fn cached_page(&self, offset: u64) -> Result<Arc<Page>> {
-        let key = self.number << 40 | offset;
+        if offset >= LONGEST {
+            return Err(self.damaged(offset));
+        }
+        let key = self.number << LONGEST.ilog2() | offset;
         if let Some(page) = self.cache.pages.get(&key) {
             return Ok(page);
         }
@@ -307,13 +337,85 @@ impl Run {
         Ok(found)
     }
 
-    /// Tells that a stream will be looked up soon.
+    /// Tells that a stream will be looked up soon. If its table is not in memory, neither will it be known what to read.
     pub fn will_look_up(&self, stream: u128) {
-        for &(_, offset) in self.streams.pages_for(high(stream)) {
-            if self.cache.pages.get(&(self.number << 40 | offset)).is_none() {
+        if self.streams.whole.is_none() {
+            return;
+        }
+        for offset in self.pages_for(&self.streams, high(stream)).unwrap_or_default() {
+            if self.cache.pages.get(&(self.number << LONGEST.ilog2() | offset)).is_none() {
                 self.file.will_read(offset, PAGE);
             }
         }
+    }
+
+    /// Looks at bytes of a table's page.
+    fn in_table<T>(
+        &self,
+        table: &Table,
+        (start, page): (u64, u64),
+        at: usize,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
+        let offset = start + page * PAGE as u64;
+        match &table.whole {
+            Some(whole) => {
+                let from = usize::try_from(offset - table.filter.0).unwrap_or_default() + at;
+                Ok(look(&whole[from..]))
+            }
+            None => Ok(look(&self.cached_page(offset)?[at..])),
+        }
+    }
+
+    /// An entry of a table's directory.
+    fn entry_of(&self, table: &Table, n: u64) -> Result<(u64, u64)> {
+        #[allow(clippy::cast_possible_truncation, reason = "less than a page")]
+        let at = TABLE_PAGE_HEADER + (n % ENTRIES) as usize * ENTRY;
+        self.in_table(table, (table.directory.0, n / ENTRIES), at, |bytes| pairs(&bytes[..ENTRY])[0])
+    }
+
+    /// Whether a table's filter lets a hash through.
+    fn may_have(&self, table: &Table, hash: u64) -> Result<bool> {
+        if table.filter.1 == 0 {
+            return Ok(false);
+        }
+        let block = block_of(hash, table.filter.1);
+        #[allow(clippy::cast_possible_truncation, reason = "less than a page")]
+        let at = TABLE_PAGE_HEADER + (block % BLOCKS) as usize * BLOCK;
+        let page = (table.filter.0, block / BLOCKS);
+        self.in_table(table, page, at, |bytes| may_have(hash, &bytes[..BLOCK]))
+    }
+
+    /// How many pages begin with a hash that is `before`: those are the first ones.
+    fn pages_before(&self, table: &Table, before: impl Fn(u64) -> bool) -> Result<u64> {
+        let Some(page) = table.tops.partition_point(|first| before(*first)).checked_sub(1) else {
+            return Ok(0);
+        };
+        let first = page as u64 * ENTRIES;
+        let (mut low, mut high) = (first + 1, (first + ENTRIES).min(table.directory.1));
+        while low < high {
+            let middle = low.midpoint(high);
+            if before(self.entry_of(table, middle)?.0) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// The pages that may hold a hash.
+    fn pages_for(&self, table: &Table, hash: u64) -> Result<Vec<u64>> {
+        if !self.may_have(table, hash)? {
+            return Ok(Vec::new());
+        }
+        let end = self.pages_before(table, |first| first <= hash)?;
+        // Several pages may begin with it, and the one before may end with it.
+        let mut first = end.saturating_sub(1);
+        while first > 0 && self.entry_of(table, first)?.0 == hash {
+            first -= 1;
+        }
+        (first..end).map(|n| Ok(self.entry_of(table, n)?.1)).collect()
     }
 
     /// The entries for these bytes of a hash.
@@ -325,7 +427,7 @@ impl Run {
         entry: impl Fn(&mut &[u8]) -> Option<T>,
     ) -> Result<Vec<T>> {
         let mut found = Vec::new();
-        for &(_, offset) in table.pages_for(hash) {
+        for offset in self.pages_for(table, hash)? {
             found.append(&mut self.entries(&*self.cached_page(offset)?, offset, begin, &entry)?);
         }
         Ok(found)
@@ -376,15 +478,35 @@ impl Run {
 }
 
 impl Table {
-    /// The pages that may hold a hash.
-    fn pages_for(&self, hash: u64) -> &[(u64, u64)] {
-        if !self.bloom.may_have(hash) {
-            return &[];
+    /// Reads all of it into memory, if there is room. Then its pages must be right.
+    fn load(&mut self, file: &dyn DiskFile, cache: &PageCache) -> io::Result<()> {
+        let filter_bytes = self.filter.1.div_ceil(BLOCKS).saturating_mul(PAGE as u64);
+        let fits = self.tops.len() as u64 == self.directory.1.div_ceil(ENTRIES)
+            && self.filter.0.checked_add(filter_bytes) == Some(self.directory.0)
+            && file.bytes()? >= self.filter.0.saturating_add(self.bytes());
+        if !fits {
+            return Err(senseless());
         }
-        let end = self.pages.partition_point(|(first, _)| *first <= hash);
-        // Several pages may begin with it, and the one before may end with it.
-        let first = self.pages[..end].partition_point(|(first, _)| *first < hash).saturating_sub(1);
-        &self.pages[first..end]
+        let bytes = usize::try_from(self.bytes()).map_err(|_| senseless())?;
+        let take = |room: usize| room.checked_sub(bytes);
+        if bytes > cache.most || cache.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err()
+        {
+            return Ok(());
+        }
+        let mut whole = vec![0; bytes];
+        let read = file.read_at(&mut whole, self.filter.0)?;
+        let right = |page: &[u8]| page[..4] == crc32c(&page[4..]).to_le_bytes();
+        let all_right = read == bytes && whole.chunks(PAGE).all(right);
+        self.whole = Some(whole);
+        if all_right { Ok(()) } else { Err(senseless()) }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        for table in [&self.streams, &self.keys, &self.ids] {
+            self.cache.room.fetch_add(table.whole.as_ref().map_or(0, Vec::len), Ordering::Relaxed);
+        }
     }
 }
 
@@ -396,7 +518,7 @@ pub const CRC_AT: usize = HEADER - 4;
 #[cfg(feature = "sim")]
 #[derive(Debug)]
 pub struct Tables {
-    /// Each table: its offset, its length, and where the header has its checksum.
+    /// Each blob: its offset, its length, and where the header has its checksum.
     pub blobs: Vec<(usize, usize, usize)>,
     /// The offset of each page.
     pub pages: Vec<usize>,
@@ -407,21 +529,31 @@ impl Tables {
     /// The parts of an undamaged run; `None` for anything else.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         const NUMBERS_BEFORE: usize = 12;
-        const BLOBS: usize = 7;
+        const BLOBS: usize = 4;
         let number = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+        let length = |at: usize| usize::try_from(number(at)?).ok();
         let mut tables = Self { blobs: Vec::new(), pages: Vec::new() };
         for n in 0..BLOBS {
             let at = 8 + (NUMBERS_BEFORE + n * 3) * 8;
-            let (offset, length) =
-                (usize::try_from(number(at)?).ok()?, usize::try_from(number(at + 8)?).ok()?);
+            let (offset, length) = (length(at)?, length(at + 8)?);
             let blob = bytes.get(offset..offset.checked_add(length)?)?;
             if u64::from(crc32c(blob)) != number(at + 16)? {
                 return None;
             }
-            if matches!(n, 0 | 2 | 4) {
-                tables.pages.extend(pairs(blob).iter().filter_map(|(_, page)| usize::try_from(*page).ok()));
-            }
             tables.blobs.push((offset, length, at + 16));
+        }
+        for table in 0..3 {
+            let at = 8 + (NUMBERS_BEFORE + BLOBS * 3 + table * 4) * 8;
+            let (filter, directory, entries) = (length(at)?, length(at + 16)?, length(at + 24)?);
+            let entries_each = usize::try_from(ENTRIES).ok()?;
+            let end = entries.div_ceil(entries_each).checked_mul(PAGE)?.checked_add(directory)?;
+            bytes.get(filter..end)?;
+            tables.pages.extend((filter..end).step_by(PAGE));
+            for n in 0..entries {
+                let entry =
+                    directory + n / entries_each * PAGE + TABLE_PAGE_HEADER + n % entries_each * ENTRY;
+                tables.pages.extend(length(entry + 8));
+            }
         }
         tables.blobs.retain(|(_, length, _)| *length > 0);
         tables.pages.retain(|page| page.checked_add(PAGE).is_some_and(|end| end <= bytes.len()));
@@ -431,6 +563,10 @@ impl Tables {
 
 fn high(hash: u128) -> u64 {
     (hash >> 64) as u64
+}
+
+fn numbers_of(bytes: &[u8]) -> Vec<u64> {
+    bytes.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number)).collect()
 }
 
 fn pairs(bytes: &[u8]) -> Vec<(u64, u64)> {
@@ -528,12 +664,12 @@ pub trait Sorted {
     ///
     /// # Errors
     /// Those of where they come from, and of `each`.
-    fn streams(&self, each: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()>;
+    fn streams(&self, each: &mut dyn FnMut(StreamItem<'_>) -> Result<()>) -> Result<()>;
     /// Hands on the keys with their events.
     ///
     /// # Errors
     /// As above.
-    fn keys(&self, each: &mut dyn FnMut(u64, Vec<Position>) -> Result<()>) -> Result<()>;
+    fn keys(&self, each: &mut dyn FnMut(u64, Vec<List<'_>>) -> Result<()>) -> Result<()>;
     /// Hands on the ids.
     ///
     /// # Errors
@@ -564,7 +700,13 @@ pub fn make(
     };
     let mut out = Out { file: create().map_err(failed)?, path: &path, flushed: 0, buffer: vec![0; PAGE] };
     let [streams, keys, ids] = source.sizes();
-    let mut blobs = Vec::new();
+    let (mut blobs, mut tables) = (Vec::new(), Vec::new());
+    let mut finished = |table: Pages, out: &mut Out<'_>| {
+        let (tops, numbers) = table.finish(out)?;
+        blobs.push(tops);
+        tables.extend(numbers);
+        Ok::<_, Error>(())
+    };
 
     let mut table = Pages::new(streams);
     source.streams(&mut |item| {
@@ -574,18 +716,18 @@ pub fn make(
         let state = state.map_err(|e| failed(e.into()))?.unwrap_or_default();
         put_varint(&mut entry, state.len() as u64);
         entry.extend(state);
-        put_list(&mut out, &mut entry, span.start, &item.positions)?;
+        put_list(&mut out, &mut entry, span.start, &item.lists)?;
         table.add(&mut out, high(item.hash), &entry)
     })?;
-    blobs.extend(table.finish(&mut out)?);
+    finished(table, &mut out)?;
 
     let mut table = Pages::new(keys);
-    source.keys(&mut |hash, positions| {
+    source.keys(&mut |hash, lists| {
         let mut entry = hash.to_le_bytes().to_vec();
-        put_list(&mut out, &mut entry, span.start, &positions)?;
+        put_list(&mut out, &mut entry, span.start, &lists)?;
         table.add(&mut out, hash, &entry)
     })?;
-    blobs.extend(table.finish(&mut out)?);
+    finished(table, &mut out)?;
 
     let mut table = Pages::new(ids);
     source.ids(&mut |hash, position| {
@@ -593,7 +735,7 @@ pub fn make(
         entry.extend(position.0.to_le_bytes());
         table.add(&mut out, hash, &entry)
     })?;
-    blobs.extend(table.finish(&mut out)?);
+    finished(table, &mut out)?;
     #[allow(clippy::cast_sign_loss, reason = "read back as it was")]
     blobs.push(
         sparse
@@ -602,7 +744,7 @@ pub fn make(
             .collect(),
     );
 
-    let header = header(&mut out, span, &blobs)?;
+    let header = header(&mut out, span, &blobs, &tables)?;
     let file = out.finish(&header)?;
     let settle = || {
         file.sync()?;
@@ -613,8 +755,8 @@ pub fn make(
     settle().map_err(failed)
 }
 
-/// Writes the tables, and makes the header that leads to them.
-fn header(out: &mut Out<'_>, span: Span, blobs: &[Vec<u8>]) -> Result<Vec<u8>> {
+/// Writes the blobs, and makes the header that leads to them and to the tables.
+fn header(out: &mut Out<'_>, span: Span, blobs: &[Vec<u8>], tables: &[u64]) -> Result<Vec<u8>> {
     let (high, low) = span.log_id.as_u64_pair();
     let (high_id, low_id) = Uuid::from_u128(span.largest_id).as_u64_pair();
     #[allow(clippy::cast_sign_loss, reason = "read back as it was")]
@@ -636,6 +778,7 @@ fn header(out: &mut Out<'_>, span: Span, blobs: &[Vec<u8>]) -> Result<Vec<u8>> {
         numbers.extend([out.at(), blob.len() as u64, u64::from(crc32c(blob))]);
         out.write(blob)?;
     }
+    numbers.extend(tables);
     let mut header = MAGIC.to_vec();
     header.extend(numbers.into_iter().flat_map(u64::to_le_bytes));
     header.resize(HEADER - 4, 0);
@@ -644,15 +787,30 @@ fn header(out: &mut Out<'_>, span: Span, blobs: &[Vec<u8>]) -> Result<Vec<u8>> {
     Ok(header)
 }
 
-fn put_list(out: &mut Out<'_>, entry: &mut Vec<u8>, base: u64, positions: &[Position]) -> Result<()> {
-    put_varint(entry, positions.len() as u64);
-    if positions.len() <= SHORT {
-        put_positions(entry, base, positions);
+fn put_list(out: &mut Out<'_>, entry: &mut Vec<u8>, base: u64, lists: &[List<'_>]) -> Result<()> {
+    let count = lists.iter().map(List::len).sum::<usize>();
+    put_varint(entry, count as u64);
+    if count <= SHORT {
+        let mut positions = Vec::with_capacity(count);
+        for list in lists {
+            list.each(|position| {
+                positions.push(position);
+                Ok(())
+            })?;
+        }
+        put_positions(entry, base, &positions);
         return Ok(());
     }
-    let at = out.at();
-    put_varint(entry, at);
-    out.write(&long_list(at, positions))
+    let mut write = |bytes: &[u8]| {
+        let at = out.at();
+        out.write(bytes).map(|()| at)
+    };
+    let mut long = LongList::default();
+    for list in lists {
+        list.each(|position| long.add(position, &mut write))?;
+    }
+    put_varint(entry, long.finish(&mut write)?);
+    Ok(())
 }
 
 /// A file that is written from front to back; the header comes last.
@@ -739,11 +897,34 @@ impl Pages {
         out.write(&rest)
     }
 
-    /// The table of pages, and the filter.
-    fn finish(mut self, out: &mut Out<'_>) -> Result<[Vec<u8>; 2]> {
+    /// Writes the filter and the directory, and returns the directory's first hashes, and what the header says of both.
+    fn finish(mut self, out: &mut Out<'_>) -> Result<(Vec<u8>, [u64; 4])> {
         self.close_page(out)?;
-        Ok([self.pages, self.bloom.to_bytes()])
+        let entries = (self.pages.len() / ENTRY) as u64;
+        let blocks = if entries == 0 { 0 } else { self.bloom.blocks() };
+        out.align()?;
+        let filter = out.at();
+        if blocks > 0 {
+            write_table(out, &self.bloom.to_bytes(), BLOCK)?;
+        }
+        let directory = out.at();
+        write_table(out, &self.pages, ENTRY)?;
+        let in_page = (PAGE - TABLE_PAGE_HEADER) / ENTRY * ENTRY;
+        let tops = self.pages.chunks(in_page).flat_map(|page| page[..8].to_vec()).collect();
+        Ok((tops, [filter, blocks, directory, entries]))
     }
+}
+
+/// Writes pages of a table, as many pieces in each as have room.
+fn write_table(out: &mut Out<'_>, bytes: &[u8], piece: usize) -> Result<()> {
+    for pieces in bytes.chunks((PAGE - TABLE_PAGE_HEADER) / piece * piece) {
+        let mut page = [0; PAGE];
+        page[TABLE_PAGE_HEADER..][..pieces.len()].copy_from_slice(pieces);
+        let crc = crc32c(&page[4..]);
+        page[..4].copy_from_slice(&crc.to_le_bytes());
+        out.write(&page)?;
+    }
+    Ok(())
 }
 
 /// Runs that follow each other, as the source of one.
@@ -753,14 +934,16 @@ pub struct Merged<'a>(pub &'a [Arc<Run>]);
 /// The entries of one table of a run, page by page.
 struct Entries<'a, T> {
     run: &'a Arc<Run>,
-    pages: std::slice::Iter<'a, (u64, u64)>,
+    table: &'a Table,
+    /// The number of the next page.
+    next: u64,
     page: std::vec::IntoIter<T>,
     take: fn(&mut &[u8], u64) -> Option<T>,
 }
 
 impl<'a, T> Entries<'a, T> {
     fn of(run: &'a Arc<Run>, table: &'a Table, take: fn(&mut &[u8], u64) -> Option<T>) -> Self {
-        Self { run, pages: table.pages.iter(), page: Vec::new().into_iter(), take }
+        Self { run, table, next: 0, page: Vec::new().into_iter(), take }
     }
 
     fn next(&mut self) -> Result<Option<T>> {
@@ -768,9 +951,13 @@ impl<'a, T> Entries<'a, T> {
             if let Some(entry) = self.page.next() {
                 return Ok(Some(entry));
             }
-            let Some((_, offset)) = self.pages.next() else { return Ok(None) };
-            let (page, start) = (self.run.page(*offset)?, self.run.span.start);
-            let entries = self.run.entries(&page, *offset, &[], |bytes| (self.take)(bytes, start))?;
+            if self.next == self.table.directory.1 {
+                return Ok(None);
+            }
+            let (_, offset) = self.run.entry_of(self.table, self.next)?;
+            self.next += 1;
+            let (page, start) = (self.run.page(offset)?, self.run.span.start);
+            let entries = self.run.entries(&page, offset, &[], |bytes| (self.take)(bytes, start))?;
             self.page = entries.into_iter();
         }
     }
@@ -801,24 +988,20 @@ fn merge<T, H: Ord + Copy>(
 
 impl Sorted for Merged<'_> {
     fn sizes(&self) -> [u64; 3] {
-        // A page of streams or keys holds so many entries at most; too large a filter is only too good.
-        let pages =
-            |table: fn(&Run) -> &Table| self.0.iter().map(|run| table(run).pages.len() as u64).sum::<u64>();
-        let per_page = (PAGE - PAGE_HEADER) as u64;
-        [
-            pages(|run| &run.streams) * (per_page / 24),
-            pages(|run| &run.keys) * (per_page / 16),
-            pages(|run| &run.ids) * (per_page / 16),
-        ]
+        // Some are in more than one of them; too large a filter is only too good.
+        let keys = |table: fn(&Run) -> &Table| {
+            self.0.iter().map(|run| Bloom::keys_of(table(run).filter.1)).sum::<u64>()
+        };
+        [keys(|run| &run.streams), keys(|run| &run.keys), keys(|run| &run.ids)]
     }
 
-    fn streams(&self, each: &mut dyn FnMut(StreamItem) -> Result<()>) -> Result<()> {
+    fn streams(&self, each: &mut dyn FnMut(StreamItem<'_>) -> Result<()>) -> Result<()> {
         let sources = self.0.iter().map(|run| Entries::of(run, &run.streams, RawStream::take)).collect();
         merge(
             sources,
             |raw| raw.hash,
             |group| {
-                let mut item: Option<StreamItem> = None;
+                let mut item: Option<StreamItem<'_>> = None;
                 for (run, raw) in group {
                     let (hash, state) = (raw.hash, raw.state);
                     let entry = raw.open(run)?;
@@ -826,29 +1009,29 @@ impl Sorted for Merged<'_> {
                         hash,
                         first_revision: entry.first_revision,
                         state: None,
-                        positions: Vec::new(),
+                        lists: Vec::new(),
                     });
                     item.state = state;
-                    item.positions.extend(entry.list.into_vec()?);
+                    item.lists.push(entry.list);
                 }
                 item.map_or(Ok(()), &mut *each)
             },
         )
     }
 
-    fn keys(&self, each: &mut dyn FnMut(u64, Vec<Position>) -> Result<()>) -> Result<()> {
+    fn keys(&self, each: &mut dyn FnMut(u64, Vec<List<'_>>) -> Result<()>) -> Result<()> {
         let sources = self.0.iter().map(|run| Entries::of(run, &run.keys, take_key)).collect();
         merge(
             sources,
             |(hash, _)| *hash,
             |group| {
                 let mut hash = 0;
-                let mut positions = Vec::new();
+                let mut lists = Vec::new();
                 for (run, (key, raw)) in group {
                     hash = key;
-                    positions.extend(raw.open(run)?.into_vec()?);
+                    lists.push(raw.open(run)?);
                 }
-                each(hash, positions)
+                each(hash, lists)
             },
         )
     }

@@ -79,3 +79,26 @@ fn a_look_up_does_not_look_while_it_looks() {
     let mut answer = log.submit(Append::new().expect_none(Query::category("s"), start)).unwrap();
     assert!(answer.try_recv().unwrap().unwrap_err().is_conflict());
 }
+
+/// A large append that waits for room in a batch does not hold up a small one; and then it has its turn.
+#[test]
+fn a_small_append_goes_before_a_large_one_that_waits() {
+    let large_segments = Settings { first_segment_bytes: 64 << 20, segment_bytes: 64 << 20, ..settings(100) };
+    let log = Log::open(Arc::new(SimDisk::new(1)), large_segments).unwrap();
+    let append = |stream: &str, megabytes: usize| {
+        let event = |_| NewEvent::bytes("E", vec![1; if megabytes == 0 { 10 } else { 1_000_000 }]).unwrap();
+        Append::to(StreamName::new(stream).unwrap(), (0..megabytes.max(1)).map(event))
+    };
+    let mut first = log.submit(append("large-1", 6)).unwrap();
+    let mut second = log.submit(append("large-2", 6)).unwrap();
+    let mut small = log.submit(append("small-1", 0)).unwrap();
+    assert!(log.commit());
+    assert!(first.try_recv().unwrap().is_ok() && small.try_recv().unwrap().is_ok());
+    assert!(second.try_recv().is_err(), "there was no room for it");
+    // However many small ones come, it is in the next batch.
+    let mut others: Vec<_> =
+        (0..200).map(|n| log.submit(append(&format!("small-{n}"), 0)).unwrap()).collect();
+    assert!(log.commit());
+    assert!(second.try_recv().unwrap().is_ok());
+    assert!(others.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
+}

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::{Bug, Crash, SimDisk, torn::Found};
 use crate::{
     bugs::Bugs,
-    index::{PageCache, Secret},
+    index::{PageCache, Run, Secret},
     log::{Log, Settings},
     read,
     verify::verify_disk,
@@ -202,8 +202,10 @@ impl<'a> Life<'a> {
             let failing = if self.rng.u8(..) < 40 { 60 } else { 0 };
             let log = self.open()?;
             self.check(&log)?;
+            if self.rng.u8(..) < 32 {
+                self.check_every_byte()?;
+            }
             self.failing = failing > 0;
-            self.check_every_byte()?;
             if self.rng.u8(..) < 224 {
                 self.disk.crash_after(self.rng.u64(0..40));
             }
@@ -242,17 +244,33 @@ impl<'a> Life<'a> {
             first_segment_bytes: 8192,
             segment_bytes: 16384,
             run_events: self.rng.u64(2..40),
-            index_pages: Arc::new(PageCache::of_bytes(64 << 10)),
+            index_pages: Arc::new(PageCache::of_bytes(if self.rng.bool() { 64 << 10 } else { 8 << 10 })),
             bugs: self.bug.map(Bugs::only).unwrap_or_default(),
         }
     }
 
     /// Opens the log, perhaps through crashes, and sees that this destroys nothing.
     fn open(&mut self) -> Result<Arc<Log>, String> {
+        self.check_runs()?;
         let found = Found::on(&self.disk).filter(|_| self.settled && self.rng.u8(..) < 64);
         let log = self.open_through_crashes()?;
         found.map_or(Ok(()), |found| found.is_kept(&self.disk))?;
         Ok(log)
+    }
+
+    /// A part of the index that has its name is whole, whatever a crash took.
+    fn check_runs(&mut self) -> Result<(), String> {
+        if self.rng.u8(..) >= 64 {
+            return Ok(());
+        }
+        for name in self.disk.names().iter().filter(|name| Run::span_in(name).is_some()) {
+            let run = Run::open_once(&self.disk, name).map_err(|error| format!("{name}: {error}"))?;
+            let checked = Arc::new(run).check(|_| {}).map_err(|error| format!("{name}: {error}"))?;
+            if let Some((offset, problem)) = checked.problems.first() {
+                return Err(format!("{name} has its name, but {problem} at {offset}"));
+            }
+        }
+        Ok(())
     }
 
     fn open_through_crashes(&mut self) -> Result<Arc<Log>, String> {

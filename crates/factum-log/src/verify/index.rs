@@ -286,6 +286,7 @@ impl Checking {
                 list.each(|position| {
                     describe(&mut state, &mut next_change, position.0);
                     state.written();
+                    Ok(())
                 })?;
                 describe(&mut state, &mut next_change, run.span.end);
                 fits &= state == says && (run.span.hides_something || state.hides_nothing());

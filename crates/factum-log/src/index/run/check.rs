@@ -10,7 +10,7 @@ use factum::{Error, Outcome, Position, RecordedEvent, Result, Revision, StreamSt
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
-    Entries, HEADER, PAGE, PageCache, RawList, RawStream, Run, Table, high, merge, take_id, take_key,
+    ENTRIES, Entries, HEADER, PAGE, PageCache, RawList, RawStream, Run, Table, high, merge, take_id, take_key,
 };
 use crate::{
     disk::{Disk, explain},
@@ -62,8 +62,8 @@ impl Facts {
 pub struct Checked {
     /// What it says.
     pub facts: Facts,
-    /// Which bytes belong to something: where they begin, and how many they are.
-    parts: Vec<(u64, u64)>,
+    /// What belongs to something: where it begins, and how many bytes it has.
+    extents: Vec<(u64, u64)>,
     /// What is wrong, and where.
     pub problems: Vec<(u64, &'static str)>,
 }
@@ -88,7 +88,7 @@ impl Run {
     /// # Errors
     /// Those of the disk.
     pub fn check(self: &Arc<Self>, mut done: impl FnMut(u64)) -> Result<Checked> {
-        let mut checked = Checked { parts: vec![(0, PAGE as u64)], ..Checked::default() };
+        let mut checked = Checked { extents: vec![(0, PAGE as u64)], ..Checked::default() };
         let start = self.span.start;
         let front = self.read(0, PAGE)?;
         if front[HEADER..].iter().any(|&byte| byte != 0) {
@@ -124,40 +124,37 @@ impl Run {
             },
             By::Id,
         )?;
-        // The tables themselves were checked when the run was opened.
-        let tables = [&self.streams, &self.keys, &self.ids].map(|table| table.bytes());
-        let tables = tables.iter().sum::<u64>() + self.sparse.len() as u64 * 16;
+        // The blobs were checked when the run was opened, and stand at its end.
+        let tops = [&self.streams, &self.keys, &self.ids].map(|table| table.tops.len() as u64 * 8);
+        let blobs = tops.iter().sum::<u64>() + self.sparse.len() as u64 * 16;
         if checked.problems.is_empty()
-            && let Some(nothing) = self.first_of_nothing(&mut checked.parts, tables)?
+            && let Some(offset) = self.belongs_to_nothing(&mut checked.extents, blobs)?
         {
-            checked.problems.push((nothing, "the file has bytes that belong to nothing"));
+            checked.problems.push((offset, "the file has bytes that belong to nothing"));
         }
         Ok(checked)
     }
 
-    /// Where bytes are that belong neither to one of the parts nor to the tables after them, if there are any.
-    fn first_of_nothing(&self, parts: &mut [(u64, u64)], tables: u64) -> Result<Option<u64>> {
-        parts.sort_unstable();
+    /// Where there are bytes between or behind what belongs to something, the blobs of the end included, other than zeros.
+    fn belongs_to_nothing(&self, extents: &mut [(u64, u64)], blobs: u64) -> Result<Option<u64>> {
+        extents.sort_unstable();
         let mut end = 0;
-        for &(start, bytes) in &*parts {
-            // Before a page there are zeros up to where a page may begin.
-            let gap = start.saturating_sub(end);
-            let filled = gap < PAGE as u64 && start.is_multiple_of(PAGE as u64);
-            #[allow(clippy::cast_possible_truncation, reason = "less than a page")]
-            if gap > 0 && !(filled && self.read(end, gap as usize)?.iter().all(|&byte| byte == 0)) {
+        for &(start, bytes) in &*extents {
+            if start > end && !self.is_zero(end, Some(start))? {
                 return Ok(Some(end));
             }
-            end = end.max(start.saturating_add(bytes));
+            end = end.max(start + bytes);
         }
-        let end = end.saturating_add(tables);
-        Ok((!self.ends_at(end)?).then_some(end))
+        Ok((!self.is_zero(end + blobs, None)?).then_some(end + blobs))
     }
 
-    /// Whether there is nothing from there on, or only zeros.
-    fn ends_at(&self, mut offset: u64) -> Result<bool> {
+    /// Whether there are only zeros from there on, up to `end` or the end of the file.
+    fn is_zero(&self, mut offset: u64, end: Option<u64>) -> Result<bool> {
         let mut bytes = vec![0; PAGE];
         loop {
-            let read = self.file.read_at(&mut bytes, offset);
+            let some = end.map_or(u64::MAX, |end| end - offset).min(PAGE as u64);
+            let buffer = &mut bytes[..usize::try_from(some).unwrap_or(PAGE)];
+            let read = self.file.read_at(buffer, offset);
             match read.map_err(|error| explain(&error, "read", &self.path, Outcome::No))? {
                 0 => return Ok(true),
                 read if bytes[..read].iter().any(|&byte| byte != 0) => return Ok(false),
@@ -174,8 +171,12 @@ impl Run {
         take: impl Fn(&mut &[u8]) -> Option<(u64, (u128, u64, RawList))>,
         by: By,
     ) -> Result<()> {
-        for (n, &(first, offset)) in table.pages.iter().enumerate() {
-            checked.parts.push((offset, PAGE as u64));
+        if !self.check_own_pages(table, checked, done)? {
+            return Ok(());
+        }
+        for n in 0..table.directory.1 {
+            let (first, offset) = self.entry_of(table, n)?;
+            checked.extents.push((offset, PAGE as u64));
             done(PAGE as u64);
             let page = self.page(offset).and_then(|page| self.entries(&page, offset, &[], &take));
             let entries = match sound(page)? {
@@ -185,7 +186,7 @@ impl Run {
                     continue;
                 }
             };
-            let next = table.pages.get(n + 1).map_or(u64::MAX, |(next, _)| *next);
+            let next = if n + 1 < table.directory.1 { self.entry_of(table, n + 1)?.0 } else { u64::MAX };
             let mut last = first;
             if entries.first().is_none_or(|(hash, _)| *hash != first) {
                 checked.problems.push((offset, OUT_OF_PLACE));
@@ -195,7 +196,7 @@ impl Run {
                     checked.problems.push((offset, OUT_OF_PLACE));
                 }
                 last = hash;
-                if !table.bloom.may_have(hash) {
+                if !self.may_have(table, hash)? {
                     checked.problems.push((offset, NOT_IN_FILTER));
                 }
                 let Some(list) = sound(list.open(self))? else {
@@ -203,8 +204,8 @@ impl Run {
                     continue;
                 };
                 if let List::Long(long) = &list {
-                    checked.parts.push(long.place());
-                    done(long.place().1);
+                    checked.extents.push(long.extent());
+                    done(long.extent().1);
                 }
                 if sound(self.check_list(by, full, revision, &list, &mut checked.facts))?
                     .is_none_or(|fits| !fits)
@@ -214,6 +215,31 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Checks the pages of the filter and the directory. Whether they can be asked.
+    fn check_own_pages(
+        &self,
+        table: &Table,
+        checked: &mut Checked,
+        done: &mut impl FnMut(u64),
+    ) -> Result<bool> {
+        let (mut right, mut offset) = (true, table.filter.0);
+        while offset < table.filter.0 + table.bytes() {
+            if sound(self.page(offset))?.is_none() {
+                checked.problems.push((offset, PAGE_DAMAGED));
+                right = false;
+            }
+            offset += PAGE as u64;
+        }
+        for (n, top) in table.tops.iter().enumerate() {
+            if right && self.entry_of(table, n as u64 * ENTRIES)?.0 != *top {
+                checked.problems.push((table.directory.0, OUT_OF_PLACE));
+            }
+        }
+        checked.extents.push((table.filter.0, table.bytes()));
+        done(table.bytes());
+        Ok(right)
     }
 
     /// Adds what a list says. Whether it grows and stays within the run.
@@ -231,6 +257,7 @@ impl Run {
             after = position.0 + 1;
             facts.add(by, hash, revision, position);
             revision += u64::from(matches!(by, By::Stream));
+            Ok(())
         })?;
         Ok(fits)
     }
