@@ -36,8 +36,9 @@ const CALLS: &[(&str, &[&str])] = &[
 ];
 /// So many calls in a row that never came are the end of the calls of a kind.
 const MISSES: u64 = 3;
-/// How long a run may take: whoever waits for an answer that never comes waits longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a run may take: whoever waits for an answer that never comes waits longer. A sync may take long on a disk that others
+/// write to.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Which calls go wrong.
 #[derive(Args, Clone, Debug)]
@@ -141,15 +142,34 @@ async fn write_under_strace(
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-y", "-o"]).arg(trace);
     command.args(["-e", &format!("trace={call}"), "-e", "signal=none", "-e", &format!("inject={inject}")]);
-    command.arg("--").arg(own).args(["write", "--json", "--clients", "6", "--operations", "60"]);
+    command.arg("--").arg(own).args(["write", "--json", "--clients", "6", "--operations", "40"]);
     command.args(["--seed", &seed.to_string()]).arg("--log").arg(&remains.log);
     command.arg("--history").arg(&remains.history);
     let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let child = piped.spawn().map_err(Stop::at("strace cannot be started"))?;
-    match timeout(PATIENCE, child.wait_with_output()).await {
+    let strace = child.id();
+    let mut wait = Box::pin(child.wait_with_output());
+    match timeout(PATIENCE, &mut wait).await {
         Ok(output) => output.map_err(Stop::at("the writer cannot be waited for")),
-        Err(_) => Err(Stop::Failed(format!("{inject}, seed {seed}: the writer hangs"))),
+        Err(_) => {
+            let waits = where_it_waits(strace).unwrap_or_default();
+            Err(Stop::Failed(format!("{inject}, seed {seed}: the writer hangs; its threads wait in{waits}")))
+        }
     }
+}
+
+/// What each thread of the writer that this strace runs waits for, as the kernel tells.
+fn where_it_waits(strace: Option<u32>) -> Option<String> {
+    let strace = strace?;
+    let child = std::fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).ok()?;
+    let mut told = String::new();
+    for thread in
+        std::fs::read_dir(format!("/proc/{}/task", child.split_whitespace().next()?)).ok()?.flatten()
+    {
+        let read = |name: &str| std::fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+        told += &format!(" {}: {} {};", read("comm").trim(), read("wchan").trim(), read("syscall").trim());
+    }
+    Some(told)
 }
 
 /// What the writer said, and what strace saw.

@@ -126,7 +126,14 @@ fn open(job: &Job) -> factum::Result<LogStore> {
     options(&job.log).open()
 }
 
+/// Whoever kills what started this does not know of this: it must not go on alone, and keep a file system busy.
+fn live_no_longer_than_the_parent() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+}
+
 pub(crate) async fn run(job: &Job) -> Result<Report, Stop> {
+    live_no_longer_than_the_parent();
     println!("{STARTED}");
     let store: LogStore = open(job).map_err(Stop::at("it does not open"))?;
     println!("{OPENED}");

@@ -34,7 +34,7 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
         Command::new(env!("CARGO_BIN_EXE_proofs")).args(["powercuts", "--no-sync"]).output().unwrap();
     let said = String::from_utf8_lossy(&unsynced.stderr);
     assert!(!unsynced.status.success(), "{said}");
-    assert!(said.contains("LostAck") || said.contains("is damaged"), "{said}");
+    assert!(said.contains("broken promises") || said.contains("does not open"), "{said}");
 }
 
 #[test]
@@ -45,6 +45,6 @@ fn system_calls_that_fail_lose_nothing_and_invent_nothing() {
 
 #[test]
 fn a_full_disk_refuses_appends_until_there_is_room_again() {
-    let Some(figures) = proof(&["fulldisk", "--rounds", "3"]) else { return };
-    assert!(figure(&figures, "times_full") >= 3 && figure(&figures, "appends_refused") >= 30, "{figures}");
+    let Some(figures) = proof(&["fulldisk", "--rounds", "2"]) else { return };
+    assert!(figure(&figures, "times_full") >= 2 && figure(&figures, "appends_refused") >= 20, "{figures}");
 }

@@ -70,7 +70,8 @@ async fn machine(shell: &mut Shell) -> Result<String, Stop> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = shell.said("uname", &["-sr"]).await?;
     let target = shell.target().display().to_string();
-    let file_system = shell.said("stat", &["-f", "-c", "%T", &target]).await?;
+    let file_system = shell.said("df", &["--output=fstype", &target]).await?;
+    let file_system = file_system.lines().last().unwrap_or("an unknown file system");
     Ok(format!("{model}, {cores} cores, {kernel}, {file_system}"))
 }
 
@@ -92,15 +93,20 @@ fn lanes(shell: &Shell, page: &mut String) -> Vec<String> {
         let word = |name: &str| run[name].as_str().unwrap_or("unknown").to_owned();
         let seconds = run["seconds"].as_f64().unwrap_or_default();
         let _ = writeln!(page, "### {lane}\n\n{}{}.\n", what[..1].to_uppercase(), &what[1..]);
-        let _ = writeln!(
-            page,
-            "On {}, commit {}, in {seconds:.0} s: {}.\n",
-            word("day"),
-            word("commit"),
-            told(&run["figures"])
-        );
+        let _ = writeln!(page, "On {}, commit {}, in {seconds:.0} s:\n", word("day"), word("commit"));
+        figures(&run["figures"], page);
     }
     missing
+}
+
+/// The figures of a lane: a row each, and what belongs together in one.
+fn figures(figures: &Value, page: &mut String) {
+    page.push_str("| | |\n|---|---|\n");
+    for (name, figure) in figures.as_object().into_iter().flatten() {
+        let figure = if name == "seed" { figure.to_string() } else { told(figure) };
+        let _ = writeln!(page, "| {} | {figure} |", name.replace('_', " "));
+    }
+    page.push('\n');
 }
 
 /// The bars of the benchmark, as its last run met or missed them.

@@ -166,13 +166,18 @@ pub(crate) fn write(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// Figures as people read them.
 pub(crate) fn told(figures: &Value) -> String {
-    let Some(figures) = figures.as_object() else { return figures.to_string() };
-    let words = figures.iter().map(|(name, figure)| {
+    let all = match figures {
+        Value::Object(all) => all,
+        Value::String(text) => return text.clone(),
+        number => return in_groups(number),
+    };
+    let words = all.iter().map(|(name, figure)| {
         let name = name.replace('_', " ");
         match figure {
-            Value::String(text) => format!("{name}: {text}"),
-            Value::Object(_) => format!("{name}: ({})", told(figure)),
-            number => format!("{name} {}", in_groups(number)),
+            Value::Object(_) => format!("{name} ({})", told(figure)),
+            // Not a number that says how many.
+            seed if name == "seed" => format!("{name} {seed}"),
+            figure => format!("{name} {}", told(figure)),
         }
     });
     words.collect::<Vec<_>>().join(", ")
@@ -202,6 +207,6 @@ mod tests {
         for (kills, slowest) in [(1_200, 7), (34, 9)] {
             add(&mut sum, &json!({ "kills": kills, "seed": 5, "slowest_ms": slowest, "on": "ext4" }));
         }
-        assert_eq!(told(&sum), "kills 1,234, on: ext4, slowest ms 9.0");
+        assert_eq!(told(&sum), "kills 1,234, on ext4, slowest ms 9.0");
     }
 }

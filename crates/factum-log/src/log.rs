@@ -9,13 +9,14 @@
 
 mod decided;
 mod indexing;
+mod look;
 pub mod scavenge;
 
 use std::{
     collections::VecDeque,
     io::ErrorKind,
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -26,7 +27,10 @@ use factum::{
 };
 use tokio::sync::{oneshot, watch};
 
-use self::decided::Decided;
+use self::{
+    decided::Decided,
+    look::{Look, not_looking},
+};
 use crate::{
     batch::{Answer, Batch, Request},
     bugs::{Bug, Bugs},
@@ -267,8 +271,8 @@ impl Log {
     }
 
     /// What readers see.
-    pub fn durable(&self) -> RwLockReadGuard<'_, Durable> {
-        self.durable.read().unwrap_or_else(PoisonError::into_inner)
+    pub fn durable(&self) -> Look<'_> {
+        Look::at(&self.durable)
     }
 
     /// The state of a stream.
@@ -330,8 +334,13 @@ impl Log {
                 && let Some(places) = settled.places(query, after.position, Position(u64::MAX))?
                 && let Some(place) = places.next(after.position)?
             {
-                // Only so that it is in memory when it is decided on.
-                self.durable().segments.clone()[self.durable().segment_at(place)].event(place)?;
+                // Only so that it is in memory when it is decided on. One guard at a time: whoever holds one and asks for another
+                // waits for a writer that waits for the first.
+                let segment = {
+                    let durable = self.durable();
+                    durable.segments[durable.segment_at(place)].clone()
+                };
+                segment.event(place)?;
             }
         }
         Ok(())
@@ -528,6 +537,7 @@ impl Log {
     }
 
     fn durable_mut(&self) -> RwLockWriteGuard<'_, Durable> {
+        not_looking();
         self.durable.write().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -403,7 +403,9 @@ impl Found {
                 && let Ok(run) = Run::open(disk, &Run::name(start, end), &self.index_pages)
                 && run.span.log_id == self.segments[0].header.log.log_id
                 && (run.span.start, run.span.end) == (start, end)
-                && runs.last().is_none_or(|last| last.span.secret == run.span.secret)
+                && runs.last().is_none_or(|last| {
+                    last.span.secret == run.span.secret && last.span.events <= run.span.events
+                })
             {
                 at = end;
                 runs.push(Arc::new(run));
@@ -694,6 +696,9 @@ fn open_segment(disk: &dyn Disk, number: u32, cache: &Arc<PageCache>) -> Result<
     let checked = found.and_then(|(length, segment)| match segment.header {
         header if header.number != number => Err(Damage("the segment's file has the name of another")),
         header if header.capacity > length => Err(Damage("the file is shorter than its segment")),
+        header if header.capacity < SEGMENT_HEADER => {
+            Err(Damage("the segment claims to be shorter than its header"))
+        }
         SegmentHeader { base, capacity, .. } if base.checked_add(capacity).is_none() => {
             Err(Damage("the segment claims positions beyond the last there is"))
         }

@@ -219,7 +219,7 @@ impl Frames {
     /// # Errors
     /// Those of the disk.
     pub fn next(&mut self, segment: &Segment) -> Result<std::result::Result<Frame, Stop>> {
-        if self.offset + FRAME_HEADER as u64 > self.limit {
+        if self.offset.saturating_add(FRAME_HEADER as u64) > self.limit {
             return Ok(Err(Stop::Limit));
         }
         let Some(header) = self.bytes(segment, FRAME_HEADER)? else { return Ok(Err(Stop::Limit)) };
@@ -236,7 +236,7 @@ impl Frames {
             return Ok(Err(Stop::Damage(Damage("a frame stands at another place than it says"))));
         }
         let whole = FRAME_HEADER + header.body_bytes as usize;
-        if self.offset + header.bytes() > self.limit {
+        if self.offset.saturating_add(header.bytes()) > self.limit {
             return Ok(Err(Stop::Damage(Damage("a frame reaches beyond the end of its segment"))));
         }
         let Some(frame) = self.bytes(segment, whole)? else {

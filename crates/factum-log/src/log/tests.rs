@@ -1,6 +1,6 @@
 //! What several do to a log at the same moment.
 
-use factum::{EventId, ManualClock, NewEvent, stream::LifeChange};
+use factum::{EventId, ManualClock, NewEvent, Query, stream::LifeChange};
 
 use super::*;
 use crate::sim::SimDisk;
@@ -63,6 +63,21 @@ fn what_is_on_its_way_when_the_log_closes_is_unknown() {
     // Once it is durable, it is there.
     let replayed = log.submit(append()).unwrap().try_recv().unwrap().unwrap();
     assert!(replayed.replayed);
+}
+
+/// Whoever looks up what an append rests on looks at what is durable once at a time: in this build, looking again panics.
+#[test]
+fn a_look_up_does_not_look_while_it_looks() {
+    let log = Log::open(Arc::new(SimDisk::new(1)), settings(1)).unwrap();
+    for _ in 0..3 {
+        let event = NewEvent::bytes("E", "").unwrap();
+        drop(log.submit(Append::to(StreamName::new("s-1").unwrap(), [event])).unwrap());
+        while log.commit() {}
+        while log.write_run().unwrap() {}
+    }
+    let start = log.durable().log.at(Position::START);
+    let mut answer = log.submit(Append::new().expect_none(Query::category("s"), start)).unwrap();
+    assert!(answer.try_recv().unwrap().unwrap_err().is_conflict());
 }
 
 /// A large append that waits for room in a batch does not hold up a small one; and then it has its turn.
