@@ -83,10 +83,6 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         all.push(size);
         before = events;
     }
-    if let [.., one, next] = &all[..] {
-        println!("{}", line(&at_ten_billion(one, next)).replace("10.0 G", "10 G ?"));
-        println!("(the last line is what the slopes between the two sizes before it would lead to)");
-    }
     let when = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/growth.json");
     let text = serde_json::to_string_pretty(&Growth { when, machine, sizes: all }).map_err(broken)?;
@@ -125,28 +121,6 @@ fn line(size: &Size) -> String {
         size.disk_per_event,
         size.index_per_event,
     )
-}
-
-/// Each figure along the power of the size that fits the two sizes.
-fn at_ten_billion(one: &Size, next: &Size) -> Size {
-    let (from, to) = (one.events as f64, next.events as f64);
-    let along = |figure: fn(&Size) -> f64| {
-        let power = (figure(next) / figure(one)).ln() / (to / from).ln();
-        figure(next) * (1e10 / to).powf(power)
-    };
-    Size {
-        events: 10_000_000_000,
-        append_rate: along(|size| size.append_rate),
-        open_after_kill_ms: along(|size| size.open_after_kill_ms),
-        open_ms: along(|size| size.open_ms),
-        open_mib: along(|size| size.open_mib),
-        used_mib: along(|size| size.used_mib),
-        filling_mib: along(|size| size.filling_mib),
-        load_p50_us: along(|size| size.load_p50_us),
-        load_p99_us: along(|size| size.load_p99_us),
-        disk_per_event: along(|size| size.disk_per_event),
-        index_per_event: along(|size| size.index_per_event),
-    }
 }
 
 fn measure(directory: &Path, before: u64, events: u64) -> Result<Size, Failure> {

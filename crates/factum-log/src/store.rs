@@ -548,3 +548,38 @@ impl EventStore for LogStore {
         self.0.log.limits()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::{Pin, pin},
+        task::{Context, Poll, Waker},
+    };
+
+    use factum::NewEvent;
+
+    use super::*;
+
+    fn now<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
+        match future.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        }
+    }
+
+    /// What waits to be written is bounded, and small appends have room of their own.
+    #[test]
+    fn who_finds_no_room_waits_and_is_not_refused() {
+        let append = |events: usize, bytes: usize| {
+            let event = |_| NewEvent::bytes("E", vec![1; bytes]).unwrap();
+            Append::to(StreamName::new("s-1").unwrap(), (0..events).map(event))
+        };
+        let (room, large, small) = (Room::new(), append(15, 1_000_000), append(1, 10));
+        let mut taken: Vec<_> = (0..4).map(|_| now(pin!(room.take(&large))).unwrap().unwrap()).collect();
+        let mut waits = pin!(room.take(&large));
+        assert!(now(waits.as_mut()).is_none(), "75 MB wait");
+        assert!(now(pin!(room.take(&small))).is_some(), "a small one is held up by large ones");
+        taken.pop();
+        assert!(now(waits).is_some_and(|room| room.is_ok()));
+    }
+}

@@ -1,6 +1,6 @@
 //! What several do to a log at the same moment.
 
-use factum::{EventId, ManualClock, NewEvent};
+use factum::{EventId, ManualClock, NewEvent, stream::LifeChange};
 
 use super::*;
 use crate::sim::SimDisk;
@@ -63,4 +63,46 @@ fn what_is_on_its_way_when_the_log_closes_is_unknown() {
     // Once it is durable, it is there.
     let replayed = log.submit(append()).unwrap().try_recv().unwrap().unwrap();
     assert!(replayed.replayed);
+}
+
+/// A large append that waits for room in a batch does not hold up a small one; and then it has its turn.
+#[test]
+fn a_small_append_goes_before_a_large_one_that_waits() {
+    let large_segments = Settings { first_segment_bytes: 64 << 20, segment_bytes: 64 << 20, ..settings(100) };
+    let log = Log::open(Arc::new(SimDisk::new(1)), large_segments).unwrap();
+    let append = |stream: &str, megabytes: usize| {
+        let event = |_| NewEvent::bytes("E", vec![1; if megabytes == 0 { 10 } else { 1_000_000 }]).unwrap();
+        Append::to(StreamName::new(stream).unwrap(), (0..megabytes.max(1)).map(event))
+    };
+    let mut first = log.submit(append("large-1", 6)).unwrap();
+    let mut second = log.submit(append("large-2", 6)).unwrap();
+    let mut small = log.submit(append("small-1", 0)).unwrap();
+    assert!(log.commit());
+    assert!(first.try_recv().unwrap().is_ok() && small.try_recv().unwrap().is_ok());
+    assert!(second.try_recv().is_err(), "there was no room for it");
+    // However many small ones come, it is in the next batch.
+    let mut others: Vec<_> =
+        (0..200).map(|n| log.submit(append(&format!("small-{n}"), 0)).unwrap()).collect();
+    assert!(log.commit());
+    assert!(second.try_recv().unwrap().is_ok());
+    assert!(others.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
+}
+
+/// A stream that is written and deleted in one batch is as it was until that is durable.
+#[test]
+fn a_life_that_changes_behind_an_event_of_the_same_batch_shows_with_it() {
+    let log = Log::open(Arc::new(SimDisk::new(1)), settings(100)).unwrap();
+    let stream = StreamName::new("s-1").unwrap();
+    let append = || Append::to(stream.clone(), [NewEvent::bytes("E", "").unwrap()]);
+    let delete = || Append::to(stream.metadata_stream().unwrap(), [LifeChange::Deleted.to_event().unwrap()]);
+    drop(log.submit(append()).unwrap());
+    log.commit();
+    let before = log.stream_state(&stream).unwrap();
+    drop(log.submit(append()).unwrap());
+    drop(log.submit(delete()).unwrap());
+    drop(log.submit(append()).unwrap());
+    assert_eq!(log.stream_state(&stream).unwrap(), before);
+    log.commit();
+    let after = log.stream_state(&stream).unwrap();
+    assert_eq!((after.next_revision().0, after.hidden_before.0), (3, 2));
 }
