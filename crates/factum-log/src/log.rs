@@ -12,7 +12,7 @@ mod indexing;
 pub mod scavenge;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     io::ErrorKind,
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -373,6 +373,11 @@ impl Log {
         let mut durable = self.durable_mut();
         let ledger = Decided { desk, durable: &durable, request: &request, only_durable: false };
         let result = match admit(&request.append, &self.settings.limits, &ledger, now) {
+            Err(_) if desk.waits(&request) => {
+                // What becomes of the one that was sent first is not decided yet.
+                desk.waiting.push_back(request);
+                return;
+            }
             Err(refused) => Err(unseen(refused)),
             Ok(Admission::Replayed(events)) => Ok(durable.appended(events, true)),
             Ok(Admission::New) if request.append.event_count() == 0 => {
@@ -781,6 +786,15 @@ impl Log {
 }
 
 impl Desk {
+    /// Whether any event of a request waits already, since it was sent before.
+    fn waits(&self, request: &Request) -> bool {
+        if self.waiting.is_empty() {
+            return false;
+        }
+        let ids: HashSet<u64> = request.ids().map(|(hash, _)| hash).collect();
+        self.waiting.iter().any(|other| other.ids().any(|(hash, _)| ids.contains(&hash)))
+    }
+
     fn has_work(&self) -> bool {
         !self.open.is_empty() || !self.waiting.is_empty()
     }
