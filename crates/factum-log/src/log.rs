@@ -358,7 +358,12 @@ impl Log {
             return;
         }
         let wait = desk.rolling || (!desk.waiting.is_empty() && !request.is_small());
-        self.decide(&mut desk, request, wait);
+        if desk.waits(&request) {
+            // What becomes of the one that was sent first is not decided yet.
+            desk.waiting.push_back(request);
+        } else {
+            self.decide(&mut desk, request, wait);
+        }
         let work = desk.has_work() && desk.in_flight.is_none();
         drop(desk);
         if work {
@@ -373,11 +378,6 @@ impl Log {
         let mut durable = self.durable_mut();
         let ledger = Decided { desk, durable: &durable, request: &request, only_durable: false };
         let result = match admit(&request.append, &self.settings.limits, &ledger, now) {
-            Err(_) if desk.waits(&request) => {
-                // What becomes of the one that was sent first is not decided yet.
-                desk.waiting.push_back(request);
-                return;
-            }
             Err(refused) => Err(unseen(refused)),
             Ok(Admission::Replayed(events)) => Ok(durable.appended(events, true)),
             Ok(Admission::New) if request.append.event_count() == 0 => {
