@@ -13,7 +13,7 @@ mod look;
 pub mod scavenge;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     io::ErrorKind,
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard},
@@ -368,7 +368,12 @@ impl Log {
         }
         let wait =
             desk.rolling || desk.waits_for_segment() || (!desk.waiting.is_empty() && !request.is_small());
-        self.decide(&mut desk, request, wait);
+        if desk.waits(&request) {
+            // What becomes of the one that was sent first is not decided yet.
+            desk.waiting.push_back(request);
+        } else {
+            self.decide(&mut desk, request, wait);
+        }
         let work = desk.has_work() && desk.in_flight.is_none();
         drop(desk);
         if work {
@@ -792,6 +797,15 @@ impl Log {
 }
 
 impl Desk {
+    /// Whether any event of a request waits already, since it was sent before.
+    fn waits(&self, request: &Request) -> bool {
+        if self.waiting.is_empty() {
+            return false;
+        }
+        let ids: HashSet<u64> = request.ids().map(|(hash, _)| hash).collect();
+        self.waiting.iter().any(|other| other.ids().any(|(hash, _)| ids.contains(&hash)))
+    }
+
     fn has_work(&self) -> bool {
         !self.open.is_empty() || !self.waiting.is_empty()
     }
