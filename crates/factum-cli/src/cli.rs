@@ -1,15 +1,20 @@
 //! The command line.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    io::{self, BufWriter, Write as _},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use factum::{LogIdentity, Position};
-use factum_log::{Cut, Part, Verification};
+use factum::{ContentType, Error, LogIdentity, Outcome, Position, RecordedEvent};
+use factum_log::{Cut, Options, Part, Progress, Scavenge, Scavenging, Verification};
 
 use crate::{
     exit::{EXIT_CODES, Exit, Kind},
     progress::Bar,
-    show::{count, many},
+    show::{count, many, say},
 };
 
 /// Findings that `verify` prints, unless it is asked for more.
@@ -23,7 +28,6 @@ pub(crate) struct Cli {
     verb: Verb,
 }
 
-// `factum scavenge DIR` belongs between `restore` and `repair`: one variant here, one function below.
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Read every byte of a log, or of a backup, and list all that is damaged; changes nothing
@@ -47,6 +51,13 @@ enum Verb {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// Print every event that can be read, one JSON object in a line, also of a log that cannot be opened
+    ///
+    /// Damage is told on stderr, and what is whole before and after it is printed. So are hidden events that are still on the disk.
+    Events {
+        /// The directory of the log
+        dir: PathBuf,
+    },
     /// Copy a log, also one that is in use; into the same place again, only what is new
     Backup {
         /// The directory of the log
@@ -62,6 +73,17 @@ enum Verb {
         backup: PathBuf,
         /// The directory of the log to be; it must be empty or missing
         dir: PathBuf,
+    },
+    /// Take back the space of events that are hidden for good: truncated, deleted, tombstoned, or too old
+    ///
+    /// Positions, revisions and the states of streams stay. The log must not be in use: a program that has it open calls
+    /// `LogStore::scavenge` instead, while it goes on.
+    Scavenge {
+        /// The directory of the log
+        dir: PathBuf,
+        /// Pack a segment if it becomes smaller by so many percent; with 0, wherever anything can be removed at all
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u8).range(0..=100))]
+        at_least_percent: u8,
     },
     /// Cut a damaged log before its first damage, and lose what comes after; a backup loses less
     ///
@@ -90,11 +112,16 @@ impl Cli {
     /// What to say when it is interrupted.
     pub(crate) fn after_interruption(&self) -> &'static str {
         match self.verb {
-            Verb::Verify { .. } | Verb::Layout { .. } => "interrupted; nothing was changed",
+            Verb::Verify { .. } | Verb::Layout { .. } | Verb::Events { .. } => {
+                "interrupted; nothing was changed"
+            }
             Verb::Backup { .. } => {
                 "interrupted; the same command goes on, and an earlier backup there is still whole"
             }
             Verb::Restore { .. } => "interrupted; there is no log yet: the same command begins again",
+            Verb::Scavenge { .. } => {
+                "interrupted; the log is as good as before, and the same command goes on"
+            }
             Verb::Repair { lose_events: false, .. } => "interrupted; nothing was changed",
             Verb::Repair { .. } => {
                 "interrupted; the log cannot be opened until the same command has finished"
@@ -123,6 +150,7 @@ impl Cli {
                 }
                 Ok(())
             }
+            Verb::Events { dir } => events(&dir),
             Verb::Backup { dir, dest } => {
                 let mut bar = Bar::new("backup");
                 let made = factum_log::backup(&dir, &dest, |progress| bar.at(progress))?;
@@ -146,6 +174,7 @@ impl Cli {
                 );
                 Ok(())
             }
+            Verb::Scavenge { dir, at_least_percent } => scavenge(&dir, at_least_percent, out),
             Verb::Repair { dir, lose_events } => {
                 let mut bar = Bar::new("verify");
                 let mut told = |progress| bar.at(progress);
@@ -159,6 +188,89 @@ impl Cli {
             }
         }
     }
+}
+
+fn scavenge(dir: &Path, at_least_percent: u8, out: &mut String) -> Result<(), Exit> {
+    // A log that was never begun is not begun by looking for something to remove.
+    let store = Options::new(dir).create(false).scrub(0).open()?;
+    let mut bar = Bar::of_segments("scavenge");
+    let told = move |at: &Scavenging| {
+        bar.at(Progress { done: u64::from(at.segment), total: u64::from(at.of) });
+        ControlFlow::Continue(())
+    };
+    let options = Scavenge::default().at_least_percent(at_least_percent);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime =
+        runtime.map_err(|error| Exit::new(Kind::Other, format!("cannot start a runtime: {error}")))?;
+    let done = runtime.block_on(async {
+        let done = store.scavenge(options, told).await;
+        store.close().await.and(done)
+    })?;
+    let _ = writeln!(out, "{}: {done}", dir.display());
+    Ok(())
+}
+
+/// Prints events as they come: they may be more than fit in memory.
+fn events(dir: &Path) -> Result<(), Exit> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut failed = None;
+    let salvaged = factum_log::salvage(dir, |event| {
+        let line = shown(event).map_err(io::Error::from);
+        line.and_then(|line| writeln!(out, "{line}")).map_err(|error| {
+            let why = error.to_string();
+            failed = Some(error);
+            Error::Unavailable { why, outcome: Outcome::No }
+        })
+    });
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let findings = salvaged?;
+    out.flush()?;
+    findings.iter().for_each(say);
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let places = many(findings.len() as u64, "place", "places");
+    Err(Exit::new(
+        Kind::Damaged,
+        format!("the log is damaged at {places}; what is printed is what can be read"),
+    ))
+}
+
+/// An event as a line of JSON. JSON in it is as it was recorded, to the last digit; other data is text, or hexadecimal.
+fn shown(event: &RecordedEvent) -> serde_json::Result<String> {
+    let text = |value: &str| serde_json::to_string(value);
+    let json = |bytes: &[u8]| {
+        let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+        let json = std::str::from_utf8(bytes).ok().filter(|_| is_json);
+        // Between tokens, where alone they can be, line breaks mean nothing.
+        json.map(|json| json.replace(['\n', '\r'], " "))
+    };
+    let (name, data) = match (&event.content_type, std::str::from_utf8(&event.data)) {
+        (ContentType::Json, Ok(data)) => ("data", json(&event.data).map_or_else(|| text(data), Ok)?),
+        (_, Ok(data)) => ("data", text(data)?),
+        _ => ("data_hex", text(&event.data.iter().map(|byte| format!("{byte:02x}")).collect::<String>())?),
+    };
+    let content_type = match &event.content_type {
+        ContentType::Json => "application/json",
+        ContentType::Bytes => "application/octet-stream",
+        ContentType::Other(name) => name,
+    };
+    let fields = [
+        ("position", serde_json::to_string(&event.position)?),
+        ("stream", text(&event.stream)?),
+        ("revision", serde_json::to_string(&event.revision)?),
+        ("recorded_at", serde_json::to_string(&event.recorded_at)?),
+        ("id", serde_json::to_string(&event.id)?),
+        ("type", text(&event.event_type)?),
+        ("content_type", text(content_type)?),
+        (name, data),
+        ("metadata", json(event.metadata.as_bytes()).unwrap_or_else(|| "{}".to_owned())),
+        ("tags", serde_json::to_string(&event.tags.iter().collect::<Vec<_>>())?),
+    ];
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    Ok(format!("{{{}}}", fields.join(",")))
 }
 
 fn identity(LogIdentity { log_id, epoch }: LogIdentity) -> String {
@@ -220,7 +332,9 @@ fn verified(dir: &str, found: &Verification, all: bool, out: &mut String) -> Res
 fn positions(found: &Verification) -> String {
     match (found.positions().first(), found.positions().iter().map(|(_, last)| last).max()) {
         (Some((Position(first), _)), Some(last)) => {
-            format!(", and events between the positions {first} and {last} are lost")
+            format!(
+                ", from position {first} to {last}; what is whole there and elsewhere can be read with `factum events`"
+            )
         }
         _ => String::new(),
     }

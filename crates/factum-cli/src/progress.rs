@@ -19,9 +19,18 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
+    /// For a task that is measured in bytes.
     pub(crate) fn new(doing: &'static str) -> Self {
+        Self::like(doing, "{prefix} {wide_bar} {percent:>3} %  {bytes} of {total_bytes}  {eta} left")
+    }
+
+    /// For one that is measured in segments.
+    pub(crate) fn of_segments(doing: &'static str) -> Self {
+        Self::like(doing, "{prefix} {wide_bar} segment {pos} of {len}")
+    }
+
+    fn like(doing: &'static str, template: &str) -> Self {
         let bar = ProgressBar::new(0);
-        let template = "{prefix} {wide_bar} {percent:>3} %  {bytes} of {total_bytes}  {eta} left";
         // The template is fixed; should it ever be wrong, the bar looks plainer.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);

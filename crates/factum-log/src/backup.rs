@@ -304,7 +304,8 @@ fn continues(list: &List, source: &Source, to: &dyn Disk) -> Result<()> {
         };
         let (segment, bytes) = (&source.segments[last], list.segments[last]);
         let whole = (0..last).all(|n| source.end_of(n) == list.segments[n]);
-        let from = bytes.saturating_sub(COMPARED);
+        // Where events were removed since, the bytes differ; that the next frame follows is looked at when it is copied.
+        let from = if segment.packed.is_some() { bytes } else { bytes.saturating_sub(COMPARED) };
         let copy = open_copy(to, segment.header.number)?;
         Ok(list.epoch <= source.log.epoch
             && whole

@@ -21,6 +21,18 @@ pub enum Bug {
     GoOnAfterFailedRoll,
     /// Cuts off whatever cannot be read, acknowledged or not.
     NaiveTruncation,
+    /// Gives a packed segment its name before it is synced.
+    PackWithoutSync,
+    /// Removes the old file of a segment before the packed one has its name.
+    RemoveBeforePacked,
+    /// Takes the first event that is to be kept off the disk, too.
+    RemoveOneTooMany,
+    /// Takes events off the disk that are too old by the clock, and not by the last event of the log.
+    RemoveByTheClock,
+    /// Forgets the ids of the events that it takes off the disk.
+    StubWithoutId,
+    /// Forgets what the content of the events was that it takes off the disk.
+    StubWithoutContent,
     /// Takes more appends after a failed write or sync, as if nothing had happened.
     GoOnAfterFailedSync,
     /// Gives a new segment its name before its header is synced.
@@ -43,7 +55,7 @@ pub enum Bug {
 #[cfg(feature = "sim")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 23] = [
         Self::AckBeforeSync,
         Self::NoNameSync,
         Self::HeaderOnlyCrc,
@@ -61,6 +73,12 @@ impl Bug {
         Self::CutWithoutCopy,
         Self::PoisonedByFullDisk,
         Self::NoRunSync,
+        Self::PackWithoutSync,
+        Self::RemoveBeforePacked,
+        Self::RemoveOneTooMany,
+        Self::RemoveByTheClock,
+        Self::StubWithoutId,
+        Self::StubWithoutContent,
     ];
 }
 

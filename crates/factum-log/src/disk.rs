@@ -50,7 +50,7 @@ thread_local! {
 /// Bytes that a read counts for, beside those it reads.
 const READ_COST: usize = 4096;
 
-/// Does work that reads, if that needs no waiting for the disk and only so many bytes, each read counted for [`READ_COST`] more.
+/// Does work that reads, if that needs no waiting for the disk and only so many bytes, each read counted for 4 KiB more.
 /// `None` if it turns out that it does; what was done is then to be done again where it may wait.
 pub fn at_once<T>(most: usize, work: impl FnOnce() -> T) -> Option<T> {
     struct Restored;
@@ -66,7 +66,7 @@ pub fn at_once<T>(most: usize, work: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// Whether the work on this thread may take long. If not, [`at_once`] gives it up.
-pub fn may_take_long() -> bool {
+pub(crate) fn may_take_long() -> bool {
     let unlimited = matches!(PATIENCE.get(), Patience::Unlimited);
     if !unlimited {
         PATIENCE.set(Patience::Exhausted);

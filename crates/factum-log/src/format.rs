@@ -7,6 +7,8 @@
 //! An event's position is the place of its record: the segment's base position plus the offset within the segment. So a
 //! position leads to its bytes without an index.
 //!
+//! An event that was taken off the disk for good leaves a [`Stub`] at its place: what is needed to know it again.
+//!
 //! Every checksum is a CRC-32C that starts from the log's id, the segment's number and the offset. Bytes that are right but
 //! not here (a stale block, a copy from another log, a misdirected write) are as wrong as bytes that are damaged.
 
@@ -14,8 +16,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use crc32c::{crc32c, crc32c_append};
 use factum::{
-    ContentType, EventId, EventType, LogIdentity, Metadata, NewEvent, Position, RecordedEvent, Revision,
-    StreamName, Tags, Timestamp,
+    ContentType, EventId, EventType, LogIdentity, Metadata, NewEvent, Placed, Position, RecordedEvent,
+    Revision, StreamName, Tags, Timestamp, admission::Found,
 };
 use uuid::Uuid;
 
@@ -95,8 +97,13 @@ impl SegmentHeader {
 
     /// The header's bytes.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_as(SEGMENT_MAGIC, &[])
+    }
+
+    /// The header of a file of this kind, with more numbers of its own.
+    pub fn encode_as(&self, magic: [u8; 8], more: &[u64]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES);
-        bytes.extend(SEGMENT_MAGIC);
+        bytes.extend(magic);
         bytes.extend(FORMAT.to_le_bytes());
         bytes.extend(self.log.log_id.as_bytes());
         bytes.extend(self.log.epoch.to_le_bytes());
@@ -105,6 +112,7 @@ impl SegmentHeader {
             bytes.extend(number.to_le_bytes());
         }
         bytes.extend(self.last_recorded_at.0.to_le_bytes());
+        bytes.extend(more.iter().flat_map(|number| number.to_le_bytes()));
         bytes.resize(SEGMENT_HEADER_BYTES - 4, 0);
         bytes.extend(crc32c(&bytes).to_le_bytes());
         bytes
@@ -115,11 +123,19 @@ impl SegmentHeader {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        Self::decode_as(SEGMENT_MAGIC, bytes).map(|(header, [])| header)
+    }
+
+    /// Reads the header of a file of this kind, with its own numbers.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode_as<const N: usize>(magic: [u8; 8], bytes: &[u8]) -> Result<(Self, [u64; N]), Damage> {
         if bytes.len() < SEGMENT_HEADER_BYTES {
             return Err(Damage("the file is too short for a segment's header"));
         }
         let (covered, crc) = bytes[..SEGMENT_HEADER_BYTES].split_at(SEGMENT_HEADER_BYTES - 4);
-        if covered[..8] != SEGMENT_MAGIC {
+        if covered[..8] != magic {
             return Err(Damage("it does not begin like a segment of factum"));
         }
         if crc != crc32c(covered).to_le_bytes() {
@@ -131,7 +147,7 @@ impl SegmentHeader {
                 "it was written by another version of factum, in a format that this one does not know",
             ));
         }
-        Ok(Self {
+        let header = Self {
             log: LogIdentity { log_id: Uuid::from_bytes(fields.u128().to_le_bytes()), epoch: fields.u64() },
             number: fields.u32(),
             base: fields.u64(),
@@ -140,7 +156,8 @@ impl SegmentHeader {
             events_before: fields.u64(),
             previous_end: fields.u64(),
             last_recorded_at: Timestamp(fields.i64()),
-        })
+        };
+        Ok((header, std::array::from_fn(|_| fields.u64())))
     }
 
     /// What the checksums in this segment start from.
@@ -326,10 +343,11 @@ pub struct RecordHeader {
     recorded_at: Timestamp,
     id: EventId,
     kind: u8,
+    removed: Option<Digest>,
 }
 
 impl RecordHeader {
-    /// Reads the fixed part of the record at `offset`.
+    /// Reads the fixed part of the record at `offset`, or of the stub in its place.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -343,9 +361,13 @@ impl RecordHeader {
         if crc != seed.crc(offset, &bytes[4..]) {
             return Err(Damage("an event's header fails its checksum"));
         }
+        let length = fields.u32();
+        if length & STUB != 0 {
+            return Stub::decode(bytes);
+        }
         let header = Self {
             crc,
-            bytes: fields.u32() as usize,
+            bytes: length as usize,
             payload_crc: fields.u32(),
             metadata_bytes: fields.u32() as usize,
             stream_bytes: usize::from(fields.u16()),
@@ -356,6 +378,7 @@ impl RecordHeader {
             recorded_at: Timestamp(fields.i64()),
             id: EventId(Uuid::from_bytes(fields.u128().to_le_bytes())),
             kind: fields.u8(),
+            removed: None,
         };
         let names = header.stream_bytes + header.type_bytes + header.content_type_bytes + header.tags_bytes;
         if header.bytes > MAX_BODY || header.bytes < RECORD_HEADER + names + header.metadata_bytes {
@@ -370,6 +393,9 @@ impl RecordHeader {
     /// What is wrong with it.
     #[inline]
     pub fn event(&self, bytes: &Bytes, start: usize, position: Position) -> Result<RecordedEvent, Damage> {
+        if let Some(digest) = self.removed {
+            return self.removed_event(digest, bytes.get(start..).unwrap_or_default(), position);
+        }
         let end = start + self.bytes;
         let mut at = start + RECORD_HEADER;
         let Some(payload) = bytes.get(at..end) else { return Err(Damage("an event's record is cut off")) };
@@ -404,6 +430,131 @@ impl RecordHeader {
             tags,
         })
     }
+
+    /// What is left of an event that was removed: no type, and a digest of its content in the place of its data.
+    fn removed_event(
+        &self,
+        digest: Digest,
+        record: &[u8],
+        position: Position,
+    ) -> Result<RecordedEvent, Damage> {
+        let stream = record.get(RECORD_HEADER..RECORD_HEADER + self.stream_bytes);
+        let stream = stream.ok_or(Damage("the stub of a removed event is cut off"))?;
+        if crc32c(stream) != self.payload_crc {
+            return Err(Damage("the stub of a removed event fails its checksum"));
+        }
+        let stream = ByteString::try_from(stream).map_err(|_| Damage("a name is not UTF-8"))?;
+        Ok(RecordedEvent {
+            position,
+            stream: StreamName::from_store(stream),
+            revision: self.revision,
+            recorded_at: self.recorded_at,
+            id: self.id,
+            event_type: EventType::from_store(ByteString::new()),
+            content_type: ContentType::Bytes,
+            data: Bytes::copy_from_slice(&digest),
+            metadata: Metadata::EMPTY,
+            tags: Tags::NONE,
+        })
+    }
+}
+
+/// The bit in a record's length that makes it a stub.
+const STUB: u32 = 1 << 31;
+
+/// What tells the content of a removed event from another: the begin of the XXH3 of its canonical form.
+pub type Digest = [u8; 10];
+
+fn digest(canonical_content: &[u8]) -> Digest {
+    let hash = xxhash_rust::xxh3::xxh3_128(canonical_content).to_be_bytes();
+    std::array::from_fn(|n| hash[n])
+}
+
+/// What stands in the place of an event that was taken off the disk: a record's fixed part, and the name of its stream.
+///
+/// It keeps what a store must never forget, which is the event's place, its revision, when it was recorded, its id and a digest
+/// of its content; and the checksum of the record, since that of its frame is made from it. It is shorter than any record: an
+/// event has a type, which is gone.
+#[derive(Debug)]
+pub struct Stub;
+
+impl Stub {
+    /// Writes the stub for the record of an event at `offset`.
+    #[allow(clippy::cast_possible_truncation, reason = "a record is at most `MAX_BODY`, a name has a limit")]
+    pub fn write(out: &mut Vec<u8>, seed: Seed, offset: u64, record: &RecordHeader, event: &RecordedEvent) {
+        let (start, digest) = (out.len(), digest(&event.canonical_content()));
+        out.extend([0; 4]);
+        out.extend((record.bytes as u32 | STUB).to_le_bytes());
+        out.extend(crc32c(event.stream.as_bytes()).to_le_bytes());
+        out.extend(record.crc.to_le_bytes());
+        out.extend((event.stream.len() as u16).to_le_bytes());
+        out.extend(&digest[..6]);
+        out.extend(event.revision.0.to_le_bytes());
+        out.extend(event.recorded_at.0.to_le_bytes());
+        out.extend(event.id.0.as_bytes());
+        out.extend(&digest[6..]);
+        let crc = seed.crc(offset, &out[start + 4..]);
+        out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+        out.extend(event.stream.as_bytes());
+    }
+
+    fn decode(bytes: &[u8; RECORD_HEADER]) -> Result<RecordHeader, Damage> {
+        let mut fields = Fields(&bytes[4..]);
+        let length = (fields.u32() & !STUB) as usize;
+        let (payload_crc, crc) = (fields.u32(), fields.u32());
+        let stream_bytes = usize::from(fields.u16());
+        let begin: [u8; 6] = std::array::from_fn(|_| fields.u8());
+        let (revision, recorded_at) = (Revision(fields.u64()), Timestamp(fields.i64()));
+        let id = EventId(Uuid::from_bytes(fields.u128().to_le_bytes()));
+        let rest: [u8; 4] = std::array::from_fn(|_| fields.u8());
+        if length > MAX_BODY || length < RECORD_HEADER + stream_bytes {
+            return Err(Damage("the lengths of the stub of a removed event contradict each other"));
+        }
+        Ok(RecordHeader {
+            crc,
+            bytes: length,
+            payload_crc,
+            metadata_bytes: 0,
+            stream_bytes,
+            type_bytes: 0,
+            content_type_bytes: 0,
+            tags_bytes: 0,
+            revision,
+            recorded_at,
+            id,
+            kind: BYTES,
+            removed: Some(std::array::from_fn(|n| if n < 6 { begin[n] } else { rest[n - 6] })),
+        })
+    }
+
+    /// Bytes of the stub of an event.
+    pub fn bytes(event: &RecordedEvent) -> usize {
+        RECORD_HEADER + event.stream.len()
+    }
+}
+
+/// Whether no more than the stub of an event is left: every event has a type, but for those.
+pub fn is_removed(event: &RecordedEvent) -> bool {
+    event.event_type.is_empty()
+}
+
+/// Whether a removed event is what is left of this one.
+pub fn is_stub_of(removed: &RecordedEvent, event: &RecordedEvent) -> bool {
+    is_removed(removed)
+        && !is_removed(event)
+        && (removed.position, removed.revision) == (event.position, event.revision)
+        && (removed.id, removed.recorded_at) == (event.id, event.recorded_at)
+        && removed.stream == event.stream
+        && removed.data[..] == digest(&event.canonical_content())
+}
+
+/// How `event` is found again in what is recorded under its id, be it whole or a stub.
+pub fn found(event: &NewEvent, recorded: &RecordedEvent) -> Found {
+    if !is_removed(recorded) {
+        return Found::of(event, recorded);
+    }
+    let placed = Placed { position: recorded.position, revision: recorded.revision };
+    Found { placed, same_content: recorded.data[..] == digest(&event.canonical_content()) }
 }
 
 /// The checksum of a frame's body: of its records' checksums, which cover every byte.
@@ -478,6 +629,51 @@ mod tests {
         for length in 0..out.len() {
             assert!(read(&out[..length], 0).is_err(), "length {length}");
         }
+    }
+
+    #[test]
+    fn a_stub_is_shorter_than_its_record_and_knows_the_event_again() {
+        let (stream, event) = event();
+        let tiny = NewEvent::bytes("E", "").unwrap();
+        for event in [event, tiny] {
+            let out = record(&stream, &event, 4160, Revision(3), Timestamp(99));
+            let record = RecordHeader::decode(&out, SEED, 4160).unwrap();
+            let whole = record.event(&Bytes::from(out), 0, Position(4160)).unwrap();
+            let mut stub = Vec::new();
+            Stub::write(&mut stub, SEED, 4160, &record, &whole);
+            assert_eq!(stub.len(), Stub::bytes(&whole));
+            assert!(stub.len() < record.bytes);
+            let read = |bytes: &[u8], offset| {
+                let header = RecordHeader::decode(bytes, SEED, offset)?;
+                Ok((header, header.event(&Bytes::copy_from_slice(bytes), 0, Position(offset))?))
+            };
+            let (header, left) = read(&stub, 4160).unwrap();
+            assert_eq!((header.bytes, header.crc), (record.bytes, record.crc));
+            assert_eq!((&left.stream, left.id, left.revision), (&stream, event.id, Revision(3)));
+            assert_eq!((left.position, left.recorded_at), (Position(4160), Timestamp(99)));
+            assert!(is_removed(&left) && !is_removed(&whole));
+            let placed = Placed { position: Position(4160), revision: Revision(3) };
+            assert_eq!(found(&event, &left), Found { placed, same_content: true });
+            let other = NewEvent { data: "{}".into(), ..event.clone() };
+            assert_eq!(found(&other, &left), Found { placed, same_content: false });
+            assert!(read(&stub, 8).is_err(), "right bytes in the wrong place are wrong");
+            for bit in 0..stub.len() * 8 {
+                let mut damaged = stub.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                let error: Result<_, Damage> = read(&damaged, 4160);
+                assert!(error.is_err(), "bit {bit}");
+            }
+            for length in 0..stub.len() {
+                assert!(read(&stub[..length], 4160).is_err(), "length {length}");
+            }
+        }
+    }
+
+    /// What is on disks cannot be made again: this may never change.
+    #[test]
+    fn the_digest_is_frozen() {
+        let event = NewEvent::json_text("T", r#"{"a": 1.0}"#).unwrap();
+        assert_eq!(digest(&event.canonical_content()), [100, 92, 12, 136, 79, 38, 204, 170, 95, 43]);
     }
 
     #[test]

@@ -183,7 +183,12 @@ impl Layers {
         let undone = in_flight.get(&stream).or_else(|| open.get(&stream)).copied();
         // If the part before ended with the batch in flight, that is there, and what came after it is in memory.
         let earlier = || self.frozen.as_ref().map_or(0, |(index, _)| index.events_from(stream, end));
-        undone.or_else(|| self.memory.state_before(stream, end, earlier()))
+        let in_memory = self.memory.state_before(stream, end, earlier());
+        let Some(undone) = undone else { return in_memory };
+        // What was noted is how it was when its life changed: events of the same batch may have come before that.
+        let in_frozen = || self.frozen.as_ref().and_then(|(index, _)| index.state_before(stream, end, 0));
+        let last = in_memory.or_else(in_frozen).map(|state| state.last_revision);
+        Some(StreamState { last_revision: last.unwrap_or(undone.last_revision), ..undone })
     }
 
     /// Where events with this id and this hash of it may be, from what the index knows of the log beyond a position.

@@ -71,6 +71,10 @@ pub struct SegmentLayout {
     pub used_bytes: u64,
     /// Bytes that it has room for.
     pub capacity: u64,
+    /// If a scavenge has packed it, bytes of its file.
+    pub packed_bytes: Option<u64>,
+    /// Events of which a scavenge has left no more than stubs.
+    pub removed_events: u64,
     /// When the last event before it was recorded.
     pub begun_after: Option<Timestamp>,
     /// What is wrong with it, as far as was looked.
@@ -292,6 +296,8 @@ impl Look {
             events,
             used_bytes: end,
             capacity: header.capacity,
+            packed_bytes: segment.packed.as_ref().map(|packed| packed.bytes),
+            removed_events: segment.packed.as_ref().map_or(0, |packed| packed.removed),
             begun_after: Some(header.last_recorded_at).filter(|at| at.0 != i64::MIN),
             problem: None,
         });
@@ -438,21 +444,19 @@ impl fmt::Display for Layout {
         table(
             f,
             "segments",
-            &["number", "epoch", "first position", "end", "frames", "events", "bytes used", "of"],
-            self.segments.iter().map(|s| {
-                [
-                    u64::from(s.number),
-                    s.epoch,
-                    s.first.0,
-                    s.end.0,
-                    s.frames,
-                    s.events,
-                    s.used_bytes,
-                    s.capacity,
-                ]
-                .map(|number| number.to_string())
-                .to_vec()
-            }),
+            &[
+                "number",
+                "epoch",
+                "first position",
+                "end",
+                "frames",
+                "events",
+                "removed",
+                "bytes used",
+                "of",
+                "",
+            ],
+            self.segments.iter().map(SegmentLayout::row),
         )?;
         table(
             f,
@@ -501,6 +505,17 @@ impl fmt::Display for Layout {
         table(f, "files", &["bytes", "name", "what it is"], files)?;
         writeln!(f, "\nopening it would")?;
         self.opening.iter().try_for_each(|step| writeln!(f, "  {step}"))
+    }
+}
+
+impl SegmentLayout {
+    fn row(&self) -> Vec<String> {
+        let numbers =
+            [u64::from(self.number), self.epoch, self.first.0, self.end.0, self.frames, self.events];
+        let used = [self.removed_events, self.packed_bytes.unwrap_or(self.used_bytes), self.capacity];
+        let packed = if self.packed_bytes.is_some() { "packed" } else { "" };
+        let all = numbers.into_iter().chain(used).map(|number| number.to_string());
+        all.chain([packed.to_owned()]).collect()
     }
 }
 

@@ -8,8 +8,9 @@
 //! Nothing in here starts a thread: [`Log::submit`] may be called from many, [`Log::commit`] and its like from one.
 
 mod decided;
+mod indexing;
 mod look;
-mod mend;
+pub mod scavenge;
 
 use std::{
     collections::VecDeque,
@@ -35,7 +36,7 @@ use crate::{
     bugs::{Bug, Bugs},
     disk::{Disk, LOCK, Ownership, explain},
     format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader},
-    index::{Layers, PageCache, Secret, run},
+    index::{Layers, PageCache, Secret},
     manifest::{self, Manifest},
     read,
     recovery::{Birth, Recovered, Recovery, SPARE, Unmade, make_segment, recover},
@@ -365,7 +366,8 @@ impl Log {
             Answer { reply: request.reply, result }.give();
             return;
         }
-        let wait = desk.rolling || (!desk.waiting.is_empty() && !request.is_small());
+        let wait =
+            desk.rolling || desk.waits_for_segment() || (!desk.waiting.is_empty() && !request.is_small());
         self.decide(&mut desk, request, wait);
         let work = desk.has_work() && desk.in_flight.is_none();
         drop(desk);
@@ -475,49 +477,6 @@ impl Log {
             self.frozen.notify_one();
         }
         self.head.send_replace(durable.head());
-    }
-
-    /// Writes what was frozen of the index to a run, or else merges runs if there are many. `false` if there was nothing to do.
-    ///
-    /// # Errors
-    /// Those of the disk. Nothing is lost: the index is made from the log, and this can be done again.
-    pub fn write_run(&self) -> Result<bool> {
-        self.mending(|| self.write_run_once())
-    }
-
-    fn write_run_once(&self) -> Result<bool> {
-        let _working = self.index_work();
-        let (frozen, sparse) = {
-            let durable = self.durable();
-            let Some((index, span)) = durable.index.frozen(durable.end) else {
-                drop(durable);
-                return self.merge_runs();
-            };
-            ((index, span), durable.sparse.between(span.start, span.end).to_vec())
-        };
-        let run = run::make(&*self.disk, frozen.1, &*frozen.0, &sparse, &self.settings.index_pages)?;
-        self.durable_mut().index.thaw(run);
-        Ok(true)
-    }
-
-    fn merge_runs(&self) -> Result<bool> {
-        let (old, sparse) = {
-            let durable = self.durable();
-            let Some(old) = durable.index.to_merge(self.settings.run_events) else { return Ok(false) };
-            let (start, end) = (old[0].span.start, old[old.len() - 1].span.end);
-            (old, durable.sparse.between(start, end).to_vec())
-        };
-        let last = old[old.len() - 1].span;
-        let hides_something = old.iter().any(|run| run.span.hides_something);
-        let largest_id = old.iter().map(|run| run.span.largest_id).max().unwrap_or_default();
-        let span = run::Span { start: old[0].span.start, hides_something, largest_id, ..last };
-        let merged = run::make(&*self.disk, span, &run::Merged(&old), &sparse, &self.settings.index_pages)?;
-        self.durable_mut().index.replace(&old, merged);
-        for run in &old {
-            // What cannot be removed now is removed when the log is opened next.
-            let _ = self.disk.remove(&run::Run::name(run.span.start, run.span.end));
-        }
-        Ok(true)
     }
 
     /// Waits until a part of the index was frozen, for so long at most. `false` when the log is closing.
@@ -835,6 +794,12 @@ impl Log {
 impl Desk {
     fn has_work(&self) -> bool {
         !self.open.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Whether somebody waits for a new segment, and so for nothing to be in the open batch: then nobody may go before.
+    fn waits_for_segment(&self) -> bool {
+        let end = self.open.segment.end();
+        self.waiting.front().is_some_and(|first| self.open.end() + first.frame_bytes() > end)
     }
 
     /// Gives an answer when everything that was decided before it is durable: a crash must not undo what it rests on.

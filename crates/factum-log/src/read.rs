@@ -18,7 +18,7 @@ use factum::{
 
 use crate::{
     disk::at_once,
-    format::SEGMENT_HEADER,
+    format::{Damage, SEGMENT_HEADER, is_removed},
     index::{Places, Settled, is_everything},
     log::{Durable, Log},
     segment::{Frame, Frames, Segment, Stop},
@@ -70,6 +70,12 @@ impl Interruptions {
             all.pop_front();
         }
         all.push_back(interrupted);
+    }
+
+    /// Forgets those in a segment: whoever holds its file keeps the room of that from coming back.
+    pub fn forget(&self, segment: u32) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|interrupted| interrupted.segment.header.number != segment);
     }
 
     fn take(&self, after: Position) -> Option<Interrupted> {
@@ -292,7 +298,7 @@ fn first_after(log: &Log, time: Timestamp) -> Result<Option<Position>> {
             return Ok(ControlFlow::Continue(()));
         }
         for read in frame.events(&segment) {
-            let (_, event) = read.map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
+            let (_, event) = read.map_err(|damage| in_frame(&segment, frame, damage))?;
             if event.recorded_at > time {
                 found = Some(event.position);
                 return Ok(ControlFlow::Break(()));
@@ -304,7 +310,10 @@ fn first_after(log: &Log, time: Timestamp) -> Result<Option<Position>> {
 }
 
 /// Hands on the frames of a segment from the offset `start` to the position `end`, all of which are durable.
-fn walk(
+///
+/// # Errors
+/// [`Error::Corrupt`] if any of them is not there, those of the disk, and those of `each`.
+pub fn walk(
     segment: &Segment,
     start: u64,
     end: u64,
@@ -325,10 +334,16 @@ fn next_frame(frames: &mut Frames, segment: &Segment, end: u64) -> Result<Option
     let damage = match frames.next(segment)? {
         Ok(frame) => return Ok(Some(frame)),
         Err(Stop::Limit) => return Ok(None),
-        Err(Stop::Zeros) => crate::format::Damage("frames that were durable are missing"),
+        Err(Stop::Zeros) => Damage("frames that were durable are missing"),
         Err(Stop::Damage(damage)) => damage,
     };
     Err(segment.corrupt(offset, Some(between(segment, offset, end)), damage))
+}
+
+/// The error for damage within a frame.
+fn in_frame(segment: &Segment, frame: &Frame, damage: Damage) -> Error {
+    let end = segment.header.base + frame.offset + frame.header.bytes();
+    segment.corrupt(frame.offset, Some(between(segment, frame.offset, end)), damage)
 }
 
 fn between(segment: &Segment, offset: u64, end: u64) -> (Position, Position) {
@@ -376,7 +391,7 @@ fn events_of(segment: &Segment, start: u64, before: u64) -> Result<Vec<RecordedE
     let mut events = Vec::new();
     walk(segment, start, before_or_capacity(segment, before), |frame| {
         for read in frame.events(segment) {
-            let (_, event) = read.map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
+            let (_, event) = read.map_err(|damage| in_frame(segment, frame, damage))?;
             if event.position.0 >= before {
                 return Ok(ControlFlow::Break(()));
             }
@@ -422,6 +437,9 @@ impl Reading<'_> {
     }
 
     fn shows(&self, event: &RecordedEvent) -> Result<bool> {
+        if is_removed(event) {
+            return self.log.durable().vouch_for(event).map(|()| false);
+        }
         if !self.may_hide {
             return Ok(true);
         }
@@ -590,7 +608,7 @@ impl Reading<'_> {
             if self.is_full() {
                 return Ok(Some(at));
             }
-            let (header, event) = read.map_err(|damage| segment.corrupt(frame.offset, None, damage))?;
+            let (header, event) = read.map_err(|damage| in_frame(segment, frame, damage))?;
             at += header.bytes;
             if event.position <= self.after {
                 continue;

@@ -22,11 +22,12 @@ use crate::{
     disk::{Disk, explain},
     format::{
         ALIGN, Damage, FRAME_HEADER, FrameHeader, MAX_BODY, SEGMENT_HEADER, SEGMENT_HEADER_BYTES,
-        SegmentHeader, align,
+        SegmentHeader, align, is_removed,
     },
     index::{Indexed, Layers, PageCache, Run, Secret, Span, run},
     log::Settings,
     manifest::{self, Manifest},
+    packed::Packed,
     segment::{Frames, Segment, Stop},
     sparse::Sparse,
 };
@@ -323,7 +324,7 @@ impl Found {
             if number != expected {
                 return Err(missing(disk, &format!("{} should be there", Segment::name(expected))));
             }
-            segments.push(Arc::new(open_segment(disk, number)?));
+            segments.push(Arc::new(open_segment(disk, number, &settings.index_pages)?));
         }
         for pair in segments.windows(2) {
             let (before, after) = (&pair[0].header, &pair[1].header);
@@ -364,7 +365,15 @@ impl Found {
                 ));
             }
         }
-        let durable = manifest.as_ref().map_or(0, |manifest| manifest.durable_upto).max(last.previous_end);
+        if let Some(packed) = segments.last().filter(|segment| segment.packed.is_some()) {
+            // Only a segment that is followed by another is ever packed.
+            let next = Segment::name(packed.header.number.saturating_add(1));
+            return Err(missing(disk, &format!("{next} should be there")));
+        }
+        // What a packed segment was made on the strength of was durable.
+        let known = segments.iter().filter_map(|segment| Some(segment.packed.as_ref()?.synced_upto));
+        let manifest_knows = manifest.as_ref().map_or(0, |manifest| manifest.durable_upto);
+        let durable = known.max().unwrap_or(0).max(manifest_knows).max(last.previous_end);
         Ok(Self {
             segments,
             manifest,
@@ -533,13 +542,18 @@ impl Found {
             let damage = Damage("an event's revision does not follow the one before it in its stream");
             return Err(segment.corrupt(offset, Some((event.position, event.position)), damage));
         }
+        let removed = is_removed(event);
         let mut keys = Vec::new();
-        secret.keys_of(&event.stream, &event.event_type, &event.tags, &mut keys);
+        if !removed {
+            // Nobody looks for a removed event but by its id and its revision.
+            secret.keys_of(&event.stream, &event.event_type, &event.tags, &mut keys);
+        }
         let (position, id) = (event.position, event.id);
         let indexed = Indexed { position, id, id_hash: secret.id(stream, id), keys: &keys };
         self.index.memory.add(stream, state, event.recorded_at, indexed);
-        if let Some((described, change)) =
-            LifeChange::of_event(&event.stream, &event.event_type, &event.data)?
+        if !removed
+            && let Some((described, change)) =
+                LifeChange::of_event(&event.stream, &event.event_type, &event.data)?
         {
             let described = secret.stream(&described);
             let mut state = self.index.state(described)?.unwrap_or_default();
@@ -557,10 +571,8 @@ impl Found {
                 (segment.header.first_frame, segment.header.last_recorded_at);
         }
         let stop = self.read_frames(disk, &segment, segment.header.capacity)?;
-        let clean = self
-            .manifest
-            .as_ref()
-            .is_some_and(|manifest| manifest.clean && manifest.durable_upto == self.end);
+        let says_so = |manifest: &Manifest| manifest.clean && manifest.durable_upto == self.end;
+        let clean = self.manifest.as_ref().is_some_and(says_so) && self.durable <= self.end;
         if clean {
             return Ok(Recovery { clean, ..Recovery::default() });
         }
@@ -665,15 +677,23 @@ impl Found {
     }
 }
 
-fn open_segment(disk: &dyn Disk, number: u32) -> Result<Segment> {
+fn open_segment(disk: &dyn Disk, number: u32, cache: &Arc<PageCache>) -> Result<Segment> {
     let name = Segment::name(number);
     let path = disk.path_of(&name);
     let unreadable = |error: io::Error| explain(&error, "open", &path, Outcome::No);
     let file = disk.open(&name).map_err(unreadable)?;
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
     let read = file.read_at(&mut bytes, 0).map_err(unreadable)?;
-    let length = file.bytes().map_err(unreadable)?;
-    let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| match header {
+    let is_packed = Packed::begins_like_one(&bytes[..read]);
+    let found = if is_packed {
+        let packed = Packed::open(file, cache).map_err(unreadable)?.map(Arc::new);
+        packed.map(|packed| (packed.header.capacity, Segment::packed(packed, path.clone())))
+    } else {
+        let length = file.bytes().map_err(unreadable)?;
+        let header = SegmentHeader::decode(&bytes[..read]);
+        header.map(|header| (length, Segment::new(header, file, path.clone())))
+    };
+    let checked = found.and_then(|(length, segment)| match segment.header {
         header if header.number != number => Err(Damage("the segment's file has the name of another")),
         header if header.capacity > length => Err(Damage("the file is shorter than its segment")),
         header if header.capacity < SEGMENT_HEADER => {
@@ -682,9 +702,9 @@ fn open_segment(disk: &dyn Disk, number: u32) -> Result<Segment> {
         SegmentHeader { base, capacity, .. } if base.checked_add(capacity).is_none() => {
             Err(Damage("the segment claims positions beyond the last there is"))
         }
-        header => Ok(header),
+        _ => Ok(segment),
     });
-    header.map(|header| Segment::new(header, file, path.clone())).map_err(|damage| {
+    checked.map_err(|damage| {
         let problem = format!("{}; restore it from a backup or a replica", damage.0);
         Corrupt { segment: path, offset: 0, positions: None, problem }.into()
     })

@@ -10,13 +10,13 @@ use factum::{Clock, Error, LogIdentity, Outcome, Position, Result, SystemClock};
 use crate::{
     backup::{UNREPAIRED, new_epoch, own},
     bugs::Bugs,
-    disk::{Directory, Disk, explain},
+    disk::{Directory, Disk, DiskFile, explain},
     format::{SEGMENT_HEADER, SegmentHeader},
     index::Run,
     manifest::{self, Manifest},
     recovery::make_segment,
     segment::Segment,
-    verify::{Continuity, Part, Progress, Verification, open_to_cut, verify_disk},
+    verify::{Continuity, Part, Progress, Verification, open_to_cut, packed_upto, verify_disk},
 };
 
 /// Bytes copied or overwritten at once.
@@ -64,7 +64,7 @@ pub fn repair(directory: impl AsRef<Path>, mut told: impl FnMut(Progress)) -> Re
 struct Plan {
     cut: Cut,
     /// The last segment that stays.
-    last: SegmentHeader,
+    last: Segment,
     /// The offset at which its frames end from now on.
     end: u64,
     next: Continuity,
@@ -102,14 +102,14 @@ fn plan(disk: &dyn Disk, told: &mut dyn FnMut(Progress)) -> Result<Plan> {
         damaged: verified.positions(),
         files,
     };
-    let beyond = beyond(&verified, &last);
-    Ok(Plan { cut, last: last.header, end: walked, next, goes, beyond })
+    let beyond = beyond(&verified, &last).max(packed_upto(disk, &names)?).next_multiple_of(SEGMENT_HEADER);
+    Ok(Plan { cut, last, end: walked, next, goes, beyond })
 }
 
 /// A position that no event of the log can have had.
 fn beyond(verified: &Verification, last: &Segment) -> u64 {
     let damaged = verified.positions().last().map_or(0, |(_, last)| last.0.saturating_add(1));
-    verified.end.max(damaged).max(last.end()).next_multiple_of(SEGMENT_HEADER)
+    verified.end.max(damaged).max(last.end())
 }
 
 fn loses_events(finding: &crate::verify::Finding) -> bool {
@@ -133,7 +133,7 @@ fn repair_on(disk: &dyn Disk, clock: &dyn Clock, told: &mut dyn FnMut(Progress))
         disk.sync_names()
     };
     begin().map_err(failed)?;
-    let name = Segment::name(last.number);
+    let name = Segment::name(last.header.number);
     let kept = cut.files.iter().find(|(cut, _)| *cut == name).map_or("", |(_, kept)| kept);
     copy_aside(disk, &name, kept).map_err(failed)?;
     let set_aside = || -> io::Result<()> {
@@ -152,9 +152,13 @@ fn repair_on(disk: &dyn Disk, clock: &dyn Clock, told: &mut dyn FnMut(Progress))
         disk.sync_names()
     };
     set_aside().map_err(failed)?;
-    zero_from(disk, &name, end, last.capacity).map_err(failed)?;
+    let cut_off = match &last.packed {
+        Some(packed) => unpack(disk, &name, &**packed, end),
+        None => zero_from(disk, &name, end, last.header.capacity),
+    };
+    cut_off.map_err(failed)?;
     cut.log.epoch = new_epoch(cut.log.epoch, clock);
-    begin_epoch(disk, &cut, &last, &next, beyond)?;
+    begin_epoch(disk, &cut, &last.header, &next, beyond)?;
     let finish = || -> io::Result<()> {
         disk.remove(UNREPAIRED)?;
         disk.sync_names()
@@ -198,6 +202,30 @@ fn zero_from(disk: &dyn Disk, name: &str, end: u64, capacity: u64) -> io::Result
         offset += some as u64;
     }
     file.sync()
+}
+
+/// A packed segment is not cut where it is: what stays of it is written out as the segment that it stands for.
+fn unpack(disk: &dyn Disk, name: &str, packed: &dyn DiskFile, end: u64) -> io::Result<()> {
+    let new = format!("{name}.new");
+    if disk.list()?.contains(&new) {
+        disk.remove(&new)?;
+    }
+    let file = disk.create(&new, 0)?;
+    let mut chunk = vec![0; COPIED];
+    let mut offset = 0;
+    while offset < end {
+        let some = usize::try_from(end - offset).unwrap_or(usize::MAX).min(COPIED);
+        packed.read_at(&mut chunk[..some], offset)?;
+        file.write_at(&chunk[..some], offset)?;
+        offset += some as u64;
+    }
+    let capacity = packed.bytes()?;
+    if end < capacity {
+        file.write_at(&[0], capacity - 1)?;
+    }
+    file.sync()?;
+    disk.rename(&new, name)?;
+    disk.sync_names()
 }
 
 /// Goes on in a segment of the new epoch, beyond every position that was given before.

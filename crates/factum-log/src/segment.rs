@@ -11,6 +11,7 @@ use crate::{
         BodyCrc, Damage, FRAME_HEADER, FrameHeader, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, Seed,
         SegmentHeader,
     },
+    packed::{self, Packed},
 };
 
 /// Bytes read at first for one event, at least and at most: most events are smaller.
@@ -27,6 +28,8 @@ pub struct Segment {
     pub file: Arc<dyn DiskFile>,
     /// What a person calls it.
     pub path: String,
+    /// The same file, if it is a packed one.
+    pub packed: Option<Arc<Packed>>,
     seed: Seed,
 }
 
@@ -44,7 +47,13 @@ impl Segment {
 
     /// A segment with this header in this file.
     pub fn new(header: SegmentHeader, file: Arc<dyn DiskFile>, path: String) -> Self {
-        Self { header, file, path, seed: header.seed() }
+        Self { header, file, path, packed: None, seed: header.seed() }
+    }
+
+    /// A segment in a packed file.
+    pub fn packed(packed: Arc<Packed>, path: String) -> Self {
+        let header = packed.header;
+        Self { packed: Some(packed.clone()), ..Self::new(header, packed, path) }
     }
 
     /// What its checksums start from.
@@ -110,9 +119,11 @@ impl Segment {
 
     /// Tells that the events at these positions will be read soon.
     pub fn will_read(&self, positions: &[Position]) {
-        for position in positions {
-            self.file.will_read(position.0 - self.header.base, EVENT_GUESS.0);
+        let offsets = positions.iter().map(|position| position.0 - self.header.base);
+        if let Some(packed) = &self.packed {
+            return packed.will_read_all(&offsets.map(|offset| (offset, EVENT_GUESS.0)).collect::<Vec<_>>());
         }
+        offsets.for_each(|offset| self.file.will_read(offset, EVENT_GUESS.0));
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
@@ -126,8 +137,22 @@ impl Segment {
         Ok(buffer.into())
     }
 
+    /// Whether the table of a packed segment is sound: with that, and with all its frames [`Frame::checked`], every byte of the file
+    /// was looked at. A segment that is not packed has no table.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], and those of the disk.
+    pub fn check_table(&self) -> Result<()> {
+        let Some(packed) = &self.packed else { return Ok(()) };
+        let checked = packed.check().map_err(|error| self.unreadable(&error))?;
+        checked.map_err(|damage| self.corrupt(0, None, damage))
+    }
+
     /// The error for a file that cannot be read.
     pub fn unreadable(&self, error: &io::Error) -> Error {
+        if let Some(damage) = packed::damage_in(error) {
+            return self.corrupt(0, None, damage);
+        }
         explain(error, "read", &self.path, Outcome::No)
     }
 

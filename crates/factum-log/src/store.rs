@@ -1,9 +1,13 @@
 //! The store: a log, the thread that commits to it, and the contract.
 
 use std::{
+    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -22,9 +26,13 @@ use crate::{
     disk::{Directory, Disk, at_once, explain},
     format::record_bytes,
     index::{PageCache, Secret},
-    log::{Log, Settings},
+    log::{
+        Log, Settings,
+        scavenge::{Scavenge, Scavenged, Scavenging},
+    },
     read,
     recovery::Recovery,
+    scrub::{Scrub, ScrubStatus},
     verify::{Progress, Verification, verify_disk},
 };
 
@@ -60,6 +68,7 @@ pub struct Options {
     first_segment_bytes: u64,
     segment_bytes: u64,
     run_events: u64,
+    scrub_bytes: u64,
     index_bytes: usize,
     bugs: Bugs,
 }
@@ -75,6 +84,7 @@ impl Options {
             first_segment_bytes: 16 << 20,
             segment_bytes: 256 << 20,
             run_events: 128 << 10,
+            scrub_bytes: 1 << 20,
             index_bytes: 32 << 20,
             bugs: Bugs::default(),
         }
@@ -116,6 +126,13 @@ impl Options {
     #[must_use]
     pub fn index_cache(self, bytes: usize) -> Self {
         Self { index_bytes: bytes, ..self }
+    }
+
+    /// How many bytes of sealed segments are read again each second, in the background, to find bits that rot; 0 for none. By default
+    /// 1 MiB. What was found is in [`LogStore::scrub_status`].
+    #[must_use]
+    pub fn scrub(self, bytes_per_second: u64) -> Self {
+        Self { scrub_bytes: bytes_per_second, ..self }
     }
 
     /// Makes this mistake, for the tests that must notice it.
@@ -167,7 +184,7 @@ impl Options {
         }
         let settings = Settings {
             limits: self.limits,
-            clock: self.clock,
+            clock: self.clock.clone(),
             birth: self.create.then(|| EventId::new().0),
             secret: new_secret(),
             first_segment_bytes: self.first_segment_bytes,
@@ -176,7 +193,7 @@ impl Options {
             index_pages: Arc::new(PageCache::of_bytes(self.index_bytes)),
             bugs: self.bugs,
         };
-        LogStore::start(Log::open(disk, settings)?)
+        LogStore::start(Log::open(disk, settings)?, self.scrub_bytes, self.clock)
     }
 }
 
@@ -190,8 +207,20 @@ pub struct LogStore(Arc<Running>);
 struct Running {
     log: Arc<Log>,
     room: Room,
-    /// The one that commits, and the one that writes the index; once they have ended, how.
+    scrub: Arc<Scrub>,
+    /// The one that commits, the one that writes the index and the one that scrubs; once they have ended, how.
     threads: Mutex<Threads>,
+    /// Held by the scavenge that is running.
+    scavenging: Arc<Mutex<()>>,
+}
+
+/// Has a scavenge stop when nobody waits for it any more.
+struct StopWhenDropped(Arc<AtomicBool>);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What may wait to be written: beyond it, those who append wait before they are taken. Small appends have room of their own, so
@@ -237,31 +266,82 @@ impl LogStore {
         Options::new(directory).open()
     }
 
-    fn start(log: Log) -> Result<Self> {
-        let log = Arc::new(log);
-        let committing = start_thread("factum-commit", &log, commit_on)?;
-        let indexing = start_thread("factum-index", &log, |log| {
-            index_on(log);
-            Ok(())
-        });
-        let indexing = match indexing {
-            Ok(indexing) => indexing,
-            Err(error) => {
-                log.begin_closing();
-                return Err(error);
-            }
+    fn start(log: Log, scrub_bytes: u64, clock: Arc<dyn Clock>) -> Result<Self> {
+        let (log, scrub) = (Arc::new(log), Arc::new(Scrub::default()));
+        let mut threads = vec![start_thread("factum-commit", &log, commit_on)?];
+        let mut start = |name, work: Box<dyn FnOnce(&Log) + Send>| {
+            let started = start_thread(name, &log, |log| {
+                work(log);
+                Ok(())
+            });
+            threads.push(started.inspect_err(|_| log.begin_closing())?);
+            Ok::<(), Error>(())
         };
+        start("factum-index", Box::new(index_on))?;
+        if scrub_bytes > 0 {
+            let scrub = scrub.clone();
+            start("factum-scrub", Box::new(move |log| scrub.run(log, scrub_bytes, &*clock)))?;
+        }
         let room = Room::new();
-        Ok(Self(Arc::new(Running {
-            log,
-            room,
-            threads: Mutex::new(Threads::Running(vec![committing, indexing])),
-        })))
+        let threads = Mutex::new(Threads::Running(threads));
+        Ok(Self(Arc::new(Running { log, room, scrub, threads, scavenging: Arc::default() })))
     }
 
     /// What opening it did to the log.
     pub fn recovery(&self) -> &Recovery {
         &self.0.log.recovery
+    }
+
+    /// Takes back the space of events that are hidden for good: those of truncated, deleted and tombstoned streams, and what
+    /// `max_count` and `max_age` have hidden.
+    ///
+    /// Nothing that anyone can see changes. Positions and revisions stay, and so do the answers to appends that are sent again: of
+    /// each removed event its place, stream, id and a digest of its content are kept, about 75 bytes. Appends, reads and
+    /// subscriptions go on meanwhile. A crash at any moment leaves each segment as it was or as it is to be.
+    ///
+    /// It looks at every segment but the last, and writes those anew where that is [worth it](Scavenge::at_least_percent); so it
+    /// reads all of the log, and needs room for one segment more. `progress` is told how far it has come, a few times per segment,
+    /// and may stop it; so does dropping the future, or closing the store. What is done by then stays done.
+    ///
+    /// ```no_run
+    /// # async fn example(store: factum_log::LogStore) -> factum::Result<()> {
+    /// use std::ops::ControlFlow;
+    ///
+    /// let done = store.scavenge(factum_log::Scavenge::default(), |_| ControlFlow::Continue(())).await?;
+    /// println!("{done}");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if another scavenge of this store is running, [`Error::Corrupt`] for a damaged segment, which stays as it
+    /// is, [`Error::StorageFull`], and the failure that poisoned the store earlier.
+    pub async fn scavenge(
+        &self,
+        options: Scavenge,
+        mut progress: impl FnMut(&Scavenging) -> ControlFlow<()> + Send + 'static,
+    ) -> Result<Scavenged> {
+        let (log, scavenging) = (self.0.log.clone(), self.0.scavenging.clone());
+        let stop = StopWhenDropped(Arc::default());
+        let stopped = stop.0.clone();
+        let mut told = move |at: &Scavenging| {
+            let go_on = progress(at);
+            if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { go_on }
+        };
+        blocking(move || {
+            let _running = match scavenging.try_lock() {
+                Ok(running) => running,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    let why = "a scavenge of this store is running already".to_owned();
+                    return Err(Error::Unavailable { why, outcome: Outcome::No });
+                }
+            };
+            let result = log.scavenge(&options, &mut told);
+            // Before anyone who closes the store may take the scavenge for ended.
+            drop(log);
+            result
+        })
+        .await
     }
 
     /// Looks at every byte of the log and of its index, while it is in use, and lists all that is damaged. `told` hears now and then
@@ -272,6 +352,11 @@ impl LogStore {
     pub async fn verify(&self, mut told: impl FnMut(Progress) + Send + 'static) -> Result<Verification> {
         let log = self.0.log.clone();
         blocking(move || verify_disk(&*log.disk, &mut told)).await
+    }
+
+    /// What the background look at sealed segments has found so far: see [`Options::scrub`].
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.0.scrub.status()
     }
 
     /// Copies the log to a directory, which is made if it is missing, while appends go on: everything that was acknowledged before
@@ -311,6 +396,8 @@ impl LogStore {
 impl Running {
     fn close(&self) -> Result<()> {
         self.log.begin_closing();
+        self.scrub.stop();
+        drop(self.scavenging.lock().unwrap_or_else(PoisonError::into_inner));
         // Whoever closes it a second time waits for the first, and is told the same.
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         if let Threads::Running(running) = &mut *threads {

@@ -18,13 +18,15 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use factum::{Error, LogIdentity, Outcome, Position, Result, error::Corrupt};
 
-pub(crate) use self::segments::{Continuity, End, Visitor, Walked, Whole, walk};
-use self::{index::Checking, segments::is_unused};
+use self::index::Checking;
+pub(crate) use self::segments::{Continuity, End, Visitor, Walked, Whole, is_unused, walk};
 use crate::{
     backup::{self, List, Source, copy_name},
     disk::{Directory, Disk, DiskFile, explain},
     format::{Damage, SEGMENT_HEADER, SEGMENT_HEADER_BYTES, SegmentHeader},
+    index::PageCache,
     manifest::{self, Manifest},
+    packed::{PAGE, Packed},
     segment::Segment,
 };
 
@@ -253,7 +255,7 @@ pub(crate) fn open_to_cut(disk: &dyn Disk, names: &[String]) -> Result<(Segment,
                     && Some(header.first_frame) == until.next.number
             }
         };
-        if !sound[n] || !follows {
+        if !sound[n] || !follows || table_damage(&segment)?.is_some() {
             break;
         }
         let next = Continuity::at(&header);
@@ -454,17 +456,44 @@ fn open_segment(disk: &dyn Disk, number: u32, name: &str) -> Result<std::result:
     let file = disk.open_to_read(name).map_err(failed)?;
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
     let read = file.read_at(&mut bytes, 0).map_err(failed)?;
-    let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| match header {
+    let packed = if Packed::begins_like_one(&bytes[..read]) {
+        Some(Packed::open(file.clone(), &Arc::new(PageCache::of_bytes(PAGE))).map_err(failed)?)
+    } else {
+        None
+    };
+    let decoded = match &packed {
+        Some(packed) => packed.as_ref().map(|packed| packed.header).map_err(|damage| *damage),
+        None => SegmentHeader::decode(&bytes[..read]),
+    };
+    let header = decoded.and_then(|header| match header {
         header if header.number != number => Err(Damage("the segment's file has the name of another")),
         SegmentHeader { base, capacity, .. } if base.checked_add(capacity).is_none() => {
             Err(Damage("the segment claims positions beyond the last there is"))
         }
         header => Ok(header),
     });
-    Ok(match header {
-        Ok(header) => Ok(Segment::new(header, file, path)),
-        Err(damage) => Err((path, file, damage)),
+    Ok(match (header, packed) {
+        (Ok(_), Some(Ok(packed))) => Ok(Segment::packed(Arc::new(packed), path)),
+        (Ok(header), _) => Ok(Segment::new(header, file, path)),
+        (Err(damage), _) => Err((path, file, damage)),
     })
+}
+
+/// The largest position of which a packed segment says that everything before it was durable; 0 if there is none.
+///
+/// # Errors
+/// Those of the disk.
+pub(crate) fn packed_upto(disk: &dyn Disk, names: &[String]) -> Result<u64> {
+    let numbers = names.iter().filter_map(|name| Segment::number_in(name)).collect();
+    let opened = open_segments(disk, numbers, Segment::name, 0, None, &mut Findings::default())?;
+    let known = opened.iter().filter_map(|opened| Some(opened.segment.packed.as_ref()?.synced_upto));
+    Ok(known.max().unwrap_or(0))
+}
+
+/// What is wrong with the table that leads to everything in a packed segment.
+pub(crate) fn table_damage(segment: &Segment) -> Result<Option<Damage>> {
+    let Some(packed) = &segment.packed else { return Ok(None) };
+    Ok(packed.check().map_err(|error| segment.unreadable(&error))?.err())
 }
 
 fn total_bytes(segments: &[Opened]) -> Result<u64> {
@@ -476,7 +505,7 @@ fn total_bytes(segments: &[Opened]) -> Result<u64> {
 }
 
 /// Where segments end.
-enum Ends<'a> {
+pub(crate) enum Ends<'a> {
     /// Where the next one says; the last one where its frames do, not before what was durable.
     Log { durable: u64, live: bool },
     /// So many bytes of each were copied.
@@ -484,7 +513,8 @@ enum Ends<'a> {
 }
 
 impl Ends<'_> {
-    fn of(&self, segments: &[Opened], n: usize) -> End {
+    /// Where one of them does.
+    pub(crate) fn of(&self, segments: &[Opened], n: usize) -> End {
         let header = segments[n].segment.header;
         let (durable, live) = match *self {
             Self::Copies(bytes) => {
@@ -553,6 +583,12 @@ impl Look<'_> {
             }
             if *header_is_sound {
                 self.check_header(segment, before, &mut continuity);
+            }
+            if let Some(damage) = table_damage(segment)? {
+                let positions = Some((Position(segment.first()), Position(segment.end() - 1)));
+                self.damage(segment, 0, positions, damage);
+                (before, continuity.number, continuity.events) = (Some((segment, segment.end())), None, None);
+                continue;
             }
             let is_last = n + 1 == segments.len();
             let end = ends.of(segments, n);

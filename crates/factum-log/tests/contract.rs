@@ -1,6 +1,6 @@
 //! The contract, kept by the embedded engine on the machine's own disk.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test")]
 
 use std::sync::Arc;
 
@@ -60,3 +60,103 @@ impl Harness for OnDisk {
 }
 
 factum_conformance::suite!(OnDisk);
+
+/// The same, with a scavenge after every few appends, and an index that is made again with every opening.
+mod scavenged {
+    use std::{
+        ops::ControlFlow,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use factum::{Append, Appended, Head, Page, Position, Read, StreamName, StreamState};
+    use factum_log::Scavenge;
+
+    use super::{Arc, EventStore, Harness, Limits, LogStore, ManualClock, OnDisk, Result, async_trait};
+
+    /// Appends between two scavenges.
+    const EVERY: usize = 5;
+
+    #[derive(Debug)]
+    struct Scavenged {
+        store: LogStore,
+        appends: AtomicUsize,
+    }
+
+    impl Scavenged {
+        fn of(store: LogStore) -> Arc<dyn EventStore> {
+            Arc::new(Self { store, appends: AtomicUsize::new(0) })
+        }
+    }
+
+    #[async_trait]
+    impl EventStore for Scavenged {
+        async fn append(&self, append: Append) -> Result<Appended> {
+            let answer = self.store.append(append).await;
+            if self.appends.fetch_add(1, Ordering::Relaxed).is_multiple_of(EVERY) {
+                let options = Scavenge::default().at_least_percent(0);
+                match self.store.scavenge(options, |_| ControlFlow::Continue(())).await {
+                    // Another client is at it.
+                    Ok(_) | Err(factum::Error::Unavailable { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            answer
+        }
+
+        async fn read(&self, read: Read) -> Result<Page> {
+            self.store.read(read).await
+        }
+
+        async fn head(&self) -> Result<Head> {
+            self.store.head().await
+        }
+
+        async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
+            self.store.stream_state(stream).await
+        }
+
+        async fn changed(&self, position: Position) {
+            self.store.changed(position).await;
+        }
+
+        fn limits(&self) -> Limits {
+            self.store.limits()
+        }
+    }
+
+    #[derive(Debug, Default)]
+    struct ScavengedOnDisk(OnDisk);
+
+    #[async_trait]
+    impl Harness for ScavengedOnDisk {
+        async fn open(&mut self, limits: Limits) -> Result<Arc<dyn EventStore>> {
+            (self.0.limits, self.0.opened) = (limits, self.0.opened + 1);
+            Ok(Scavenged::of(self.0.options().indexed_in_memory(16).segments(8192, 8192).open()?))
+        }
+
+        fn durable(&self) -> bool {
+            true
+        }
+
+        fn reopens(&self) -> bool {
+            true
+        }
+
+        async fn reopen(&mut self, closed: Arc<dyn EventStore>) -> Result<Arc<dyn EventStore>> {
+            drop(closed);
+            let directory = self.0.directory.path().join(self.0.opened.to_string());
+            for file in std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path()) {
+                if file.extension().is_some_and(|extension| extension == "run") {
+                    std::fs::remove_file(file).unwrap();
+                }
+            }
+            Ok(Scavenged::of(self.0.options().create(false).open()?))
+        }
+
+        fn clock(&self) -> Option<Arc<ManualClock>> {
+            self.0.clock()
+        }
+    }
+
+    factum_conformance::suite!(ScavengedOnDisk);
+}

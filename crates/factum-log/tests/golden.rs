@@ -4,6 +4,7 @@
 
 use std::{
     env, fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,10 +13,11 @@ use factum::{
     Append, ContentType, EventId, EventStore, EventStoreExt, ExpectedRevision, ManualClock, Metadata,
     NewEvent, Read, RecordedEvent, Retention, StreamName, Tags, Timestamp,
 };
-use factum_log::{LogStore, Options, backup, restore, verify};
+use factum_log::{LogStore, Options, Scavenge, backup, restore, verify};
 use serde_json::{Value, json};
 
-/// Makes a golden log of this version, if there is none of that name yet. One that is there is never changed: that is its point.
+/// Makes a golden log of this version, if there is none of that name yet. One that is there is never changed: that is its point. If
+/// the name ends with `scavenged`, the log is.
 const MAKE: &str = "FACTUM_NEW_GOLDEN";
 
 fn goldens() -> Vec<PathBuf> {
@@ -36,32 +38,42 @@ fn options(directory: &Path) -> Options {
     Options::new(directory).segments(8192, 8192).indexed_in_memory(12).clock(Arc::new(clock)).create(false)
 }
 
+/// Events of a golden log. Never to be changed, like what is made of them.
+const EVENTS: u128 = 33;
+
+fn event(n: u128) -> Append {
+    let event = match n % 3 {
+        0 => NewEvent::json("Deposited", &json!({ "amount": "12.50", "n": n.to_string() })).unwrap(),
+        1 => NewEvent::bytes("Überwiesen", vec![0xff; 300]).unwrap(),
+        _ => {
+            let event = NewEvent::bytes("Table", "a,b\n1,2\n").unwrap();
+            NewEvent { content_type: ContentType::Other("text/csv".into()), ..event }
+        }
+    };
+    let event = event.with_id(EventId(uuid::Uuid::from_u128(n + 1)));
+    let event = event.with_tags(Tags::new(["account:1".to_owned(), format!("n:{n}")]).unwrap());
+    let metadata = Metadata::from_json(r#"{"actor":"ada","nested":{"π":[1,null]}}"#).unwrap();
+    let stream = ["account-1", "account-2", "süß-ß"][usize::try_from(n / 2 % 3).unwrap()];
+    Append::to(StreamName::new(stream).unwrap(), [event.with_metadata(metadata)])
+}
+
 /// Three segments, some runs, and one of everything that an event can have.
 #[tokio::main(flavor = "current_thread")]
 async fn make(golden: &Path) {
     let log = golden.join("log");
     let store = options(&log).create(true).open().unwrap();
-    for n in 0..33_u128 {
-        let kind = n % 3;
-        let event = match kind {
-            0 => NewEvent::json("Deposited", &json!({ "amount": "12.50", "n": n.to_string() })).unwrap(),
-            1 => NewEvent::bytes("Überwiesen", vec![0xff; 300]).unwrap(),
-            _ => {
-                let event = NewEvent::bytes("Table", "a,b\n1,2\n").unwrap();
-                NewEvent { content_type: ContentType::Other("text/csv".into()), ..event }
-            }
-        };
-        let event = event.with_id(EventId(uuid::Uuid::from_u128(n + 1)));
-        let event = event.with_tags(Tags::new(["account:1".to_owned(), format!("n:{n}")]).unwrap());
-        let event =
-            event.with_metadata(Metadata::from_json(r#"{"actor":"ada","nested":{"π":[1,null]}}"#).unwrap());
-        let stream = StreamName::new(["account-1", "account-2", "süß-ß"][(n / 2 % 3) as usize]).unwrap();
-        store.append(Append::to(stream, [event])).await.unwrap();
+    for n in 0..EVENTS {
+        assert!(!store.append(event(n)).await.unwrap().replayed);
     }
     let of = |name: &str| StreamName::new(name).unwrap();
     let retention = Retention { max_count: Some(3), ..Retention::default() };
     store.set_retention(&of("account-2"), ExpectedRevision::Any, retention).await.unwrap();
     store.delete(&of("süß-ß"), ExpectedRevision::Any).await.unwrap();
+    if golden.to_string_lossy().ends_with("scavenged") {
+        let all = Scavenge::default().at_least_percent(0);
+        let done = store.scavenge(all, |_| ControlFlow::Continue(())).await.unwrap();
+        assert!(done.events() > 0, "{done}");
+    }
     store.close().await.unwrap();
     let events = events(&store).await;
     fs::write(golden.join("events.json"), serde_json::to_string_pretty(&events).unwrap() + "\n").unwrap();
@@ -130,6 +142,10 @@ async fn check(golden: &Path) {
         let by_stream = store.read_to_end(Read::stream(StreamName::new("account-1").unwrap())).await.unwrap();
         let of_stream: Vec<_> = expected.iter().filter(|event| event["stream"] == "account-1").collect();
         assert_eq!(by_stream.iter().map(shown).collect::<Vec<_>>().iter().collect::<Vec<_>>(), of_stream);
+        for n in 0..EVENTS {
+            let again = store.append(event(n)).await;
+            assert!(again.unwrap().replayed, "event {n} is known for ever, hidden, removed or not");
+        }
         for n in 0..30 {
             let event = NewEvent::bytes("Later", vec![n; 200]).unwrap();
             store.append(Append::to(StreamName::new("account-1").unwrap(), [event])).await.unwrap();

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::{
     append::{Append, Guard, Limits, Placed},
     error::{Actual, Conflict, Error, IdProblem, Result},
-    event::{EventId, RecordedEvent},
+    event::{NewEvent, RecordedEvent},
     name::StreamName,
     position::{LogIdentity, Position},
     query::Query,
@@ -32,16 +32,34 @@ pub trait Ledger {
         let _ = append;
         Ok(true)
     }
-    /// The event with this id in this stream, hidden or not.
+    /// The event with this one's id in this stream, hidden or not, and also if no more than its id and a digest of its content
+    /// is kept.
     ///
     /// # Errors
     /// As above.
-    fn find(&self, stream: &StreamName, id: EventId) -> Result<Option<RecordedEvent>>;
+    fn find(&self, stream: &StreamName, event: &NewEvent) -> Result<Option<Found>>;
     /// The position of a visible event after `after` that matches, if there is one.
     ///
     /// # Errors
     /// As above.
     fn visible_match(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>>;
+}
+
+/// An event that is recorded under the id of a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where it is.
+    pub placed: Placed,
+    /// Whether it is the same in all else, too: [`NewEvent::same_content`].
+    pub same_content: bool,
+}
+
+impl Found {
+    /// How `event` is found again in what is recorded under its id.
+    pub fn of(event: &NewEvent, recorded: &RecordedEvent) -> Self {
+        let placed = Placed { position: recorded.position, revision: recorded.revision };
+        Self { placed, same_content: event.same_content(recorded) }
+    }
 }
 
 /// The answer to [`admit`].
@@ -97,17 +115,17 @@ fn refuse_repeated_ids(append: &Append) -> Result<()> {
 pub fn recorded_already(append: &Append, ledger: &impl Ledger) -> Result<Option<Vec<Placed>>> {
     let (mut placed, mut first_missing) = (Vec::new(), None);
     for (n, (stream, event)) in append.events().enumerate() {
-        match ledger.find(stream, event.id)? {
-            Some(recorded) if !event.same_content(&recorded) => {
+        match ledger.find(stream, event)? {
+            Some(found) if !found.same_content => {
                 let problem = IdProblem::OtherContent;
                 return Err(Error::IdConflict { stream: stream.clone(), id: event.id, problem });
             }
-            Some(recorded) => {
+            Some(found) => {
                 if first_missing.is_some() {
                     let problem = IdProblem::PartlyRecorded;
                     return Err(Error::IdConflict { stream: stream.clone(), id: event.id, problem });
                 }
-                placed.push(Placed { position: recorded.position, revision: recorded.revision });
+                placed.push(found.placed);
             }
             None => {
                 first_missing.get_or_insert(n);

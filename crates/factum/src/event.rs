@@ -269,6 +269,35 @@ impl NewEvent {
                 _ => self.data == recorded.data,
             }
     }
+
+    /// Its content in a form that is equal for exactly the events of the [`NewEvent::same_content`], so that a digest of it can
+    /// stand for the content when that is gone. The form never changes.
+    pub fn canonical_content(&self) -> Vec<u8> {
+        let Self { event_type, content_type, data, metadata, tags, .. } = self;
+        canonical_content(event_type, content_type, data, metadata, tags)
+    }
+}
+
+fn canonical_content(
+    event_type: &EventType,
+    content_type: &ContentType,
+    data: &[u8],
+    metadata: &Metadata,
+    tags: &Tags,
+) -> Vec<u8> {
+    let (kind, name): (&[u8], &str) = match content_type {
+        ContentType::Json => (b"json", ""),
+        ContentType::Bytes => (b"bytes", ""),
+        ContentType::Other(name) => (b"other", name),
+    };
+    let data = if *content_type == ContentType::Json { json::canonical(data) } else { data.to_vec() };
+    let metadata = json::canonical(metadata.as_bytes());
+    let mut out = Vec::with_capacity(data.len() + metadata.len() + 64);
+    for part in [event_type.as_bytes(), kind, name.as_bytes(), &data, &metadata, tags.packed()] {
+        out.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        out.extend_from_slice(part);
+    }
+    out
 }
 
 /// An event as the store keeps it, with its place.
@@ -297,6 +326,12 @@ pub struct RecordedEvent {
 }
 
 impl RecordedEvent {
+    /// As for [`NewEvent::canonical_content`].
+    pub fn canonical_content(&self) -> Vec<u8> {
+        let Self { event_type, content_type, data, metadata, tags, .. } = self;
+        canonical_content(event_type, content_type, data, metadata, tags)
+    }
+
     /// The data, decoded from JSON.
     ///
     /// # Errors

@@ -12,6 +12,52 @@ pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
     a == b || matches!((value(a), value(b)), (Some(a), Some(b)) if a == b)
 }
 
+/// A JSON text in a form that is equal, byte for byte, for exactly the texts that are [`same`].
+///
+/// The form is kept on disks, so it must never change.
+pub(crate) fn canonical(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len() + 1);
+    if let Some(value) = value(json) {
+        put(&value, &mut out);
+    } else {
+        // It is the same as no other text, and no value begins like this.
+        out.push(b'?');
+        out.extend_from_slice(json);
+    }
+    out
+}
+
+/// Writes a value with its lengths before it, so that no two values look alike. Numbers are texts here.
+fn put(value: &Value, out: &mut Vec<u8>) {
+    let text = |text: &str, out: &mut Vec<u8>| {
+        out.extend_from_slice(format!("{}:", text.len()).as_bytes());
+        out.extend_from_slice(text.as_bytes());
+    };
+    match value {
+        Value::Null => out.push(b'0'),
+        Value::Bool(no_or_yes) => out.push(if *no_or_yes { b'y' } else { b'n' }),
+        Value::Number(number) => text(&number.to_string(), out),
+        Value::String(string) => {
+            out.push(b'"');
+            text(string, out);
+        }
+        Value::Array(items) => {
+            out.extend_from_slice(format!("[{}:", items.len()).as_bytes());
+            items.iter().for_each(|item| put(item, out));
+        }
+        Value::Object(members) => {
+            out.extend_from_slice(format!("{{{}:", members.len()).as_bytes());
+            // Whether a map is sorted depends on how `serde_json` was built.
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_unstable_by_key(|(name, _)| *name);
+            for (name, member) in members {
+                text(name, out);
+                put(member, out);
+            }
+        }
+    }
+}
+
 /// The value, with text in place of numbers, since a parsed number would be a double: `n` and the number for a number, `s` and
 /// the text for a text, so that the two cannot be mistaken for each other.
 fn value(json: &[u8]) -> Option<Value> {
@@ -93,7 +139,17 @@ mod tests {
         ];
         for (a, b) in same_values {
             assert!(same(a.as_bytes(), b.as_bytes()), "{a} {b}");
+            assert_eq!(canonical(a.as_bytes()), canonical(b.as_bytes()), "{a} {b}");
         }
+    }
+
+    /// What is on disks cannot be made again: this text may never change.
+    #[test]
+    fn the_canonical_form_is_frozen() {
+        let json = r#"{ "b": [1.50, -0, true, null, "x\u00e9"], "a": {"c": 1e999, "": "1"} }"#;
+        let canonical = String::from_utf8(canonical(json.as_bytes())).unwrap();
+        let frozen = "{2:2:sa{2:1:s\"2:s12:sc\"6:n1e9992:sb[5:\"6:n15e-1\"2:n0y0\"4:sxé";
+        assert_eq!(canonical, frozen);
     }
 
     #[test]
@@ -119,6 +175,7 @@ mod tests {
         ];
         for (a, b) in other_values {
             assert!(!same(a.as_bytes(), b.as_bytes()), "{a} {b}");
+            assert_ne!(canonical(a.as_bytes()), canonical(b.as_bytes()), "{a} {b}");
             assert!(same(a.as_bytes(), a.as_bytes()), "{a}");
         }
         let deep = |space: &str| "[".repeat(100_000) + space + &"]".repeat(100_000);

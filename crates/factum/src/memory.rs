@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    admission::{Admission, Ledger, admit},
+    admission::{Admission, Found, Ledger, admit},
     append::{Append, Appended, Durability, Limits, Placed},
     error::{Error, Result},
     event::{EventId, NewEvent, RecordedEvent},
@@ -150,9 +150,9 @@ impl Ledger for Log {
         Ok(self.streams.get(stream).map(|stream| stream.state).unwrap_or_default())
     }
 
-    fn find(&self, stream: &StreamName, id: EventId) -> Result<Option<RecordedEvent>> {
-        let place = self.streams.get(stream).and_then(|stream| stream.by_id.get(&id));
-        Ok(place.map(|&place| self.events[place].clone()))
+    fn find(&self, stream: &StreamName, event: &NewEvent) -> Result<Option<Found>> {
+        let place = self.streams.get(stream).and_then(|stream| stream.by_id.get(&event.id));
+        Ok(place.map(|&place| Found::of(event, &self.events[place])))
     }
 
     fn visible_match(&self, query: &Query, after: Position, now: Timestamp) -> Result<Option<Position>> {

@@ -73,7 +73,7 @@ wide_number!(Position, Revision);
 pub struct LogIdentity {
     /// Made at random when the log was created.
     pub log_id: Uuid,
-    /// Counts from 1.
+    /// 1 for a new log. It only grows, and not by one: a restore takes its moment, so that no two histories share a number.
     pub epoch: u64,
 }
 

@@ -134,6 +134,17 @@ impl StreamState {
             && self.hidden_until_at(now).is_none_or(|until| recorded_at >= until)
     }
 
+    /// Whether an event of the stream can never be seen again, whatever clocks do: `last_recorded_at` is that of the last event of
+    /// the log, and no reader's present moment lies before it.
+    pub fn hides_for_good(
+        &self,
+        revision: Revision,
+        recorded_at: Timestamp,
+        last_recorded_at: Timestamp,
+    ) -> bool {
+        !self.shows(revision, recorded_at, last_recorded_at)
+    }
+
     /// Whether every event of the stream can be seen, at any time: the usual case, worth not looking further.
     pub fn hides_nothing(&self) -> bool {
         self.hidden_before == Revision::FIRST

@@ -9,14 +9,15 @@ use factum::{
 use uuid::Uuid;
 
 use super::{
-    ALIGN, BodyCrc, FORMAT, FRAME_HEADER, FrameHeader, MAX_BODY, RECORD_HEADER, SEGMENT_HEADER_BYTES,
-    SegmentHeader, draft_record, place_record,
+    ALIGN, BodyCrc, FORMAT, FRAME_HEADER, FrameHeader, MAX_BODY, RECORD_HEADER, RecordHeader,
+    SEGMENT_HEADER_BYTES, SegmentHeader, Stub, draft_record, place_record,
 };
 use crate::{
     backup,
     disk::{Directory, Disk},
     index::{Index, Indexed, Secret, Span, run},
     manifest::Manifest,
+    packed::{Facts, Packing},
     segment::Segment,
 };
 
@@ -91,6 +92,50 @@ const RECORD: &[Field] = &[
     Field("tags", Said, "each as two bytes of length and UTF-8, in the order of their bytes"),
     Field("metadata", Said, "a JSON object; nothing for an empty one"),
     Field("data", Said, "the rest of the record"),
+];
+
+const STUB: &[Field] = &[
+    Field("checksum", B(4), "seeded; of the rest of the fixed part"),
+    Field("bytes", B(4), "of the record that stood here, and the highest bit, which says that it is a stub"),
+    Field("stream checksum", B(4), "not seeded; of the stream's name"),
+    Field("record checksum", B(4), "of the record that stood here: the frame's is made of it"),
+    Field("stream bytes", B(2), "as below"),
+    Field("digest, begin", B(6), "of the content: the first of ten bytes"),
+    Field("revision", B(8), "as in the record"),
+    Field("recorded at", B(8), "as in the record"),
+    Field("id", B(16), "as in the record"),
+    Field("digest, rest", B(4), "the other four"),
+    Field("stream", Said, "UTF-8"),
+];
+
+const PACKED: &[Field] = &[
+    Field("magic", B(8), "the text `factpck1`"),
+    Field("segment", B(80), "from `format` to `last recorded at`, as in a segment's header"),
+    Field("generation", B(8), "how many times the segment was packed"),
+    Field("synced up to", B(8), "everything before this position was durable when the file was made"),
+    Field("removed", B(8), "how many of its events are stubs"),
+    Field(
+        "stretches end",
+        B(8),
+        "where in this file the stretches end; the table begins at the next multiple of 4096",
+    ),
+    Field("pages", B(8), "of the table"),
+    Field("checksum of firsts", B(8), "not seeded; of the offsets behind the table"),
+    Field("zeros", ZerosTo(SEGMENT_HEADER_BYTES - 4), "room for later versions"),
+    Field("checksum", B(4), "of all bytes of the header before; not seeded"),
+];
+
+const PACKED_PAGE: &[Field] = &[
+    Field("checksum", B(4), "seeded, with the offset in this file; of the rest of the page"),
+    Field("stretches", B(4), "how many"),
+    Field("original", B(8), "the offset of the first in the segment"),
+    Field("here", B(8), "its offset in this file"),
+    Field(
+        "distances",
+        Said,
+        "of each stretch from the first, in the segment and in this file, 4 bytes each; and once more, of where the last one ends",
+    ),
+    Field("zeros", ZerosTo(4096), ""),
 ];
 
 const RUN: &[Field] = &[
@@ -297,6 +342,72 @@ fn a_record_is_as_described() {
     assert_eq!(body.0, crc32c(&[crc.to_le_bytes(), 99u32.to_le_bytes()].concat()), "the checksum of a body");
 }
 
+#[test]
+fn a_stub_is_as_described() {
+    let mut record = Vec::new();
+    draft_record(&mut record, &StreamName::new("account-1").unwrap(), &event());
+    let seed = segment_header().seed();
+    let crc = place_record(&mut record, seed, 5064, Revision(9), Timestamp(-5));
+    let bytes = u32::try_from(record.len()).unwrap();
+    let header = RecordHeader::decode(&record, seed, 5064).unwrap();
+    let whole = header.event(&record.into(), 0, Position(5064)).unwrap();
+    let digest = xxhash_rust::xxh3::xxh3_128(&event().canonical_content()).to_be_bytes();
+    let id = Uuid::from_u128(7);
+    let rest: [&[u8]; 9] = [
+        &(bytes | 1 << 31).to_le_bytes(),
+        &crc32c(b"account-1").to_le_bytes(),
+        &crc.to_le_bytes(),
+        &9u16.to_le_bytes(),
+        &digest[..6],
+        &9u64.to_le_bytes(),
+        &(-5i64).to_le_bytes(),
+        id.as_bytes(),
+        &digest[6..10],
+    ];
+    let crc = seeded(LOG.log_id, 3, 5064, &rest.concat()).to_le_bytes();
+    let values: Vec<&[u8]> = [&crc[..]].into_iter().chain(rest).chain([&b"account-1"[..]]).collect();
+    let mut out = Vec::new();
+    Stub::write(&mut out, seed, 5064, &header, &whole);
+    assert_eq!(assembled(STUB, &values), out);
+}
+
+#[test]
+fn a_packed_segment_is_as_described() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = Directory::at(directory.path()).create("packed", 0).unwrap();
+    let header = segment_header();
+    let mut packing = Packing::new(&header, Some(file.clone()));
+    packing.put(4096, &[7; 100]).unwrap();
+    packing.put(5000, &[8; 60]).unwrap();
+    let facts = Facts { generation: 2, synced_upto: 0x1122_9999, removed: 5 };
+    packing.finish(&header, facts).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.bytes().unwrap()).unwrap()];
+    file.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes[4096..4256], [&[7; 100][..], &[8; 60]].concat());
+    let distances: Vec<u8> = [0u32, 0, 904, 100, 964, 160].iter().flat_map(|n| n.to_le_bytes()).collect();
+    let mut page = assembled(
+        PACKED_PAGE,
+        &[&[0; 4], &2u32.to_le_bytes(), &4096u64.to_le_bytes(), &4096u64.to_le_bytes(), &distances],
+    );
+    let crc = seeded(LOG.log_id, 3, 8192, &page[4..]).to_le_bytes();
+    page[..4].copy_from_slice(&crc);
+    assert_eq!(bytes[8192..8192 + 4096], page);
+    // Behind the table, the offset of the first stretch of each page, up to the end of a sector.
+    let firsts = 4096u64.to_le_bytes();
+    assert_eq!((&bytes[8192 + 4096..8192 + 4104], bytes.len()), (&firsts[..], 8192 + 4096 + 512));
+    let plain = header.encode();
+    let numbers = [2, 0x1122_9999, 5, 4256, 1, u64::from(crc32c(&firsts))].map(u64::to_le_bytes);
+    let values: Vec<&[u8]> = [&b"factpck1"[..], &plain[8..88]]
+        .into_iter()
+        .chain(numbers.iter().map(|number| &number[..]))
+        .chain([&[0; 4][..]])
+        .collect();
+    let mut first_page = assembled(PACKED, &values);
+    let crc = crc32c(&first_page[..4092]).to_le_bytes();
+    first_page[4092..].copy_from_slice(&crc);
+    assert_eq!(bytes[..4096], first_page);
+}
+
 /// A run of one event, as a file.
 fn small_run() -> (Span, Vec<u8>) {
     let directory = tempfile::tempdir().unwrap();
@@ -430,7 +541,10 @@ fn table(out: &mut String, title: &str, what: &str, fields: &[Field]) {
 fn files(out: &mut String) {
     let segment = Segment::name(1);
     let files = [
-        (segment.clone(), "a segment of the log, numbered from 1 without gaps"),
+        (
+            segment.clone(),
+            "a segment of the log, numbered from 1 without gaps; plain, or packed by a scavenge",
+        ),
         (
             run::Run::name(0, 5000),
             "index of a stretch of the log, by its first position and its end, hexadecimal",
@@ -493,6 +607,15 @@ fn page() -> String {
     table(&mut out, "Frame header", &what, FRAME);
     let what = format!("An event: a fixed part of {RECORD_HEADER} bytes, then what it consists of.");
     table(&mut out, "Record", &what, RECORD);
+    let what = "What is left of an event whose space was taken back, at the place of its record, which was longer; the rest of \
+                that is zeros. The digest is the begin of the XXH3 (128 bits, big-endian) of the content's canonical form.";
+    table(&mut out, "Stub", what, STUB);
+    let what = "A segment whose space was taken back, in a file that has the segment's name. It stands for the segment's file, byte for \
+                byte, with stubs in the place of removed events. What is not zeros there is here in stretches, one after the other behind \
+                the header. A table says where each was; behind it, the offset of the first stretch of each page, 8 bytes each, and zeros \
+                up to a multiple of 512.";
+    table(&mut out, "Packed segment header", what, PACKED);
+    table(&mut out, "Page of a packed segment's table", "4096 bytes, at a multiple of 4096.", PACKED_PAGE);
     let what = "Can be deleted: it is made again from the log. The header is one page of 4096 bytes, of which 512 are used; then \
                 come, for each of three tables, pages of entries and lists of positions, in any order, and then the pages of the \
                 table's filter and those of its directory; then the blobs that the header names.";
@@ -551,4 +674,5 @@ fn lengths_add_up() {
     };
     assert_eq!(fixed(FRAME), FRAME_HEADER);
     assert_eq!(fixed(RECORD), RECORD_HEADER);
+    assert_eq!(fixed(STUB), RECORD_HEADER);
 }

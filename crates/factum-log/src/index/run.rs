@@ -80,17 +80,18 @@ pub struct StreamItem<'a> {
     pub lists: Vec<List<'a>>,
 }
 
-/// Pages of runs that were read of late, and found to be right.
+/// Pages of runs, and of the tables of packed segments, that were read of late and found to be right.
 pub struct PageCache {
     pages: Cache<u64, Arc<Page>, UnitWeighter, Mixing>,
-    /// The number of the next run that is opened.
-    runs: AtomicU64,
+    /// The number of the next file that is opened.
+    files: AtomicU64,
     /// Bytes that tables may still take which are kept whole.
     room: AtomicUsize,
     /// Bytes of the largest table that is.
     most: usize,
 }
 
+/// As it is on the disk.
 type Page = [u8; PAGE];
 
 impl PageCache {
@@ -99,8 +100,32 @@ impl PageCache {
         let pages = (bytes / 2 / PAGE).max(1);
         let hasher = Mixing::default();
         let pages = Cache::with(pages, pages as u64, UnitWeighter, hasher, DefaultLifecycle::default());
-        let (runs, room) = (AtomicU64::new(0), AtomicUsize::new(bytes / 2));
-        Self { pages, runs, room, most: bytes / 8 }
+        let (files, room) = (AtomicU64::new(0), AtomicUsize::new(bytes / 2));
+        Self { pages, files, room, most: bytes / 8 }
+    }
+
+    /// The number of one more file whose pages are kept.
+    pub fn number(&self) -> u64 {
+        self.files.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A page of a file, or what `read` finds if it is not there.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn page<E>(
+        &self,
+        file: u64,
+        offset: u64,
+        read: impl FnOnce() -> std::result::Result<Page, E>,
+    ) -> std::result::Result<Arc<Page>, E> {
+        let key = file << LONGEST.ilog2() | offset;
+        if let Some(page) = self.pages.get(&key) {
+            return Ok(page);
+        }
+        let page = Arc::new(read()?);
+        self.pages.insert(key, page.clone());
+        Ok(page)
     }
 }
 
@@ -238,7 +263,7 @@ impl Run {
             (table.filter, table.directory) = ((next(), next()), (next(), next()));
             table.load(&*file, cache)?;
         }
-        let (cache, number) = (cache.clone(), cache.runs.fetch_add(1, Ordering::Relaxed));
+        let (cache, number) = (cache.clone(), cache.number());
         Ok(Self {
             span,
             cache,
@@ -304,13 +329,7 @@ impl Run {
         if offset >= LONGEST {
             return Err(self.damaged(offset));
         }
-        let key = self.number << LONGEST.ilog2() | offset;
-        if let Some(page) = self.cache.pages.get(&key) {
-            return Ok(page);
-        }
-        let page = Arc::new(self.page(offset)?);
-        self.cache.pages.insert(key, page.clone());
-        Ok(page)
+        self.cache.page(self.number, offset, || self.page(offset))
     }
 
     /// The entries of a page that begin with these bytes of a hash, decoded by `entry`.

@@ -1,13 +1,15 @@
-//! What an append is decided against.
+//! What appends are decided against.
 
 use factum::{
-    Append, Error, EventId, LogIdentity, Position, Query, RecordedEvent, Result, StreamName, StreamState,
-    Timestamp, admission::Ledger,
+    Append, Error, LogIdentity, NewEvent, Position, Query, RecordedEvent, Result, StreamName, StreamState,
+    Timestamp,
+    admission::{Found, Ledger},
 };
 
 use super::{Desk, Durable};
 use crate::{
     batch::{Batch, Request},
+    format::{found, is_removed},
     index::{Places, Secret},
     read,
 };
@@ -40,6 +42,9 @@ impl Decided<'_> {
     }
 
     fn shows(&self, event: &RecordedEvent, now: Timestamp) -> Result<bool> {
+        if is_removed(event) {
+            return self.durable.vouch_for(event).map(|()| false);
+        }
         Ok(self.stream(&event.stream)?.shows(event.revision, event.recorded_at, now))
     }
 
@@ -113,16 +118,16 @@ impl Ledger for Decided<'_> {
         self.request.may_be_recorded(&self.durable.index)
     }
 
-    fn find(&self, stream: &StreamName, id: EventId) -> Result<Option<RecordedEvent>> {
+    fn find(&self, stream: &StreamName, event: &NewEvent) -> Result<Option<Found>> {
         let secret = self.secret();
-        let hash = secret.id(secret.stream(stream), id);
-        for place in self.durable.index.ids_beyond(hash, id, 0)? {
+        let hash = secret.id(secret.stream(stream), event.id);
+        for place in self.durable.index.ids_beyond(hash, event.id, 0)? {
             if self.only_durable && place.0 >= self.durable.end {
                 continue;
             }
-            let event = self.event(place)?;
-            if event.id == id && event.stream == *stream {
-                return Ok(Some(event));
+            let recorded = self.event(place)?;
+            if recorded.id == event.id && recorded.stream == *stream {
+                return Ok(Some(found(event, &recorded)));
             }
         }
         Ok(None)

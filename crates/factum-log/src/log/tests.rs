@@ -1,6 +1,6 @@
 //! What several do to a log at the same moment.
 
-use factum::{EventId, ManualClock, NewEvent, Query};
+use factum::{EventId, ManualClock, NewEvent, Query, stream::LifeChange};
 
 use super::*;
 use crate::sim::SimDisk;
@@ -101,4 +101,43 @@ fn a_small_append_goes_before_a_large_one_that_waits() {
     assert!(log.commit());
     assert!(second.try_recv().unwrap().is_ok());
     assert!(others.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
+}
+
+/// Small appends that go on coming do not keep a large one from the new segment that it needs.
+#[test]
+fn a_large_append_that_needs_a_segment_is_not_starved() {
+    let segments = Settings { first_segment_bytes: 8 << 20, segment_bytes: 8 << 20, ..settings(100) };
+    let log = Log::open(Arc::new(SimDisk::new(1)), segments).unwrap();
+    let append = |bytes: usize| {
+        let event = |_| NewEvent::bytes("E", vec![1; 1000]).unwrap();
+        Append::to(StreamName::new("s-1").unwrap(), (0..bytes / 1000).map(event))
+    };
+    drop(log.submit(append(5_000_000)).unwrap());
+    let mut large = log.submit(append(5_000_000)).unwrap();
+    let mut commits = 0;
+    while large.try_recv().is_err() {
+        drop(log.submit(append(1000)).unwrap());
+        log.commit();
+        commits += 1;
+        assert!(commits < 5, "small ones go before it again and again");
+    }
+}
+
+/// A stream that is written and deleted in one batch is as it was until that is durable.
+#[test]
+fn a_life_that_changes_behind_an_event_of_the_same_batch_shows_with_it() {
+    let log = Log::open(Arc::new(SimDisk::new(1)), settings(100)).unwrap();
+    let stream = StreamName::new("s-1").unwrap();
+    let append = || Append::to(stream.clone(), [NewEvent::bytes("E", "").unwrap()]);
+    let delete = || Append::to(stream.metadata_stream().unwrap(), [LifeChange::Deleted.to_event().unwrap()]);
+    drop(log.submit(append()).unwrap());
+    log.commit();
+    let before = log.stream_state(&stream).unwrap();
+    drop(log.submit(append()).unwrap());
+    drop(log.submit(delete()).unwrap());
+    drop(log.submit(append()).unwrap());
+    assert_eq!(log.stream_state(&stream).unwrap(), before);
+    log.commit();
+    let after = log.stream_state(&stream).unwrap();
+    assert_eq!((after.next_revision().0, after.hidden_before.0), (3, 2));
 }

@@ -2,18 +2,21 @@
 //!
 //! The driver knows of each append whether it was acknowledged, refused, or left unknown, and what readers have seen. After every
 //! recovery the log must hold what was acknowledged or seen, at the same positions, then perhaps some of the unknown appends,
-//! each whole or not at all, and nothing else.
+//! each whole or not at all, and nothing else. Readers must see all of it but for what the streams' lives hide; and of what a
+//! scavenge has removed, the log must still know where and what it was.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
+    ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use factum::{
-    Append, Appended, Error, EventId, ExpectedRevision, Limits, ManualClock, NewEvent, Outcome, Position,
-    Read, RecordedEvent, Revision, StreamName, Timestamp,
+    Append, Appended, Error, EventId, ExpectedRevision, Life as StreamLife, Limits, ManualClock, NewEvent,
+    Outcome, Position, Query, Read, RecordedEvent, Retention, Revision, StreamName, StreamState, Timestamp,
+    stream::LifeChange,
 };
 use fastrand::Rng;
 use tokio::sync::oneshot::Receiver;
@@ -22,9 +25,15 @@ use uuid::Uuid;
 use super::{Bug, Crash, SimDisk, torn::Found};
 use crate::{
     bugs::Bugs,
+    disk::Disk,
+    format::{SEGMENT_HEADER, found, is_removed},
     index::{PageCache, Run, Secret},
-    log::{Log, Settings},
+    log::{
+        Log, Settings,
+        scavenge::{Scavenge, Scavenged},
+    },
     read,
+    segment::Segment,
     verify::verify_disk,
 };
 
@@ -71,6 +80,18 @@ pub struct Report {
     pub lies_unnoticed: u64,
     /// Times that the disk was full.
     pub disk_full: u64,
+    /// Scavenges that were begun, and those that a crash, a failure or the operator ended early.
+    pub scavenges: u64,
+    /// As above.
+    pub scavenges_cut_short: u64,
+    /// Segments that were packed, and events that were removed from them.
+    pub packed: u64,
+    /// As above.
+    pub removed: u64,
+    /// Removed events whose append was sent again and answered as it was first, or refused since its content had changed.
+    pub removed_known_again: u64,
+    /// Flipped bits in packed segments.
+    pub rot_in_packed: u64,
 }
 
 /// A promise that was broken.
@@ -164,6 +185,8 @@ struct Life<'a> {
     tight: bool,
     /// Syncs may fail.
     failing: bool,
+    /// Events of which a scavenge has left no more than it must.
+    removed: HashSet<Position>,
     /// The last crash was a power cut: what is there now cannot be lost any more.
     settled: bool,
 }
@@ -185,6 +208,7 @@ impl<'a> Life<'a> {
             revisions: HashMap::new(),
             unknown: Vec::new(),
             failing: false,
+            removed: HashSet::new(),
             settled: true,
         }
     }
@@ -200,6 +224,9 @@ impl<'a> Life<'a> {
         for _ in 0..CRASHES_PER_DISK {
             self.report.cycles += 1;
             let failing = if self.rng.u8(..) < 40 { 60 } else { 0 };
+            if self.rng.u8(..) < 32 {
+                self.forget_runs()?;
+            }
             let log = self.open()?;
             self.check(&log)?;
             if self.rng.u8(..) < 32 {
@@ -226,6 +253,15 @@ impl<'a> Life<'a> {
             1 => self.end_with_lies(),
             _ => Ok(()),
         }
+    }
+
+    /// Somebody deletes the index, which is made again from what the segments have.
+    fn forget_runs(&mut self) -> Result<(), String> {
+        let forget = || {
+            let names = self.disk.list()?;
+            names.iter().filter(|name| name.ends_with(".run")).try_for_each(|name| self.disk.remove(name))
+        };
+        forget().map_err(|error| format!("the index cannot be deleted: {error}"))
     }
 
     fn crash(&mut self) {
@@ -302,7 +338,7 @@ impl<'a> Life<'a> {
 
     /// Compares the log with what is known, and learns what became of the unknown.
     fn check(&mut self, log: &Log) -> Result<(), String> {
-        let events = read_all(log).map_err(unreadable)?;
+        let events = recorded(log).map_err(unreadable)?;
         if events.len() < self.known.len() {
             return Err(format!(
                 "{} events were acknowledged or seen, {} are there",
@@ -347,6 +383,50 @@ impl<'a> Life<'a> {
             }
             *revision += 1;
         }
+        self.check_views(log, &events)
+    }
+
+    /// Whoever reads, and however, sees what is recorded, but for what is hidden.
+    fn check_views(&mut self, log: &Log, recorded: &[RecordedEvent]) -> Result<(), String> {
+        self.removed =
+            recorded.iter().filter(|event| is_removed(event)).map(|event| event.position).collect();
+        let streams = states(recorded).map_err(unreadable)?;
+        let now = log.now();
+        let shows = |event: &RecordedEvent| {
+            let state = streams.get(&event.stream).copied().unwrap_or_default();
+            state.shows(event.revision, event.recorded_at, now)
+        };
+        let visible: Vec<RecordedEvent> = recorded.iter().filter(|event| shows(event)).cloned().collect();
+        if let Some(lost) = visible.iter().find(|event| is_removed(event)) {
+            return Err(format!("event {} at {} was removed, and is not hidden", lost.id, lost.position));
+        }
+        let same = |read: Read, wanted: &dyn Fn(&RecordedEvent) -> bool| {
+            let mut expected: Vec<_> = visible.iter().filter(|event| wanted(event)).cloned().collect();
+            let shown = format!("{read:?}");
+            if read.direction == factum::Direction::Backwards {
+                expected.reverse();
+            }
+            let seen = read_to_end(log, read).map_err(unreadable)?;
+            if seen == expected {
+                return Ok(());
+            }
+            let (seen, expected) = (seen.len(), expected.len());
+            Err(format!("a reader sees {seen} events where {expected} should be, or others: {shown}"))
+        };
+        same(Read::all(), &|_| true)?;
+        if self.rng.bool() {
+            same(Read::all().backwards(), &|_| true)?;
+            same(Read::query(Query::category("s")), &|event| event.stream.category() == "s")?;
+        }
+        for (name, state) in streams.iter().filter(|_| self.rng.u8(..) < 64) {
+            if log.stream_state(name).map_err(unreadable)? != *state {
+                return Err(format!("the state of `{name}` is not what its events say"));
+            }
+            if state.life != StreamLife::Tombstoned {
+                same(Read::stream(name.clone()), &|event| event.stream == *name)?;
+                same(Read::stream(name.clone()).backwards(), &|event| event.stream == *name)?;
+            }
+        }
         Ok(())
     }
 
@@ -368,7 +448,7 @@ impl<'a> Life<'a> {
             sent.append.events().find(|(_, new)| new.id == event.id).map(|(_, new)| (&sent.stream, new))
         });
         match sent {
-            Some((stream, new)) if *stream == event.stream && new.same_content(event) => Ok(()),
+            Some((stream, new)) if *stream == event.stream && found(new, event).same_content => Ok(()),
             _ => Err(format!("event {} at {} is not what was sent", event.id, event.position)),
         }
     }
@@ -390,7 +470,7 @@ impl<'a> Life<'a> {
                 let (log, late, seen) = (log.clone(), late.clone(), seen.clone());
                 let looks = self.rng.u8(..) < 64;
                 self.disk.meanwhile(move || {
-                    if looks && let Ok(events) = read_all(&log) {
+                    if looks && let Ok(events) = read_to_end(&log, Read::all()) {
                         *seen.lock().unwrap_or_else(PoisonError::into_inner) = events;
                     }
                     let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
@@ -411,7 +491,9 @@ impl<'a> Life<'a> {
             sent.extend(late?);
             self.hear(sent)?;
             self.saw(&seen.lock().unwrap_or_else(PoisonError::into_inner))?;
-            match self.rng.u8(0..10) {
+            match self.rng.u8(0..13) {
+                10 | 11 => self.scavenge(log)?,
+                12 if !self.disk.has_crashed() => self.check_other_content(log)?,
                 8 => while let Ok(true) = log.write_run() {},
                 9 => drop(log.prepare_spare()),
                 0 | 1 => log.mark(),
@@ -425,20 +507,113 @@ impl<'a> Life<'a> {
             if self.disk.has_crashed() {
                 return Ok(());
             }
-            self.clock.advance(Duration::from_millis(self.rng.u64(0..10)));
+            let pause = if self.rng.u8(..) < 32 { 3_000 } else { 10 };
+            self.clock.advance(Duration::from_millis(self.rng.u64(0..pause)));
+            if self.rng.u8(..) < 8 {
+                self.clock.set(Timestamp(factum::Clock::now(&*self.clock).0 - 2_000_000));
+            }
         }
         Ok(())
     }
 
-    /// An append of one to three events, sometimes one that was acknowledged before.
+    /// Takes back space, while others append and read.
+    fn scavenge(&mut self, log: &Arc<Log>) -> Result<(), String> {
+        self.report.scavenges += 1;
+        if self.rng.bool() {
+            // A clock ahead of the last event may be set back.
+            self.clock.advance(Duration::from_millis(self.rng.u64(0..3_000)));
+        }
+        let late = Arc::new(Mutex::new(Ok(Outcomes::new())));
+        if self.rng.bool() {
+            let requests: Vec<Sent> = (0..self.rng.u8(1..4)).map(|_| self.request()).collect();
+            let (log, late, disk) = (log.clone(), late.clone(), self.disk.clone());
+            self.disk.meanwhile(move || {
+                let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut sent = Outcomes::new();
+                let mut requests = requests.into_iter();
+                *late = requests.try_for_each(|request| submit(&log, request, &mut sent)).map(|()| sent);
+                while !disk.has_crashed() && log.commit() {}
+            });
+        }
+        let mut steps = if self.rng.u8(..) < 32 { self.rng.u32(0..8) } else { u32::MAX };
+        let percent = if self.rng.bool() { 0 } else { self.rng.u8(0..30) };
+        let options = Scavenge::default().at_least_percent(percent);
+        let done = log.scavenge(&options, &mut |_| {
+            steps = steps.saturating_sub(1);
+            if steps == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        self.disk.nothing_meanwhile();
+        let late =
+            std::mem::replace(&mut *late.lock().unwrap_or_else(PoisonError::into_inner), Ok(Outcomes::new()));
+        self.hear(late?)?;
+        match done {
+            Ok(Scavenged { stopped: true, .. }) => self.report.scavenges_cut_short += 1,
+            Ok(done) => {
+                self.report.packed += done.segments.len() as u64;
+                self.report.removed += done.events();
+                if !self.disk.has_crashed() && self.unknown.is_empty() {
+                    self.check_seen(log)?;
+                }
+            }
+            Err(error) if self.disk.has_crashed() || self.failing && !matches!(error, Error::Corrupt(_)) => {
+                self.report.scavenges_cut_short += 1;
+            }
+            Err(Error::StorageFull { .. }) if self.tight => self.report.scavenges_cut_short += 1,
+            Err(error) => return Err(format!("a scavenge fails for no reason: {error}")),
+        }
+        Ok(())
+    }
+
+    /// The id of a recorded event does not come again with other content, even if the event was removed.
+    fn check_other_content(&mut self, log: &Log) -> Result<(), String> {
+        if self.known.is_empty() {
+            return Ok(());
+        }
+        let (position, id) = self.known[self.rng.usize(0..self.known.len())];
+        let Some(Sent { stream, .. }) = self.contents.get(&id) else { return Ok(()) };
+        let other = NewEvent::bytes("Other", "").map_err(unreadable)?.with_id(id);
+        let mut answer = log.submit(Append::to(stream.clone(), [other])).map_err(unreadable)?;
+        while !self.disk.has_crashed() && log.commit() {}
+        match answer.try_recv() {
+            Ok(Err(Error::IdConflict { .. })) => {
+                self.report.removed_known_again += u64::from(self.removed.contains(&position));
+                Ok(())
+            }
+            _ if self.disk.has_crashed() => Ok(()),
+            other => Err(format!("an id that is recorded was taken with other content: {other:?}")),
+        }
+    }
+
+    /// An append that changes a stream's life.
+    fn life_change(&mut self) -> Sent {
+        let described = self.rng.u8(0..4);
+        let change = match self.rng.u8(0..16) {
+            0..6 => LifeChange::Retention(Retention {
+                truncate_before: self.rng.bool().then(|| Revision(self.rng.u64(0..40))),
+                max_count: self.rng.bool().then(|| self.rng.u64(0..6)),
+                max_age_seconds: self.rng.bool().then(|| self.rng.u64(0..4)),
+            }),
+            15 if described == 3 => LifeChange::Tombstoned,
+            _ => LifeChange::Deleted,
+        };
+        let stream = StreamName::from_store(format!("$$s-{described}").into());
+        let id = EventId(Uuid::from_u128(self.rng.u128(..)));
+        let events: Vec<NewEvent> = change.to_event().map(|event| event.with_id(id)).into_iter().collect();
+        Sent { append: Append::to(stream.clone(), events), ids: vec![id], stream }
+    }
+
+    /// An append of one to three events, sometimes one that was acknowledged before, or that hides others.
     fn request(&mut self) -> Sent {
+        if self.rng.u8(..) < 24 {
+            return self.life_change();
+        }
         if !self.known.is_empty() && self.rng.u8(..) < 20 {
             let (_, id) = self.known[self.rng.usize(0..self.known.len())];
             if let Some(sent) = self.contents.get(&id) {
                 return sent.clone();
             }
         }
-        let stream = StreamName::from_store(format!("s-{}", self.rng.u8(0..3)).into());
+        let stream = StreamName::from_store(format!("s-{}", self.rng.u8(0..4)).into());
         let large = self.rng.u8(..) < 20;
         let mut ids = Vec::new();
         let mut events = Vec::new();
@@ -479,6 +654,7 @@ impl<'a> Life<'a> {
                         self.report.disk_full += 1;
                         self.disk.room(u64::MAX);
                     }
+                    Error::Tombstoned { .. } if sent.stream.ends_with("s-3") => {}
                     Error::Conflict(_) | Error::Unavailable { .. } => {}
                     Error::Poisoned { .. } if self.failing => {}
                     _ if self.disk.has_crashed() => {}
@@ -499,6 +675,7 @@ impl<'a> Life<'a> {
         let places = appended.events.iter().map(|place| place.position).zip(sent.ids.iter().copied());
         if appended.replayed {
             for place in places {
+                self.report.removed_known_again += u64::from(self.removed.contains(&place.0));
                 if !self.known.contains(&place) {
                     return Err(format!(
                         "a replay says that event {} is at {}, which it is not",
@@ -539,12 +716,12 @@ impl<'a> Life<'a> {
 
     /// A reader sees what was acknowledged, all of it and nothing else.
     fn check_seen(&mut self, log: &Log) -> Result<(), String> {
-        let seen: Vec<Known> =
-            read_all(log).map_err(unreadable)?.iter().map(|event| (event.position, event.id)).collect();
+        let events = recorded(log).map_err(unreadable)?;
+        let seen: Vec<Known> = events.iter().map(|event| (event.position, event.id)).collect();
         if seen == self.known {
-            Ok(())
+            self.check_views(log, &events)
         } else {
-            Err("a reader sees other events than were acknowledged".into())
+            Err("other events are recorded than were acknowledged".into())
         }
     }
 
@@ -560,26 +737,28 @@ impl<'a> Life<'a> {
             log.settle();
         }
         let segments: Vec<u32> =
-            (1..).take_while(|n| self.disk.contents(&crate::segment::Segment::name(*n)).is_some()).collect();
+            (1..).take_while(|n| self.disk.contents(&Segment::name(*n)).is_some()).collect();
         drop(log);
         self.disk.restart(Crash::PowerCut);
         // The end is where damage looks most like what a crash leaves.
         let at_the_end = self.rng.bool();
         let n = if at_the_end { segments.len() - 1 } else { self.rng.usize(0..segments.len()) };
-        let name = crate::segment::Segment::name(segments[n]);
+        let name = Segment::name(segments[n]);
         let used = self
             .disk
             .contents(&name)
             .map_or(0, |c| c.iter().rposition(|&byte| byte != 0).unwrap_or(0) as u64);
         let first = if at_the_end { used.saturating_sub(400) } else { 0 };
         self.disk.rot(&name, self.rng.u64(first..=used), self.rng.u8(..));
+        let is_packed = self.disk.contents(&name).is_some_and(|c| crate::packed::Packed::begins_like_one(&c));
+        self.report.rot_in_packed += u64::from(is_packed);
         match Log::open(Arc::new(self.disk.clone()), self.settings()) {
             Err(Error::Corrupt(_)) => {
                 self.report.rot_refused += 1;
                 Ok(())
             }
             Err(other) => Err(format!("a flipped bit is called something else: {other}")),
-            Ok(log) => match read_all(&log) {
+            Ok(log) => match read_to_end(&log, Read::all()).and_then(|_| recorded(&log)) {
                 Err(Error::Corrupt(_)) => {
                     self.report.rot_refused += 1;
                     Ok(())
@@ -602,7 +781,10 @@ impl<'a> Life<'a> {
         self.disk.syncs(0, 0);
         self.disk.restart(Crash::PowerCut);
         // What the index vouched for is not read on opening: that it is missing shows when it is read.
-        let found = Log::open(Arc::new(self.disk.clone()), self.settings()).and_then(|log| read_all(&log));
+        let found = Log::open(Arc::new(self.disk.clone()), self.settings()).and_then(|log| {
+            read_to_end(&log, Read::all())?;
+            recorded(&log)
+        });
         match found {
             Err(Error::Corrupt(_)) => {
                 self.report.lies_refused += 1;
@@ -632,8 +814,42 @@ fn submit(log: &Log, request: Sent, sent: &mut Outcomes) -> Result<(), String> {
     Ok(())
 }
 
-fn read_all(log: &Log) -> factum::Result<Vec<RecordedEvent>> {
-    let (mut events, mut read) = (Vec::new(), Read::all());
+/// Everything that is recorded, hidden or not, and what is left of what was removed.
+fn recorded(log: &Log) -> factum::Result<Vec<RecordedEvent>> {
+    let (segments, ends): (_, Vec<u64>) = {
+        let durable = log.durable();
+        let ends = (0..durable.segments.len()).map(|n| durable.end_of(n)).collect();
+        (durable.segments.clone(), ends)
+    };
+    let mut events = Vec::new();
+    for (segment, end) in segments.iter().zip(ends) {
+        segment.check_table()?;
+        read::walk(segment, SEGMENT_HEADER, end, |frame| {
+            let checked = frame.checked(segment);
+            events.extend(checked.map_err(|damage| segment.corrupt(frame.offset, None, damage))?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    Ok(events)
+}
+
+/// How events leave the streams.
+fn states(events: &[RecordedEvent]) -> factum::Result<BTreeMap<StreamName, StreamState>> {
+    let mut states: BTreeMap<StreamName, StreamState> = BTreeMap::new();
+    for event in events {
+        states.entry(event.stream.clone()).or_default().written();
+        if !is_removed(event)
+            && let Some((described, change)) =
+                LifeChange::of_event(&event.stream, &event.event_type, &event.data)?
+        {
+            states.entry(described).or_default().described(&change, event.recorded_at);
+        }
+    }
+    Ok(states)
+}
+
+fn read_to_end(log: &Log, mut read: Read) -> factum::Result<Vec<RecordedEvent>> {
+    let mut events = Vec::new();
     loop {
         let page = read::page(log, &read)?;
         events.extend(page.events);

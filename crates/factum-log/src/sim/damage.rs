@@ -4,7 +4,7 @@
 //! append that is sent again is known again, and a new one goes through. Silent loss, another answer, and a panic are failures.
 //! Damage to an index or to the manifest must do no harm: they are made again from the log. What [`verify`](crate::verify()) says is held to more: no byte of a segment may change without its saying so.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use factum::{
     Append, Error, EventId, Limits, ManualClock, NewEvent, Page, Query, Read, Retention, StreamName, Tags,
@@ -16,7 +16,7 @@ use super::SimDisk;
 use crate::{
     bugs::Bugs,
     index::{PageCache, Run, Secret},
-    log::{Log, Settings},
+    log::{Log, Settings, scavenge::Scavenge},
     read,
     segment::Segment,
     verify::verify_disk,
@@ -33,6 +33,8 @@ pub struct Damages {
     pub stride: usize,
     /// The first of them.
     pub first: usize,
+    /// Whether the log was scavenged before.
+    pub scavenged: bool,
 }
 
 /// What was damaged, and what came of it.
@@ -61,7 +63,7 @@ pub struct DamageReport {
 /// # Errors
 /// The first damage that was neither noticed nor harmless.
 pub fn every_byte(what: &Damages, mut each: impl FnMut(usize, usize)) -> Result<DamageReport, String> {
-    let (sound, asked) = Asked::of_a_sound_log()?;
+    let (sound, asked) = Asked::of_a_sound_log(what.scavenged)?;
     let names: Vec<String> = sound.names().into_iter().filter(|name| !name.ends_with(".new")).collect();
     let segments = names.iter().filter(|name| Segment::number_in(name).is_some()).count();
     let runs = names.iter().filter(|name| Run::span_in(name).is_some()).count();
@@ -130,7 +132,7 @@ fn append(log: &Log, append: Append) -> factum::Result<factum::Appended> {
 
 impl Asked {
     /// A log of three segments, with runs, retention and a deleted stream, closed in good order; and what readers see of it.
-    fn of_a_sound_log() -> Result<(SimDisk, Self), String> {
+    fn of_a_sound_log(scavenged: bool) -> Result<(SimDisk, Self), String> {
         let disk = SimDisk::new(1);
         let make = || -> factum::Result<Self> {
             let log = Log::open(Arc::new(disk.clone()), settings())?;
@@ -146,6 +148,10 @@ impl Asked {
                 let stream = StreamName::new(stream)?.metadata_stream()?;
                 let id = EventId(Uuid::from_u128(n));
                 append(&log, Append::to(stream, [change.to_event()?.with_id(id)]))?;
+            }
+            let all = Scavenge::default().at_least_percent(0);
+            if scavenged && log.scavenge(&all, &mut |_| ControlFlow::Continue(()))?.events() == 0 {
+                return Err(Error::invalid("the log", "nothing of it was scavenged"));
             }
             log.close()?;
             let mut reads = vec![Read::all(), Read::all().backwards(), Read::query(Query::tags(["all:1"])?)];

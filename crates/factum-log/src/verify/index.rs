@@ -359,7 +359,7 @@ impl Compared {
     fn problem(&self) -> Option<&'static str> {
         let (span, ending) = (&self.run.span, &self.ending);
         let says = self.says?;
-        if says != self.is {
+        if !says.fit(&self.is) {
             return Some("the index does not say what follows from the log");
         }
         let ends = Ending {

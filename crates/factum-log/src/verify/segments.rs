@@ -34,6 +34,14 @@ pub trait Visitor {
     /// # Errors
     /// Whatever ends the walk.
     fn frame(&mut self, segment: &Segment, frame: &Whole) -> Result<()>;
+    /// A frame with damage, of which these events are whole.
+    ///
+    /// # Errors
+    /// Whatever ends the walk.
+    fn broken(&mut self, segment: &Segment, frame: &Whole) -> Result<()> {
+        let _ = (segment, frame);
+        Ok(())
+    }
     /// Damage at an offset, and the positions that it may concern.
     fn damage(
         &mut self,
@@ -87,6 +95,9 @@ pub struct Continuity {
 impl Continuity {
     /// At the beginning of a log.
     pub const BEGINNING: Self = Self { number: Some(1), events: Some(0), recorded_at: Timestamp(i64::MIN) };
+
+    /// Anywhere.
+    pub const UNKNOWN: Self = Self { number: None, events: None, recorded_at: Timestamp(i64::MIN) };
 
     /// At the beginning of a segment.
     pub fn at(header: &SegmentHeader) -> Self {
@@ -239,7 +250,7 @@ impl Walk<'_> {
             let damage = Damage("a frame does not follow the one before it");
             visitor.damage(self.segment, frame.offset, Some(positions), damage);
         }
-        if whole { visitor.frame(self.segment, frame) } else { Ok(()) }
+        if whole { visitor.frame(self.segment, frame) } else { visitor.broken(self.segment, frame) }
     }
 
     fn positions(&self, offset: u64, until: u64) -> (Position, Position) {

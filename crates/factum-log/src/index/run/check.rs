@@ -14,14 +14,26 @@ use super::{
 };
 use crate::{
     disk::{Disk, explain},
+    format::is_removed,
     index::{List, Secret},
 };
 
 /// The sum of facts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+struct Sum {
     sum: u128,
     count: u64,
+}
+
+/// The sums of facts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Of streams and ids.
+    lasting: Sum,
+    /// Of keys.
+    keys: Sum,
+    /// Events of which the log has only stubs: what it says of their keys is gone.
+    removed: u64,
 }
 
 /// What an event is found by.
@@ -39,8 +51,15 @@ impl Facts {
         fact[1..17].copy_from_slice(&hash.to_le_bytes());
         fact[17..25].copy_from_slice(&revision.to_le_bytes());
         fact[25..].copy_from_slice(&position.0.to_le_bytes());
-        self.sum = self.sum.wrapping_add(xxh3_128(&fact));
-        self.count += 1;
+        let sum = if matches!(by, By::Key) { &mut self.keys } else { &mut self.lasting };
+        sum.sum = sum.sum.wrapping_add(xxh3_128(&fact));
+        sum.count += 1;
+    }
+
+    /// Whether an index that says this fits a log that says `log`. It may still have the keys of events that were removed.
+    pub fn fit(&self, log: &Self) -> bool {
+        let keys = if log.removed == 0 { self.keys == log.keys } else { self.keys.count >= log.keys.count };
+        self.lasting == log.lasting && keys
     }
 
     /// Adds what an index must say of an event.
@@ -49,6 +68,10 @@ impl Facts {
         let hash = secret.stream(stream);
         self.add(By::Stream, hash, *revision, *position);
         self.add(By::Id, u128::from(secret.id(hash, *id)), 0, *position);
+        if is_removed(event) {
+            self.removed += 1;
+            return;
+        }
         keys.clear();
         secret.keys_of(stream, &event.event_type, &event.tags, keys);
         for key in keys {

@@ -1,16 +1,63 @@
-//! An index that is damaged is made again from the log, as soon as anybody meets the damage.
+//! The files of the index: written as the log grows, merged, and made again from the log as soon as anybody meets damage in them.
 
 use std::sync::{MutexGuard, PoisonError};
 
 use factum::{Error, Result};
 
 use super::Log;
-use crate::{disk::may_take_long, index::Run, recovery::index_again};
+use crate::{
+    disk::may_take_long,
+    index::{Run, run},
+    recovery::index_again,
+};
 
 /// Runs that are mended for one who asks, at most.
 const MOST: usize = 64;
 
 impl Log {
+    /// Writes what was frozen of the index to a run, or else merges runs if there are many. `false` if there was nothing to do.
+    ///
+    /// # Errors
+    /// Those of the disk. Nothing is lost: the index is made from the log, and this can be done again.
+    pub fn write_run(&self) -> Result<bool> {
+        self.mending(|| self.write_run_once())
+    }
+
+    fn write_run_once(&self) -> Result<bool> {
+        let _working = self.index_work();
+        let (frozen, sparse) = {
+            let durable = self.durable();
+            let Some((index, span)) = durable.index.frozen(durable.end) else {
+                drop(durable);
+                return self.merge_runs();
+            };
+            ((index, span), durable.sparse.between(span.start, span.end).to_vec())
+        };
+        let run = run::make(&*self.disk, frozen.1, &*frozen.0, &sparse, &self.settings.index_pages)?;
+        self.durable_mut().index.thaw(run);
+        Ok(true)
+    }
+
+    fn merge_runs(&self) -> Result<bool> {
+        let (old, sparse) = {
+            let durable = self.durable();
+            let Some(old) = durable.index.to_merge(self.settings.run_events) else { return Ok(false) };
+            let (start, end) = (old[0].span.start, old[old.len() - 1].span.end);
+            (old, durable.sparse.between(start, end).to_vec())
+        };
+        let last = old[old.len() - 1].span;
+        let hides_something = old.iter().any(|run| run.span.hides_something);
+        let largest_id = old.iter().map(|run| run.span.largest_id).max().unwrap_or_default();
+        let span = run::Span { start: old[0].span.start, hides_something, largest_id, ..last };
+        let merged = run::make(&*self.disk, span, &run::Merged(&old), &sparse, &self.settings.index_pages)?;
+        self.durable_mut().index.replace(&old, merged);
+        for run in &old {
+            // What cannot be removed now is removed when the log is opened next.
+            let _ = self.disk.remove(&Run::name(run.span.start, run.span.end));
+        }
+        Ok(true)
+    }
+
     pub(super) fn index_work(&self) -> MutexGuard<'_, ()> {
         self.index_work.lock().unwrap_or_else(PoisonError::into_inner)
     }
