@@ -11,9 +11,9 @@ mod decided;
 mod indexing;
 mod look;
 pub mod scavenge;
+mod waiting;
 
 use std::{
-    collections::{HashSet, VecDeque},
     io::ErrorKind,
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard},
@@ -30,6 +30,7 @@ use tokio::sync::{oneshot, watch};
 use self::{
     decided::Decided,
     look::{Look, not_looking},
+    waiting::Waiting,
 };
 use crate::{
     batch::{Answer, Batch, Request},
@@ -106,7 +107,7 @@ struct Desk {
     open_answers: Vec<Answer>,
     in_flight_answers: Vec<Answer>,
     /// Appends for which there is no room in the open batch.
-    waiting: VecDeque<Request>,
+    waiting: Waiting,
     last_recorded_at: Timestamp,
     /// Bytes of a batch, of late.
     usual_batch: u64,
@@ -229,7 +230,7 @@ impl Log {
             in_flight: None,
             open_answers: Vec::new(),
             in_flight_answers: Vec::new(),
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             last_recorded_at,
             usual_batch: 0,
             rolling: false,
@@ -368,9 +369,9 @@ impl Log {
         }
         let wait =
             desk.rolling || desk.waits_for_segment() || (!desk.waiting.is_empty() && !request.is_small());
-        if desk.waits(&request) {
+        if desk.waiting.has_any_of(&request) {
             // What becomes of the one that was sent first is not decided yet.
-            desk.waiting.push_back(request);
+            desk.waiting.push(request);
         } else {
             self.decide(&mut desk, request, wait);
         }
@@ -394,7 +395,7 @@ impl Log {
                 Ok(Appended { token: durable.log.at(ledger.head()), ..durable.appended(Vec::new(), false) })
             }
             Ok(Admission::New) if wait || !desk.open.has_room_for(&request) => {
-                desk.waiting.push_back(request);
+                desk.waiting.push(request);
                 return;
             }
             Ok(Admission::New) => {
@@ -549,11 +550,7 @@ impl Log {
     /// Decides on those who waited, as far as there is room now.
     fn admit_waiting(&self) {
         let mut desk = self.desk();
-        while let Some(request) = desk.waiting.pop_front() {
-            if !desk.open.has_room_for(&request) {
-                desk.waiting.push_front(request);
-                return;
-            }
+        while let Some(request) = desk.next_waiting() {
             self.decide(&mut desk, request, false);
         }
     }
@@ -563,7 +560,7 @@ impl Log {
         self.admit_waiting();
         let needed = {
             let mut desk = self.desk();
-            match desk.waiting.front().map(Request::frame_bytes) {
+            match desk.waiting.first().map(Request::frame_bytes) {
                 Some(needed) if desk.open.is_empty() => {
                     desk.rolling = true;
                     needed
@@ -581,7 +578,7 @@ impl Log {
             }
             Err(Unmade::Absent(error)) => {
                 let mut desk = self.desk();
-                for request in mem::take(&mut desk.waiting) {
+                for request in desk.waiting.take() {
                     let result = self.refuse(&desk, &request, &error);
                     Answer { reply: request.reply, result }.give();
                 }
@@ -701,7 +698,7 @@ impl Log {
             desk.doubtful = desk.in_flight.take();
         }
         desk.in_flight = None;
-        let undecided = mem::take(&mut desk.waiting);
+        let undecided = desk.waiting.take();
         let unsettled: Vec<Answer> = mem::take(&mut desk.in_flight_answers)
             .into_iter()
             .chain(mem::take(&mut desk.open_answers))
@@ -746,8 +743,7 @@ impl Log {
         for (hash, id) in request.ids() {
             let places = durable.index.ids_beyond(hash, id, 0).map_err(unseen)?;
             let on_its_way = places.iter().any(|place| (durable.end..written).contains(&place.0));
-            let waits = || desk.waiting.iter().any(|other| other.ids().any(|(other, _)| other == hash));
-            if on_its_way || waits() {
+            if on_its_way || desk.waiting.has(hash) {
                 outcome = Outcome::Unknown;
             }
         }
@@ -797,13 +793,10 @@ impl Log {
 }
 
 impl Desk {
-    /// Whether any event of a request waits already, since it was sent before.
-    fn waits(&self, request: &Request) -> bool {
-        if self.waiting.is_empty() {
-            return false;
-        }
-        let ids: HashSet<u64> = request.ids().map(|(hash, _)| hash).collect();
-        self.waiting.iter().any(|other| other.ids().any(|(hash, _)| ids.contains(&hash)))
+    /// The next of those that wait, if there is room for it now.
+    fn next_waiting(&mut self) -> Option<Request> {
+        let Self { waiting, open, .. } = self;
+        waiting.pop_if(|first| open.has_room_for(first))
     }
 
     fn has_work(&self) -> bool {
@@ -813,7 +806,7 @@ impl Desk {
     /// Whether somebody waits for a new segment, and so for nothing to be in the open batch: then nobody may go before.
     fn waits_for_segment(&self) -> bool {
         let end = self.open.segment.end();
-        self.waiting.front().is_some_and(|first| self.open.end() + first.frame_bytes() > end)
+        self.waiting.first().is_some_and(|first| self.open.end() + first.frame_bytes() > end)
     }
 
     /// Gives an answer when everything that was decided before it is durable: a crash must not undo what it rests on.
