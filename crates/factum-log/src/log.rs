@@ -327,15 +327,18 @@ impl Log {
     }
 
     fn look_up_once(&self, request: &mut Request) -> Result<()> {
-        let settled = self.durable().index.settled();
+        let (settled, end) = {
+            let durable = self.durable();
+            (durable.index.settled(), Position(durable.end))
+        };
         request.look_up(&settled).map_err(unseen)?;
         for guard in &request.append.guards {
             if let Guard::Query { query, after } = guard
                 && after.position.0 < settled.end
-                && let Some(places) = settled.places(query, after.position, Position(u64::MAX))?
-                && let Some(place) = places.next(after.position)?
+                && let Some(places) = settled.places(query, after.position, end)?
+                && let Some(place) = places.next(after.position)?.filter(|place| *place < end)
             {
-                // Only so that it is in memory when it is decided on. One guard at a time: whoever holds one and asks for another
+                // Only so that it is in memory when it is decided on, and so only if it is on the disk. One guard at a time: whoever holds one and asks for another
                 // waits for a writer that waits for the first.
                 let segment = {
                     let durable = self.durable();

@@ -141,3 +141,21 @@ fn a_life_that_changes_behind_an_event_of_the_same_batch_shows_with_it() {
     let after = log.stream_state(&stream).unwrap();
     assert_eq!((after.next_revision().0, after.hidden_before.0), (3, 2));
 }
+
+/// What a guard's query finds may be on its way to the disk, and is then not read there.
+#[test]
+fn a_look_up_reads_nothing_that_is_not_on_the_disk() {
+    let log = Log::open(Arc::new(SimDisk::new(1)), settings(1)).unwrap();
+    let append = || {
+        let event = NewEvent::bytes("E", "").unwrap();
+        Append::to(StreamName::new("s-1").unwrap(), [event])
+    };
+    let beginning = log.durable().log.at(Position::START);
+    drop(log.submit(append()).unwrap());
+    // Taken, but not written yet.
+    let taken = log.take_open(0).unwrap();
+    let guarded = append().expect_none(Query::types(["E"]).unwrap(), beginning);
+    let mut answer = log.submit(guarded).unwrap();
+    assert!(answer.try_recv().is_err(), "what it rests on is not durable");
+    drop(taken);
+}
