@@ -427,6 +427,7 @@ impl Reading<'_> {
     }
 
     /// Moves past an event, and keeps it if it is wanted.
+    #[inline]
     fn take(&mut self, event: RecordedEvent) -> Result<()> {
         self.pass(event.position);
         if self.query.matches(&event) && self.shows(&event)? {
@@ -604,19 +605,18 @@ impl Reading<'_> {
 
     /// Takes the events of a frame from a record's offset in its body. If there is no room for all of them, where it stopped.
     fn take_frame(&mut self, segment: &Segment, frame: &Frame, mut at: usize) -> Result<Option<usize>> {
-        for read in frame.events_from(at, segment) {
+        let damaged = |damage| in_frame(segment, frame, damage);
+        while let Some((header, position)) = frame.record(at, segment).map_err(damaged)? {
             if self.is_full() {
                 return Ok(Some(at));
             }
-            let (header, event) = read.map_err(|damage| in_frame(segment, frame, damage))?;
-            at += header.bytes;
-            if event.position <= self.after {
-                continue;
-            }
-            if event.position >= self.before {
+            if position >= self.before {
                 break;
             }
-            self.take(event)?;
+            if position > self.after {
+                self.take(header.event(&frame.body, at, position).map_err(damaged)?)?;
+            }
+            at += header.bytes;
         }
         // The frame is done with: the next step must not begin in it again.
         let end = segment.header.base + frame.offset + frame.header.bytes();

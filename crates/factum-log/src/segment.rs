@@ -268,30 +268,36 @@ impl Frame {
         &self,
         segment: &Segment,
     ) -> impl Iterator<Item = std::result::Result<(RecordHeader, RecordedEvent), Damage>> {
-        self.events_from(0, segment)
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let read = self.record(at, segment).and_then(|record| {
+                let Some((header, position)) = record else { return Ok(None) };
+                Ok(Some((header, header.event(&self.body, at, position)?)))
+            });
+            at = match &read {
+                Ok(Some((header, _))) => at + header.bytes,
+                _ => self.body.len(),
+            };
+            read.transpose()
+        })
     }
 
-    /// The same, from a record's offset in the body.
-    pub fn events_from(
+    /// The header of the record at an offset in the body, and where that is; `None` behind the last.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    #[inline]
+    pub fn record(
         &self,
-        mut at: usize,
+        at: usize,
         segment: &Segment,
-    ) -> impl Iterator<Item = std::result::Result<(RecordHeader, RecordedEvent), Damage>> {
-        let (seed, start) = (segment.seed, self.offset + FRAME_HEADER as u64);
-        let base = segment.header.base;
-        let body = self.body.clone();
-        std::iter::from_fn(move || {
-            if at >= body.len() {
-                return None;
-            }
-            let offset = start + at as u64;
-            let read = RecordHeader::decode(&body[at..], seed, offset).and_then(|header| {
-                let event = header.event(&body, at, Position(base + offset))?;
-                Ok((header, event))
-            });
-            at = read.as_ref().map_or(body.len(), |(header, _)| at + header.bytes);
-            Some(read)
-        })
+    ) -> std::result::Result<Option<(RecordHeader, Position)>, Damage> {
+        if at >= self.body.len() {
+            return Ok(None);
+        }
+        let offset = self.offset + (FRAME_HEADER + at) as u64;
+        let header = RecordHeader::decode(&self.body[at..], segment.seed, offset)?;
+        Ok(Some((header, Position(segment.header.base + offset))))
     }
 
     /// Whether every byte of it is as it was written. The events, if so.

@@ -181,7 +181,16 @@ impl Walk<'_> {
         let mut looks = 0;
         loop {
             let offset = self.walked.end;
+            // What is wrong was perhaps being written while it was read.
+            let may_be_written = matches!(end, End::Open { live: true, .. }) && looks < LOOKS;
             let damage = match self.meet(offset)? {
+                Met::Frame(_, faults)
+                    if may_be_written && faults.iter().any(|fault| !is_unused(fault.damage)) =>
+                {
+                    looks += 1;
+                    self.look_again();
+                    continue;
+                }
                 Met::Frame(frame, faults) => {
                     self.walked.end += frame.header.bytes();
                     self.walked.synced_upto = self.walked.synced_upto.max(frame.header.synced_upto);
@@ -202,11 +211,9 @@ impl Walk<'_> {
             if offset >= must_reach {
                 return Ok(());
             }
-            if matches!(end, End::Open { live: true, .. }) && looks < LOOKS {
-                // It was perhaps being written while it was read.
+            if may_be_written {
                 looks += 1;
-                self.window.bytes = Bytes::new();
-                thread::sleep(LOOK_AGAIN);
+                self.look_again();
                 continue;
             }
             let next = self.find_frame(offset + ALIGN as u64, self.limit)?;
@@ -220,6 +227,12 @@ impl Walk<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// Lets a moment pass, and forgets what was read ahead.
+    fn look_again(&mut self) {
+        self.window.bytes = Bytes::new();
+        thread::sleep(LOOK_AGAIN);
     }
 
     /// Looks at what a frame says of those around it, and hands it on.
