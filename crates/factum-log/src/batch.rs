@@ -4,8 +4,8 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use factum::{
-    Append, Appended, EventId, NewEvent, Position, RecordedEvent, Result, StreamName, StreamState, Timestamp,
-    stream::LifeChange,
+    Append, Appended, EventId, Guard, NewEvent, Position, RecordedEvent, Result, StreamName, StreamState,
+    Timestamp, stream::LifeChange,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -84,6 +84,11 @@ impl Request {
             request.known.insert(stream, None);
             for event in &write.events {
                 request.draft(stream, &write.stream, event, secret);
+            }
+        }
+        for guard in &append.guards {
+            if let Guard::Stream { stream, .. } = guard {
+                request.known.insert(secret.stream(stream), None);
             }
         }
         request.append = append;

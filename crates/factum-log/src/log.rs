@@ -37,7 +37,7 @@ use crate::{
     bugs::{Bug, Bugs},
     disk::{Disk, LOCK, Ownership, explain},
     format::{FRAME_HEADER, SEGMENT_HEADER, SegmentHeader},
-    index::{Layers, PageCache, Secret},
+    index::{Layers, PageCache, Secret, Settled},
     manifest::{self, Manifest},
     read,
     recovery::{Birth, Recovered, Recovery, SPARE, Unmade, make_segment, recover},
@@ -332,13 +332,19 @@ impl Log {
             (durable.index.settled(), Position(durable.end))
         };
         request.look_up(&settled).map_err(unseen)?;
+        // The rest is only so that it is in memory when it is decided on.
+        let _ = self.warm_up(request, &settled, end);
+        Ok(())
+    }
+
+    fn warm_up(&self, request: &Request, settled: &Settled, end: Position) -> Result<()> {
         for guard in &request.append.guards {
             if let Guard::Query { query, after } = guard
                 && after.position.0 < settled.end
                 && let Some(places) = settled.places(query, after.position, end)?
-                && let Some(place) = places.next(after.position)?.filter(|place| *place < end)
+                && let Some(place) = places.previous(end, after.position)?
             {
-                // Only so that it is in memory when it is decided on, and so only if it is on the disk. One guard at a time: whoever holds one and asks for another
+                // One guard at a time: whoever holds one and asks for another
                 // waits for a writer that waits for the first.
                 let segment = {
                     let durable = self.durable();
@@ -473,6 +479,10 @@ impl Log {
         batch.seal(synced_upto, desk.last_recorded_at);
         let batch = Arc::new(batch);
         desk.in_flight = Some(batch.clone());
+        // Those that waited come first: small ones that came meanwhile must not leave them without room once more.
+        while let Some(request) = desk.next_waiting() {
+            self.decide(&mut desk, request, false);
+        }
         Some((batch, answers))
     }
 
@@ -669,9 +679,18 @@ impl Log {
     /// Makes the last mark durable, if no other sync did.
     pub fn settle(&self) {
         let mut tail = self.tail();
+        if self.is_broken() {
+            return;
+        }
         if let Err(error) = self.sync_mark(&mut tail) {
             self.poison(&error, Vec::new());
         }
+    }
+
+    /// Whether nothing may be written or synced any more.
+    fn is_broken(&self) -> bool {
+        let goes_on = self.settings.bugs.has(Bug::GoOnAfterFailedSync);
+        !goes_on && matches!(self.desk().refusal, Some(Error::Poisoned { .. } | Error::Fenced { .. }))
     }
 
     fn sync_mark(&self, tail: &mut Tail) -> Result<()> {
@@ -695,7 +714,9 @@ impl Log {
         };
         let mut desk = self.desk();
         if !self.settings.bugs.has(Bug::GoOnAfterFailedSync) {
-            desk.refusal.get_or_insert(because(Outcome::No));
+            // That it is closing is no reason any more: it must not be closed in good order.
+            let broken = matches!(desk.refusal, Some(Error::Poisoned { .. } | Error::Fenced { .. }));
+            desk.refusal = desk.refusal.take().filter(|_| broken).or_else(|| Some(because(Outcome::No)));
         }
         if desk.doubtful.is_none() {
             desk.doubtful = desk.in_flight.take();
@@ -851,7 +872,7 @@ fn next_capacity(present: &Segment, settings: &Settings) -> u64 {
 }
 
 /// What could not be looked up may be recorded already.
-fn unseen(error: Error) -> Error {
+pub fn unseen(error: Error) -> Error {
     match error {
         Error::Unavailable { why, .. } => Error::Unavailable { why, outcome: Outcome::Unknown },
         other => other,

@@ -116,14 +116,14 @@ struct Begun {
 /// Reads a page if that needs no waiting for the disk, and is soon done. `None` if it does, or is not.
 pub fn page_at_once(log: &Log, read: &Read) -> Option<Result<Page>> {
     if !is_scan(read) {
-        return at_once(LITTLE, || page_by(log, read, false));
+        return at_once(LITTLE, || log.mending(|| page_by(log, read, false)));
     }
     // What could not be read at once is seldom followed by what can.
     let wait = &log.interrupted.wait;
     if wait.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
         return None;
     }
-    let page = at_once(LITTLE, || page_by(log, read, false));
+    let page = at_once(LITTLE, || log.mending(|| page_by(log, read, false)));
     if page.is_none() {
         wait.store(WAITING_SCANS, Ordering::Relaxed);
     }

@@ -29,6 +29,7 @@ use crate::{
     log::{
         Log, Settings,
         scavenge::{Scavenge, Scavenged, Scavenging},
+        unseen,
     },
     read,
     recovery::Recovery,
@@ -507,7 +508,7 @@ impl EventStore for LogStore {
             looked?;
         } else {
             let log = log.clone();
-            request = blocking(move || log.look_up(&mut request).map(|()| request)).await?;
+            request = blocking(move || log.look_up(&mut request).map(|()| request)).await.map_err(unseen)?;
         }
         log.take(request.with_room(room));
         answer.await.unwrap_or_else(|_| Err(stopped(Outcome::Unknown)))

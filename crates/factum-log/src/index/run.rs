@@ -169,7 +169,7 @@ struct Table {
     /// The first hash of each page of the directory.
     tops: Vec<u64>,
     /// All its pages.
-    whole: Option<Vec<u8>>,
+    whole: Option<Whole>,
 }
 
 /// Where the blocks or entries of a table's page begin, and how many there are.
@@ -384,7 +384,7 @@ impl Run {
         match &table.whole {
             Some(whole) => {
                 let from = usize::try_from(offset - table.filter.0).unwrap_or_default() + at;
-                Ok(look(&whole[from..]))
+                Ok(look(&whole.bytes[from..]))
             }
             None => Ok(look(&self.cached_page(offset)?[at..])),
         }
@@ -502,7 +502,7 @@ impl Run {
 
 impl Table {
     /// Reads all of it into memory, if there is room. Then its pages must be right.
-    fn load(&mut self, file: &dyn DiskFile, cache: &PageCache) -> io::Result<()> {
+    fn load(&mut self, file: &dyn DiskFile, cache: &Arc<PageCache>) -> io::Result<()> {
         let filter_bytes = self.filter.1.div_ceil(BLOCKS).saturating_mul(PAGE as u64);
         let fits = self.tops.len() as u64 == self.directory.1.div_ceil(ENTRIES)
             && self.filter.0.checked_add(filter_bytes) == Some(self.directory.0)
@@ -516,20 +516,25 @@ impl Table {
         {
             return Ok(());
         }
-        let mut whole = vec![0; bytes];
-        let read = file.read_at(&mut whole, self.filter.0)?;
+        let mut whole = Whole { bytes: vec![0; bytes], cache: cache.clone() };
+        let read = file.read_at(&mut whole.bytes, self.filter.0)?;
         let right = |page: &[u8]| page[..4] == crc32c(&page[4..]).to_le_bytes();
-        let all_right = read == bytes && whole.chunks(PAGE).all(right);
+        let all_right = read == bytes && whole.bytes.chunks(PAGE).all(right);
         self.whole = Some(whole);
         if all_right { Ok(()) } else { Err(senseless()) }
     }
 }
 
-impl Drop for Run {
+/// All pages of a table, and the room that they take.
+#[derive(Debug)]
+struct Whole {
+    bytes: Vec<u8>,
+    cache: Arc<PageCache>,
+}
+
+impl Drop for Whole {
     fn drop(&mut self) {
-        for table in [&self.streams, &self.keys, &self.ids] {
-            self.cache.room.fetch_add(table.whole.as_ref().map_or(0, Vec::len), Ordering::Relaxed);
-        }
+        self.cache.room.fetch_add(self.bytes.len(), Ordering::Relaxed);
     }
 }
 

@@ -99,6 +99,10 @@ impl Log {
             let Some((damaged, before)) = durable.index.run_at(path) else { return Ok(()) };
             (damaged, before, durable.segments.clone())
         };
+        // Somebody else may have met the same damage, and made it again already.
+        if damaged.check(|_| {}).is_ok_and(|checked| checked.problems.is_empty()) {
+            return Ok(());
+        }
         let mended = index_again(&*self.disk, &segments, &before, &damaged.span, &self.settings)?;
         let name = Run::name(damaged.span.start, damaged.span.end);
         let replaced =

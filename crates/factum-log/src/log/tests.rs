@@ -159,3 +159,46 @@ fn a_look_up_reads_nothing_that_is_not_on_the_disk() {
     assert!(answer.try_recv().is_err(), "what it rests on is not durable");
     drop(taken);
 }
+
+/// A log that breaks while it closes is not closed in good order, and opens again.
+#[test]
+fn a_sync_that_fails_while_the_log_closes_is_no_good_order() {
+    let disk = SimDisk::new(1);
+    let log = Log::open(Arc::new(disk.clone()), settings(100)).unwrap();
+    let append = || Append::to(StreamName::new("s-1").unwrap(), [NewEvent::bytes("E", "").unwrap()]);
+    drop(log.submit(append()).unwrap());
+    log.commit();
+    let mut last = log.submit(append()).unwrap();
+    disk.syncs(255, 0);
+    log.begin_closing();
+    while log.commit() {}
+    disk.syncs(0, 0);
+    assert_eq!(last.try_recv().unwrap().unwrap_err().outcome(), Outcome::Unknown);
+    assert!(matches!(log.close(), Err(Error::Poisoned { .. })));
+    drop(log);
+    disk.restart(crate::sim::Crash::PowerCut);
+    let again = Log::open(Arc::new(disk), settings(100)).unwrap();
+    assert!(!again.recovery.clean && again.durable().head() > Position::START);
+}
+
+/// A large append that waits has its turn although small ones come whenever a batch is on its way.
+#[test]
+fn a_very_large_append_is_not_starved_by_small_ones() {
+    let disk = SimDisk::new(1);
+    let large_segments = Settings { first_segment_bytes: 64 << 20, segment_bytes: 64 << 20, ..settings(100) };
+    let log = Arc::new(Log::open(Arc::new(disk.clone()), large_segments).unwrap());
+    let append = |events: usize, bytes: usize| {
+        let event = |_| NewEvent::bytes("E", vec![1; bytes]).unwrap();
+        Append::to(StreamName::new("s-1").unwrap(), (0..events).map(event))
+    };
+    drop(log.submit(append(1, 10)).unwrap());
+    let mut large = log.submit(append(9, 1_000_000)).unwrap();
+    let mut commits = 0;
+    while large.try_recv().is_err() {
+        let (meanwhile, small) = (log.clone(), append(1, 10));
+        disk.meanwhile(move || drop(meanwhile.submit(small).unwrap()));
+        log.commit();
+        commits += 1;
+        assert!(commits < 5, "small ones go before it again and again");
+    }
+}
