@@ -14,11 +14,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    bugs::Bugs,
     disk::{Directory, Disk, DiskFile, LOCK, Ownership, explain},
     format::{Damage, SEGMENT_HEADER, SEGMENT_HEADER_BYTES, SegmentHeader},
-    manifest::{self, Manifest, checked, with_checksum},
-    recovery::make_segment,
+    manifest::{checked, with_checksum},
+    recovery::go_on_in,
     segment::Segment,
     verify::{Continuity, End, Progress, Verification, Visitor, Whole, read_log, verify_disk, walk},
 };
@@ -589,12 +588,7 @@ fn begin_epoch(to: &dyn Disk, list: &List, last: &SegmentHeader, log: LogIdentit
         previous_end: list.end,
         last_recorded_at: Timestamp(list.last_recorded_at),
     };
-    let made = make_segment(to, header, Bugs::default()).map_err(Error::from)?;
-    let LogIdentity { log_id, epoch } = log;
-    let manifest =
-        Manifest { log_id, epoch, last_segment: header.number, durable_upto: made.first(), clean: true };
-    let written = manifest.replace(to);
-    written.map_err(|error| explain(&error, "write", &to.path_of(manifest::NAME), Outcome::No))
+    go_on_in(to, header)
 }
 
 #[cfg(all(test, feature = "sim"))]

@@ -288,6 +288,19 @@ pub fn make_segment(disk: &dyn Disk, header: SegmentHeader, bugs: Bugs) -> Resul
     Ok(Segment::new(header, file, path))
 }
 
+/// Makes the segment in which a log that is not open goes on, and says that it ends there in good order.
+///
+/// # Errors
+/// Those of the disk.
+pub fn go_on_in(disk: &dyn Disk, header: SegmentHeader) -> Result<()> {
+    let made = make_segment(disk, header, Bugs::default())?;
+    let LogIdentity { log_id, epoch } = header.log;
+    let durable_upto = made.first();
+    let manifest = Manifest { log_id, epoch, last_segment: header.number, durable_upto, clean: true };
+    let written = manifest.replace(disk);
+    written.map_err(|error| explain(&error, "write", &disk.path_of(manifest::NAME), Outcome::No))
+}
+
 fn missing(disk: &dyn Disk, what: &str) -> Error {
     let problem = format!("{what}, but is missing; restore the directory from a backup or a replica");
     Corrupt { segment: disk.path_of(""), offset: 0, positions: None, problem }.into()

@@ -9,12 +9,11 @@ use factum::{Clock, Error, LogIdentity, Outcome, Position, Result, SystemClock};
 
 use crate::{
     backup::{UNREPAIRED, new_epoch, own},
-    bugs::Bugs,
     disk::{Directory, Disk, DiskFile, explain},
     format::{SEGMENT_HEADER, SegmentHeader},
     index::Run,
-    manifest::{self, Manifest},
-    recovery::make_segment,
+    manifest::Manifest,
+    recovery::go_on_in,
     segment::Segment,
     verify::{Continuity, Part, Progress, Verification, open_to_cut, packed_upto, verify_disk},
 };
@@ -240,12 +239,7 @@ fn begin_epoch(disk: &dyn Disk, cut: &Cut, last: &SegmentHeader, next: &Continui
         previous_end: cut.keeps_before.0,
         last_recorded_at: next.recorded_at,
     };
-    let made = make_segment(disk, header, Bugs::default()).map_err(Error::from)?;
-    let LogIdentity { log_id, epoch } = cut.log;
-    let durable_upto = made.first();
-    let manifest = Manifest { log_id, epoch, last_segment: header.number, durable_upto, clean: true };
-    let written = manifest.replace(disk);
-    written.map_err(|error| explain(&error, "write", &disk.path_of(manifest::NAME), Outcome::No))
+    go_on_in(disk, header)
 }
 
 #[cfg(all(test, feature = "sim"))]
