@@ -4,9 +4,7 @@ use std::fmt::Display;
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
-use syn::{
-    Attribute, Error, LitInt, LitStr, Meta, Path, Result, meta::ParseNestedMeta, parse::ParseStream,
-};
+use syn::{Attribute, Error, LitInt, LitStr, Meta, Path, Result, meta::ParseNestedMeta, parse::ParseStream};
 
 const ON_ENUM: &[&str] = &["category", "tags", "happened_at", "evolution", "crate"];
 const ON_VARIANT: &[&str] = &["version"];
@@ -197,7 +195,8 @@ fn once<T>(
 /// The path of a function.
 fn function(value: ParseStream) -> Result<Path> {
     value.call(Path::parse_mod_style).map_err(|error| {
-        let why = "this is the path of a function, without quotes and brackets: for example `Self::older_shapes`";
+        let why =
+            "this is the path of a function, without quotes and brackets: for example `Self::older_shapes`";
         Error::new(error.span(), why)
     })
 }
@@ -216,6 +215,7 @@ fn unknown(meta: &ParseNestedMeta, place: &str, known: &[&str]) -> Error {
 }
 
 fn name(path: &Path) -> String {
-    let words: Vec<_> = path.segments.iter().map(|segment| &segment.ident as &dyn Display).map(ToString::to_string).collect();
+    let words: Vec<_> =
+        path.segments.iter().map(|segment| &segment.ident as &dyn Display).map(ToString::to_string).collect();
     words.join("::")
 }

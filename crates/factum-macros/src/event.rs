@@ -77,7 +77,8 @@ impl<'a> Events<'a> {
             let stored_as = version.map_or(name.clone(), |version| format!("{name}.v{version}"));
             problems.value(check_type(&stored_as, &variant.ident));
             if !stored.insert(stored_as.clone()) {
-                let why = format!("two variants are stored as `{stored_as}`: give one another name or version");
+                let why =
+                    format!("two variants are stored as `{stored_as}`: give one another name or version");
                 problems.add(Error::new_spanned(&variant.ident, why));
             }
             versions.extend(version.map(|version| (name, version)));
@@ -90,7 +91,15 @@ impl<'a> Events<'a> {
             }
         }
         let all_tagged = tagged.len() == data.variants.len();
-        problems.none(Self { name: &input.ident, krate: own.krate(), category, versions, tagged, all_tagged, own })
+        problems.none(Self {
+            name: &input.ident,
+            krate: own.krate(),
+            category,
+            versions,
+            tagged,
+            all_tagged,
+            own,
+        })
     }
 
     fn written(&self) -> TokenStream {
@@ -191,7 +200,9 @@ impl Tag {
 fn kinds(input: &DeriveInput) -> Result<&DataEnum> {
     let name = &input.ident;
     let Data::Enum(data) = &input.data else {
-        let why = format!("events are an enum with one variant per kind of thing that happened: `enum {name} {{ … }}`");
+        let why = format!(
+            "events are an enum with one variant per kind of thing that happened: `enum {name} {{ … }}`"
+        );
         return Err(Error::new_spanned(name, why));
     };
     if !input.generics.params.is_empty() {

@@ -46,7 +46,9 @@ fn written(input: &DeriveInput) -> Result<TokenStream> {
 fn parts(input: &DeriveInput) -> Result<Vec<(&Ident, &Type)>> {
     let name = &input.ident;
     let Data::Enum(data) = &input.data else {
-        let why = format!("a set of events is an enum: `enum {name} {{ Order(OrderEvent), Payment(PaymentEvent) }}`");
+        let why = format!(
+            "a set of events is an enum: `enum {name} {{ Order(OrderEvent), Payment(PaymentEvent) }}`"
+        );
         return Err(Error::new_spanned(name, why));
     };
     if !input.generics.params.is_empty() {
@@ -75,6 +77,8 @@ fn parts(input: &DeriveInput) -> Result<Vec<(&Ident, &Type)>> {
 }
 
 fn not_one(variant: &Ident) -> Error {
-    let why = format!("each variant of a set holds the events of one kind, and nothing else: `{variant}({variant}Event)`");
+    let why = format!(
+        "each variant of a set holds the events of one kind, and nothing else: `{variant}({variant}Event)`"
+    );
     Error::new_spanned(variant, why)
 }

@@ -1,5 +1,6 @@
 //! The names that are stored: serde's for variants and fields, the category of the enum.
 
+use quote::ToTokens;
 use syn::{Attribute, Error, Ident, LitStr, Meta, Result, Token, ext::IdentExt, punctuated::Punctuated};
 
 /// What serde is told of the names of an enum, a variant or a field.
@@ -65,13 +66,20 @@ impl Serde {
 fn name(word: &Meta) -> Result<Option<String>> {
     let list = match word {
         Meta::Path(_) => return Ok(None),
-        Meta::NameValue(pair) => return Ok(syn::parse2::<LitStr>(quote::quote!(#pair)).ok().map(|s| s.value())),
+        Meta::NameValue(pair) => {
+            let text: Option<LitStr> = syn::parse2(pair.value.to_token_stream()).ok();
+            return Ok(text.map(|text| text.value()));
+        }
         Meta::List(list) => list,
     };
     let (mut serialize, mut deserialize) = (None, None);
     let read = list.parse_nested_meta(|meta| {
         let text = meta.value()?.parse::<LitStr>()?.value();
-        if meta.path.is_ident("serialize") { serialize = Some(text) } else { deserialize = Some(text) }
+        if meta.path.is_ident("serialize") {
+            serialize = Some(text)
+        } else {
+            deserialize = Some(text)
+        }
         Ok(())
     });
     if read.is_ok() && serialize != deserialize {
@@ -171,7 +179,8 @@ pub(crate) fn category(ident: &Ident) -> String {
         // A word begins at a capital after a small letter, and at the last of several capitals: `HTTPCall` is `http_call`.
         let begins = at > 0
             && letter.is_uppercase()
-            && (!letters[at - 1].is_uppercase() || letters.get(at + 1).is_some_and(|next| next.is_lowercase()));
+            && (!letters[at - 1].is_uppercase()
+                || letters.get(at + 1).is_some_and(|next| next.is_lowercase()));
         if begins && !category.ends_with('_') {
             category.push('_');
         }

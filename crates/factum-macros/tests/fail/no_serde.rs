@@ -1,0 +1,8 @@
+use factum::prelude::*;
+
+#[derive(Event)]
+enum AccountEvent {
+    Opened { owner: String },
+}
+
+fn main() {}
