@@ -1,10 +1,11 @@
 //! Our own attributes: `#[event(…)]` on the enum and on variants, `#[tag]` on fields.
 
-use std::fmt::Display;
-
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
-use syn::{Attribute, Error, LitInt, LitStr, Meta, Path, Result, meta::ParseNestedMeta, parse::ParseStream};
+use syn::{
+    Attribute, Error, Ident, LitInt, LitStr, Meta, Path, Result, Token, meta::ParseNestedMeta,
+    parse::ParseStream,
+};
 
 const ON_ENUM: &[&str] = &["category", "tags", "happened_at", "evolution", "crate"];
 const ON_VARIANT: &[&str] = &["version"];
@@ -46,18 +47,18 @@ pub(crate) struct OnEnum {
 }
 
 impl OnEnum {
-    pub(crate) fn of(attributes: &[Attribute]) -> Result<Self> {
+    pub(crate) fn of(attributes: &[Attribute], ident: &Ident) -> Result<Self> {
         let mut own = Self::default();
         no_tag(attributes)?;
         each(attributes, |meta| {
             if meta.path.is_ident("category") {
-                once(&mut own.category, &meta, |value| value.parse())
+                once(&mut own.category, &meta, category)
             } else if meta.path.is_ident("tags") {
-                once(&mut own.tags, &meta, function)
+                once(&mut own.tags, &meta, |value| function(value, "tags", ident))
             } else if meta.path.is_ident("happened_at") {
-                once(&mut own.happened_at, &meta, function)
+                once(&mut own.happened_at, &meta, |value| function(value, "happened_at", ident))
             } else if meta.path.is_ident("evolution") {
-                once(&mut own.evolution, &meta, function)
+                once(&mut own.evolution, &meta, |value| function(value, "evolution", ident))
             } else if meta.path.is_ident("crate") {
                 once(&mut own.krate, &meta, |value| value.call(Path::parse_mod_style))
             } else {
@@ -188,17 +189,41 @@ fn once<T>(
     if slot.is_some() {
         return Err(meta.error(format!("`{}` is said twice: leave one", name(&meta.path))));
     }
-    *slot = Some(read(meta.value()?)?);
+    let name = name(&meta.path);
+    let value = meta.value().map_err(|error| Error::new(error.span(), format!("say which: `{name} = …`")))?;
+    *slot = Some(read(value)?);
     Ok(())
 }
 
-/// The path of a function.
-fn function(value: ParseStream) -> Result<Path> {
-    value.call(Path::parse_mod_style).map_err(|error| {
+fn category(value: ParseStream) -> Result<LitStr> {
+    value
+        .parse()
+        .map_err(|error| Error::new(error.span(), "write the category in quotes: `category = \"account\"`"))
+}
+
+/// The path of the function that is called in `method`.
+fn function(value: ParseStream, method: &str, ident: &Ident) -> Result<Path> {
+    let wrong = |span: Span| {
         let why =
             "this is the path of a function, without quotes and brackets: for example `Self::older_shapes`";
-        Error::new(error.span(), why)
-    })
+        Error::new(span, why)
+    };
+    let path = value.call(Path::parse_mod_style).map_err(|error| wrong(error.span()))?;
+    if !value.is_empty() && !value.peek(Token![,]) {
+        return Err(wrong(value.span()));
+    }
+    let words: Vec<_> = path.segments.iter().map(|segment| &segment.ident).collect();
+    if let [own, name] = words[..]
+        && (own == "Self" || own == ident)
+        && name == method
+    {
+        // If there is no such function besides, this is the trait's own, and would call itself until the stack is full.
+        let why = format!(
+            "a method `{method}` is written that calls this function, and could call itself: give the function another name"
+        );
+        return Err(Error::new_spanned(path, why));
+    }
+    Ok(path)
 }
 
 fn unknown(meta: &ParseNestedMeta, place: &str, known: &[&str]) -> Error {
@@ -207,6 +232,8 @@ fn unknown(meta: &ParseNestedMeta, place: &str, known: &[&str]) -> Error {
         "; that belongs on a variant"
     } else if ON_ENUM.contains(&&*name) {
         "; that belongs on the enum of one kind of events"
+    } else if name == "rename" {
+        "; the stored name is serde's, `#[serde(rename = \"…\")]`"
     } else {
         ""
     };
@@ -215,7 +242,6 @@ fn unknown(meta: &ParseNestedMeta, place: &str, known: &[&str]) -> Error {
 }
 
 fn name(path: &Path) -> String {
-    let words: Vec<_> =
-        path.segments.iter().map(|segment| &segment.ident as &dyn Display).map(ToString::to_string).collect();
+    let words: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
     words.join("::")
 }

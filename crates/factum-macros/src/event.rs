@@ -22,9 +22,12 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
             let (told, name) = (error.to_compile_error(), &input.ident);
             // Without an `impl`, every use of the type would be told as well.
             let stand_in = input.generics.params.is_empty().then(|| {
+                let krate = OnEnum::of(&input.attrs, name).unwrap_or_default().krate();
                 quote! {
                     #[automatically_derived]
-                    impl ::factum::Event for #name { const CATEGORY: &'static str = ""; }
+                    impl #krate::Event for #name {
+                        const CATEGORY: &'static str = "";
+                    }
                 }
             });
             quote! { #told #stand_in }
@@ -65,7 +68,7 @@ impl<'a> Events<'a> {
     fn of(input: &'a DeriveInput) -> Result<Self> {
         let data = kinds(input)?;
         let mut problems = Problems::default();
-        let own = problems.value(OnEnum::of(&input.attrs));
+        let own = problems.value(OnEnum::of(&input.attrs, &input.ident));
         let category = problems.value(category(input, &own));
         let serde = problems.value(Serde::of(&input.attrs));
         let (mut versions, mut tagged, mut stored) = (Vec::new(), Vec::new(), HashSet::new());
@@ -206,7 +209,7 @@ fn kinds(input: &DeriveInput) -> Result<&DataEnum> {
         return Err(Error::new_spanned(name, why));
     };
     if !input.generics.params.is_empty() {
-        let why = "events have one stored form, and own it: no type parameters and no lifetimes";
+        let why = "events have one stored form and own their data: leave out type parameters and lifetimes";
         return Err(Error::new_spanned(&input.generics, why));
     }
     Ok(data)

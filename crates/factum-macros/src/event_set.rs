@@ -52,7 +52,7 @@ fn parts(input: &DeriveInput) -> Result<Vec<(&Ident, &Type)>> {
         return Err(Error::new_spanned(name, why));
     };
     if !input.generics.params.is_empty() {
-        let why = "a set of events owns them: no type parameters and no lifetimes";
+        let why = "a set of events owns them: leave out type parameters and lifetimes";
         return Err(Error::new_spanned(&input.generics, why));
     }
     let (mut problems, mut parts, mut seen) = (Problems::default(), Vec::new(), HashSet::new());

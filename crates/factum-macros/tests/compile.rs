@@ -1,4 +1,5 @@
-//! What compiles, and what the compiler says of what does not. To take its words as the new ones: `TRYBUILD=overwrite`.
+//! What compiles, and what is said of what does not: our own words only, for the compiler's change from version to version.
+//! To take what is said now as what is right: `TRYBUILD=overwrite`.
 
 #[test]
 fn the_compiler_says_what_to_do() {

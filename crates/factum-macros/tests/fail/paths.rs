@@ -24,4 +24,16 @@ enum Twice {
     Opened,
 }
 
+#[derive(Event, Serialize, Deserialize)]
+#[event(evolution = Self::evolution)]
+enum Itself {
+    Opened,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(happened_at = Named::happened_at)]
+enum Named {
+    Opened,
+}
+
 fn main() {}

@@ -21,4 +21,14 @@ enum AccountEvent {
     Again,
 }
 
+// What is said of the enum is not said again of everything that uses it.
+#[derive(Default)]
+struct Account;
+
+impl Aggregate for Account {
+    type Event = AccountEvent;
+
+    fn apply(&mut self, _: &AccountEvent) {}
+}
+
 fn main() {}

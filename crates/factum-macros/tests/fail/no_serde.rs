@@ -1,8 +1,0 @@
-use factum::prelude::*;
-
-#[derive(Event)]
-enum AccountEvent {
-    Opened { owner: String },
-}
-
-fn main() {}
