@@ -11,6 +11,7 @@ pub mod decision;
 pub mod error;
 pub mod event;
 pub mod handle;
+pub mod idempotency;
 mod json;
 pub mod memory;
 pub mod name;
@@ -36,6 +37,7 @@ pub use self::{
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     handle::{Done, Factum, Failure},
+    idempotency::Identified,
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
