@@ -284,7 +284,7 @@ impl Factum {
     /// As for [`load`](Self::load).
     pub async fn history<A: Aggregate>(&self, id: &Id<A>) -> Result<Vec<Recorded<A::Event>>> {
         let records = self.store.read_to_end(Read::stream(id.stream()?)).await?;
-        records.into_iter().map(Recorded::decode).collect()
+        Recorded::decode_all(records)
     }
 
     fn metadata(&self, correlation_id: &str, identity: Option<&Identity>) -> Result<Metadata> {

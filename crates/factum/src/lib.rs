@@ -10,6 +10,7 @@ pub mod consumer;
 pub mod decision;
 pub mod error;
 pub mod event;
+pub mod evolution;
 pub mod handle;
 pub mod idempotency;
 mod json;
@@ -30,12 +31,13 @@ pub mod time;
 mod worker;
 
 pub use self::{
-    aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
+    aggregate::{Aggregate, Command, Event, EventSet, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
     consumer::{Consumer, State, Status},
     decision::{At, Decide, Entity, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
+    evolution::Evolution,
     handle::{Done, Factum, Failure},
     idempotency::Identified,
     memory::MemoryStore,

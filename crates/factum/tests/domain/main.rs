@@ -3,6 +3,7 @@
 
 mod codec;
 mod commands;
+mod evolution;
 mod projections;
 mod support;
 mod testkit;
