@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
     append::{Append, Appended, Placed},
-    decision::{At, Decide, Entity, Loaded, Models, Writes, fold},
+    decision::{At, Decide, Entity, Loaded, Model, Models, Seen, Writes, fold},
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
     idempotency::{Before, Earlier, Identity},
@@ -225,6 +225,19 @@ impl Factum {
             },
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the aggregate is still as it was loaded, without writing anything: *require unchanged*. The answer is how far the log
+    /// was when it was.
+    ///
+    /// In a [decision](Decide) there is no need for it: every model is guarded, also those that nothing is written to.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if anything happened to it, or it was deleted; failures of the store.
+    pub async fn require_unchanged<A: Aggregate>(&self, entity: &Entity<A>) -> Result<Token> {
+        let token = self.store.head().await?.token;
+        let guards = entity.guards(&Seen { token, stream: None })?;
+        Ok(self.send(Append { writes: Vec::new(), guards }).await?.0.token)
     }
 
     /// How far was seen, provided that the models belong together: a decision to write nothing must rest on a state that

@@ -143,8 +143,9 @@ impl Identity {
             return wrong("it is longer than 248 bytes; give a digest of it");
         }
         let name = short_name::<C>();
-        let json = serde_json::to_vec(command)
-            .map_err(|e| Error::invalid(format!("the command `{name}`"), format!("it cannot be JSON: {e}")))?;
+        let json = serde_json::to_vec(command).map_err(|e| {
+            Error::invalid(format!("the command `{name}`"), format!("it cannot be JSON: {e}"))
+        })?;
         let mut content = json::canonical(&json);
         if let Some(stream) = stream {
             content.push(0);
@@ -198,7 +199,8 @@ impl Identity {
             Some(name) => format!("`{name}`"),
             None => "something else".into(),
         };
-        let why = format!("{other} had it before (at position {position}); give this `{own}` an id of its own");
+        let why =
+            format!("{other} had it before (at position {position}); give this `{own}` an id of its own");
         Err(Error::invalid(format!("the command id `{id}`"), why))
     }
 

@@ -25,6 +25,7 @@ pub mod reads;
 pub mod store;
 pub mod stream;
 pub mod subscription;
+pub mod tagged;
 pub mod tags;
 pub mod testkit;
 pub mod time;
@@ -50,6 +51,7 @@ pub use self::{
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
     subscription::{Delivery, Subscription},
+    tagged::{Tagged, Whatever},
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
