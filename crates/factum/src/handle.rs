@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
     append::{Append, Appended, Placed},
-    decision::{At, Decide, Entity, Loaded, Models, Writes, fold},
+    decision::{At, Decide, Entity, Loaded, Models, Writes, load},
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
     position::Token,
     read::Read,
+    snapshot::Keeper,
     store::{EventStore, EventStoreExt},
 };
 
@@ -24,6 +25,7 @@ const SENDS: u32 = 4;
 #[derive(Clone, Debug)]
 pub struct Factum {
     store: Arc<dyn EventStore>,
+    snapshots: Option<Keeper>,
     actor: Option<String>,
     correlation_id: Option<String>,
     causation_id: Option<String>,
@@ -83,12 +85,24 @@ impl Factum {
 
     /// The handle to a store that others hold too.
     pub fn from_arc(store: Arc<dyn EventStore>) -> Self {
-        Self { store, actor: None, correlation_id: None, causation_id: None }
+        Self { store, snapshots: None, actor: None, correlation_id: None, causation_id: None }
     }
 
     /// The store.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
+    }
+
+    /// The same handle, which keeps the states of aggregates with [`Aggregate::snapshots`] in this store. See
+    /// [`snapshot`](crate::snapshot).
+    #[must_use]
+    pub fn with_snapshots(&self, snapshots: impl Into<Keeper>) -> Self {
+        Self { snapshots: Some(snapshots.into()), ..self.clone() }
+    }
+
+    /// Who keeps the snapshots, if there are any.
+    pub fn snapshots(&self) -> Option<&Keeper> {
+        self.snapshots.as_ref()
     }
 
     /// The same handle for the work of `actor`: the metadata of what it records says so.
@@ -152,7 +166,7 @@ impl Factum {
         metadata: &Metadata,
     ) -> Result<(Token, Vec<Placed>), Failure<D::Error>> {
         let mut models = decision.models();
-        let mut loaded = Loaded::default();
+        let mut loaded = Loaded::with(self.snapshots.clone());
         models.load(&*self.store, &mut loaded).await?;
         match decision.decide(&models) {
             Ok(Writes(writes)) => {
@@ -206,7 +220,7 @@ impl Factum {
     /// Those of [`EventStore::read`], and [`Error::InvalidInput`] for an event that cannot be decoded.
     pub async fn load<A: Aggregate>(&self, id: &Id<A>) -> Result<Entity<A>> {
         let mut entity = Entity::of(id);
-        fold(&*self.store, &mut entity, None).await?;
+        load(&*self.store, &mut entity, None, self.snapshots.as_ref()).await?;
         Ok(entity)
     }
 
@@ -216,7 +230,7 @@ impl Factum {
     /// As for [`load`](Self::load).
     pub async fn load_at<A: Aggregate>(&self, id: &Id<A>, at: impl Into<At> + Send) -> Result<Entity<A>> {
         let mut entity = Entity::of(id);
-        fold(&*self.store, &mut entity, Some(at.into())).await?;
+        load(&*self.store, &mut entity, Some(at.into()), self.snapshots.as_ref()).await?;
         Ok(entity)
     }
 

@@ -5,6 +5,7 @@ mod codec;
 mod commands;
 mod evolution;
 mod projections;
+mod snapshots;
 mod support;
 mod testkit;
 mod troubles;
