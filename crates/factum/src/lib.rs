@@ -22,6 +22,7 @@ pub mod projection;
 pub mod query;
 pub mod read;
 pub mod reads;
+pub mod snapshot;
 pub mod store;
 pub mod stream;
 pub mod subscription;
@@ -48,6 +49,7 @@ pub use self::{
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},
+    snapshot::{MemorySnapshots, SnapshotStore, Snapshots},
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
     subscription::{Delivery, Subscription},
