@@ -8,6 +8,7 @@
 
 pub mod append;
 pub mod concurrency;
+pub mod decisions;
 pub mod errors;
 pub mod guards;
 pub mod idempotency;
