@@ -9,13 +9,16 @@ use factum::{
 };
 use factum_conformance::{Harness, Lab, Tried, cases::decisions, run};
 
-/// A store that looks at no guard. Between a read and what follows it, others have their turn.
+/// A store that looks at no guard of what it writes. Between a read and what follows it, others have their turn.
 #[derive(Debug, Default)]
 struct Unguarded(MemoryStore);
 
 #[async_trait]
 impl EventStore for Unguarded {
     async fn append(&self, append: Append) -> Result<Appended> {
+        if append.writes.is_empty() {
+            return self.0.append(append).await;
+        }
         self.0.append(Append { guards: Vec::new(), ..append }).await
     }
 
@@ -73,7 +76,7 @@ fn a_student_takes_too_many_courses_without_guards() {
 }
 
 #[test]
-#[should_panic(expected = "assertion")]
+#[should_panic(expected = "take")]
 fn one_limit_or_the_other_breaks_without_guards() {
     tried(decisions::a_courses_seats_and_a_students_limit_both_hold_under_64_enrolments);
 }

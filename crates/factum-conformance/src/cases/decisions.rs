@@ -137,7 +137,11 @@ async fn rush(lab: &Lab, racers: Vec<Vec<Subscribe>>) -> Result<Seated> {
         }
     }
     let done = answers.iter().filter(|(_, refused)| refused.is_none()).count();
-    assert_eq!(done, seated.in_course.values().sum(), "as many seats are taken as were acknowledged");
+    assert_eq!(
+        done,
+        seated.in_course.values().sum::<usize>(),
+        "as many seats are taken as were acknowledged"
+    );
     Ok(seated)
 }
 
