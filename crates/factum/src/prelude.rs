@@ -10,5 +10,6 @@ pub use crate::{
     position::{Position, Revision},
     projection::{Projected, Projection},
     query::Query,
+    tagged::Tagged,
     time::Timestamp,
 };

@@ -11,31 +11,25 @@ impl Event for UserEvent {
         vec![format!("email:{email}")]
     }
 }
-struct Email(String, bool); // whether it is taken
-impl Model for Email {
-    type Event = UserEvent;
-    fn query(&self) -> factum::Result<Query> {
-        UserEvent::query()?.tag(&format!("email:{}", self.0))
-    }
-    fn apply(&mut self, _: &Recorded<UserEvent>) {
-        self.1 = true;
-    }
-}
 
-struct Register(String, String); // an e-mail, a name
+struct Register {
+    id: String,
+    email: String,
+    name: String,
+}
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("this e-mail is taken")]
 struct EmailTaken;
 impl Decide for Register {
-    type Models = Email;
+    type Models = Tagged;
     type Error = EmailTaken;
-    fn models(&self) -> Email {
-        Email(self.0.to_lowercase(), false)
+    fn models(&self) -> Tagged {
+        Tagged::with(format!("email:{}", self.email.to_lowercase()))
     }
-    fn decide(&self, Email(email, taken): &Email) -> Result<Writes, EmailTaken> {
-        refuse_if(*taken, EmailTaken)?;
-        let event = UserEvent::Registered { email: email.clone(), name: self.1.clone() };
-        Ok(Writes::to_stream(format!("user-{}", factum::EventId::new()), [event]))
+    fn decide(&self, email: &Tagged) -> Result<Writes, EmailTaken> {
+        refuse_if(email.exists(), EmailTaken)?;
+        let event = UserEvent::Registered { email: self.email.to_lowercase(), name: self.name.clone() };
+        Ok(Writes::to_stream(format!("user-{}", self.id), [event]))
     }
 }
 struct Users; // a read model: one row per user
@@ -53,7 +47,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let users = factum.project(Users, factum_sqlite::Sqlite::open("read.db")?).await?;
     let mut words = std::env::args().skip(1);
     if let (Some(email), Some(name)) = (words.next(), words.next()) {
-        users.wait_for(&factum.decide(Register(email, name)).await?).await?;
+        let id = factum::EventId::new().to_string();
+        let done = factum.decide(Register { id, email, name }).await?;
+        users.wait_for(&done).await?; // read your own write
     }
     for (id, user) in users.all().await? {
         println!("{id}: {user:?}");

@@ -7,7 +7,7 @@ fn registered(email: &str, name: &str) -> UserEvent {
 }
 
 fn register(email: &str, name: &str) -> Register {
-    Register(email.into(), name.into())
+    Register { id: name.to_lowercase(), email: email.into(), name: name.into() }
 }
 
 #[test]
