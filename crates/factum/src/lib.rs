@@ -12,6 +12,7 @@ pub mod error;
 pub mod event;
 pub mod evolution;
 pub mod handle;
+pub mod idempotency;
 mod json;
 pub mod memory;
 pub mod name;
@@ -21,9 +22,11 @@ pub mod projection;
 pub mod query;
 pub mod read;
 pub mod reads;
+pub mod snapshot;
 pub mod store;
 pub mod stream;
 pub mod subscription;
+pub mod tagged;
 pub mod tags;
 pub mod testkit;
 pub mod time;
@@ -38,6 +41,7 @@ pub use self::{
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     evolution::Evolution,
     handle::{Done, Factum, Failure},
+    idempotency::Identified,
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
@@ -45,9 +49,11 @@ pub use self::{
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},
+    snapshot::{MemorySnapshots, SnapshotStore, Snapshots},
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
     subscription::{Delivery, Subscription},
+    tagged::{Tagged, Whatever},
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };

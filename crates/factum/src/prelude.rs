@@ -12,5 +12,6 @@ pub use crate::{
     position::{Position, Revision},
     projection::{Projected, Projection},
     query::Query,
+    tagged::Tagged,
     time::Timestamp,
 };
