@@ -13,6 +13,7 @@ pub mod event;
 pub mod evolution;
 pub mod handle;
 pub mod idempotency;
+pub mod ids;
 mod json;
 pub mod memory;
 pub mod name;
@@ -42,6 +43,7 @@ pub use self::{
     evolution::Evolution,
     handle::{Done, Factum, Failure},
     idempotency::Identified,
+    ids::{CountedIds, Ids},
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
