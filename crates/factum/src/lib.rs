@@ -59,3 +59,5 @@ pub use self::{
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
+#[cfg(feature = "macros")]
+pub use factum_macros::{Event, EventSet};
