@@ -20,6 +20,7 @@ pub mod projection;
 pub mod query;
 pub mod read;
 pub mod reads;
+pub mod shape;
 pub mod store;
 pub mod stream;
 pub mod subscription;
