@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use factum::{
-    Consumer, Difference, Error, Event, EventStore, Factum, Outcome, Query, Read, ReadStore, Recorded,
+    Consumer, Difference, Error, EventSet, EventStore, Factum, Outcome, Query, Read, ReadStore, Recorded,
     Result, Token,
     consumer::{Batch, Filled, Filler, Form},
     read::AsOf,
@@ -69,14 +69,14 @@ pub trait SqlProjection: Send + Sync + 'static {
     /// Raise it whenever the tables should come out differently: the model is then filled anew, and switched when it is ready.
     const VERSION: u32 = 1;
     /// What it is made from. Every event that [`query`](SqlProjection::query) selects must be one.
-    type Event: Event;
+    type Event: EventSet;
 
     /// The events that it is made from: those of the event's category.
     ///
     /// # Errors
     /// Those of [`Query`]'s constructors.
     fn query(&self) -> Result<Query> {
-        Ok(Query::category(Self::Event::CATEGORY))
+        Self::Event::query()
     }
 
     /// Makes the tables, and whatever belongs to them: indexes, views, triggers, virtual tables. All of their names stand in
@@ -350,12 +350,9 @@ impl<P: SqlProjection> Filler for SqlFiller<P> {
         let Batch { from, to, events: records } = batch;
         let (mut events, mut problem) = (Vec::with_capacity(records.len()), None);
         for record in records {
-            match Recorded::decode(record) {
-                Ok(event) => events.push(event),
-                Err(error) => {
-                    problem = Some(error);
-                    break;
-                }
+            if let Err(error) = Recorded::decode(record, &mut events) {
+                problem = Some(error);
+                break;
             }
         }
         let work = Work {

@@ -2,26 +2,100 @@
 
 use std::{fmt, hash, marker::PhantomData, sync::Arc};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
     codec,
     error::{Error, Result},
     event::RecordedEvent,
+    evolution::Evolution,
     name::StreamName,
+    query::Query,
+    time::Timestamp,
 };
 
 /// A kind of thing that happened in the domain: an enum with one variant per kind.
 ///
 /// The variant's (serde) name is the event type, and its content the JSON data: see [`codec`]. Names are pinned for as long
-/// as events of them exist; rename a variant with `#[serde(rename = "…")]` or `#[serde(alias = "…")]`.
+/// as events of them exist: what changes them says so in [`evolution`](Event::evolution).
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What the names of the streams of these events begin with, up to the first `-`: `account` for `account-17`.
     const CATEGORY: &'static str;
 
+    /// Variants whose shape has changed, each with its version now: 2 or more. Version 2 of `Deposited` is stored as
+    /// `Deposited.v2`; all other variants are stored under their bare names.
+    const VERSIONS: &'static [(&'static str, u32)] = &[];
+
     /// What the event concerns, as `key:value`, so that a decision can ask for it across streams.
     fn tags(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// When it happened in the world, where that is another moment than when it was recorded.
+    fn happened_at(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// What events of older shapes are today.
+    fn evolution() -> Evolution<Self> {
+        Evolution::new()
+    }
+}
+
+/// What a model or a projection is made from: one [`Event`], or several in an enum of them.
+///
+/// ```
+/// # use factum::{EventSet, Query, RecordedEvent, Result, prelude::*};
+/// # #[derive(Serialize, Deserialize)] enum OrderEvent { Placed }
+/// # impl Event for OrderEvent { const CATEGORY: &'static str = "order"; }
+/// # #[derive(Serialize, Deserialize)] enum PaymentEvent { Received }
+/// # impl Event for PaymentEvent { const CATEGORY: &'static str = "payment"; }
+/// enum ShopEvent { Order(OrderEvent), Payment(PaymentEvent) }
+///
+/// impl EventSet for ShopEvent {
+///     fn query() -> Result<Query> {
+///         Ok(OrderEvent::query()?.or(PaymentEvent::query()?))
+///     }
+///     fn is_for(record: &RecordedEvent) -> bool {
+///         OrderEvent::is_for(record) || PaymentEvent::is_for(record)
+///     }
+///     fn decode_each(record: &RecordedEvent, each: &mut dyn FnMut(Self)) -> Result<()> {
+///         match record {
+///             _ if PaymentEvent::is_for(record) => PaymentEvent::decode_each(record, &mut |e| each(Self::Payment(e))),
+///             _ => OrderEvent::decode_each(record, &mut |e| each(Self::Order(e))),
+///         }
+///     }
+/// }
+/// ```
+pub trait EventSet: Sized + Send + Sync + 'static {
+    /// The events of its category or categories.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if the type cannot be that of events: see [`codec::stored_types`].
+    fn query() -> Result<Query>;
+
+    /// Whether the record's stream is of its category or categories.
+    fn is_for(record: &RecordedEvent) -> bool;
+
+    /// What the record holds: one event, unless [`evolution`](Event::evolution) made several of it, or none.
+    ///
+    /// # Errors
+    /// Those of [`codec::decode_each`].
+    fn decode_each(record: &RecordedEvent, each: &mut dyn FnMut(Self)) -> Result<()>;
+}
+
+impl<E: Event> EventSet for E {
+    fn query() -> Result<Query> {
+        Evolution::<E>::of()?;
+        Ok(Query::category(E::CATEGORY))
+    }
+
+    fn is_for(record: &RecordedEvent) -> bool {
+        record.stream.category() == E::CATEGORY
+    }
+
+    fn decode_each(record: &RecordedEvent, each: &mut dyn FnMut(Self)) -> Result<()> {
+        codec::decode_each(record, each)
     }
 }
 
@@ -34,13 +108,36 @@ pub struct Recorded<E> {
     pub record: RecordedEvent,
 }
 
-impl<E: Event> Recorded<E> {
-    /// Decodes a record.
+impl<E: EventSet> Recorded<E> {
+    /// Decodes a record, and adds what it holds: one event, unless [`evolution`](Event::evolution) made several of it, or none.
     ///
     /// # Errors
-    /// Those of [`codec::decode`].
-    pub fn decode(record: RecordedEvent) -> Result<Self> {
-        Ok(Self { event: codec::decode(&record)?, record })
+    /// Those of [`EventSet::decode_each`]. Nothing is added then.
+    pub fn decode(record: RecordedEvent, into: &mut Vec<Self>) -> Result<()> {
+        // Nearly always there is one, which then owns the record.
+        let (mut last, before) = (None, into.len());
+        let decoded = E::decode_each(&record, &mut |event| {
+            if let Some(event) = last.replace(event) {
+                into.push(Self { event, record: record.clone() });
+            }
+        });
+        if let Err(error) = decoded {
+            into.truncate(before);
+            return Err(error);
+        }
+        into.extend(last.map(|event| Self { event, record }));
+        Ok(())
+    }
+
+    /// Decodes records, in order.
+    ///
+    /// # Errors
+    /// Those of [`decode`](Self::decode).
+    pub fn decode_all(records: impl IntoIterator<Item = RecordedEvent>) -> Result<Vec<Self>> {
+        let records = records.into_iter();
+        let mut events = Vec::with_capacity(records.size_hint().0);
+        records.into_iter().try_for_each(|record| Self::decode(record, &mut events))?;
+        Ok(events)
     }
 }
 
@@ -117,6 +214,20 @@ impl<A> hash::Hash for Id<A> {
 impl<A> fmt::Display for Id<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)
+    }
+}
+
+/// As text.
+impl<A> Serialize for Id<A> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.id)
+    }
+}
+
+/// From text.
+impl<'de, A> Deserialize<'de> for Id<A> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { id: String::deserialize(deserializer)?.into(), of: PhantomData })
     }
 }
 

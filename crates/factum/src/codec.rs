@@ -24,6 +24,7 @@
 
 use std::{any::type_name, fmt};
 
+use bytes::Bytes;
 use serde::{
     Deserializer as _, Serialize,
     de::{self, DeserializeSeed, IgnoredAny, IntoDeserializer, value::StrDeserializer},
@@ -35,8 +36,11 @@ use crate::{
     aggregate::Event,
     error::{Error, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
-    name::EventType,
+    evolution::Evolution,
+    name::{EventType, StreamName},
+    position::{Position, Revision},
     tags::Tags,
+    time::Timestamp,
 };
 
 /// What to say of a type that is not an enum in serde's usual form.
@@ -55,7 +59,10 @@ pub fn encode<E: Event>(event: &E) -> Result<NewEvent> {
     let tags = event.tags();
     Ok(NewEvent {
         id: EventId::new(),
-        event_type: EventType::new(name)?,
+        event_type: match version::<E>(name) {
+            None => EventType::new(name)?,
+            Some(version) => EventType::new(versioned(name, version))?,
+        },
         content_type: ContentType::Json,
         data: data.into(),
         metadata: Metadata::EMPTY,
@@ -63,11 +70,11 @@ pub fn encode<E: Event>(event: &E) -> Result<NewEvent> {
     })
 }
 
-/// The domain's event that was recorded.
+/// The domain's events that a record holds: one, unless [`evolution`](Event::evolution) made several of it, or none.
 ///
 /// # Errors
 /// [`Error::InvalidInput`] saying which event, where it is, and why it is not an `E`.
-pub fn decode<E: Event>(record: &RecordedEvent) -> Result<E> {
+pub fn decode_each<E: Event>(record: &RecordedEvent, each: &mut dyn FnMut(E)) -> Result<()> {
     let wrong = |why: String| {
         let RecordedEvent { event_type, position, revision, stream, .. } = record;
         let what =
@@ -77,14 +84,83 @@ pub fn decode<E: Event>(record: &RecordedEvent) -> Result<E> {
     if record.content_type != ContentType::Json {
         return Err(wrong(format!("its data is {}, not JSON", record.content_type.as_str())));
     }
-    decode_parts(&record.event_type, &record.data).map_err(|e| wrong(e.to_string()))
+    match decode_today(&record.event_type, &record.data) {
+        Ok(event) => each(event),
+        Err(error) => {
+            let evolution = Evolution::<E>::of()?;
+            match evolution.apply(record, each) {
+                Some(done) => done.map_err(|error| wrong(error.to_string()))?,
+                None if evolution.ignores_unknown() && !is_known::<E>(&record.event_type)? => {}
+                None => return Err(wrong(error.to_string())),
+            }
+        }
+    }
+    Ok(())
 }
 
-fn decode_parts<E: Event>(event_type: &str, data: &[u8]) -> serde_json::Result<E> {
-    E::deserialize(Tagged { event_type, data })
+/// The domain's events that a record holds. See [`decode_each`].
+///
+/// # Errors
+/// As for [`decode_each`].
+pub fn decode<E: Event>(record: &RecordedEvent) -> Result<Vec<E>> {
+    let mut events = Vec::with_capacity(1);
+    decode_each(record, &mut |event| events.push(event))?;
+    Ok(events)
 }
 
-/// The event types that `E` knows, in the order of its variants.
+/// What an event stored under this type, with this JSON as its data, is today: for trying out an
+/// [`evolution`](Event::evolution).
+///
+/// # Errors
+/// As for [`decode_each`].
+pub fn upcast<E: Event>(event_type: &str, json: &[u8]) -> Result<Vec<E>> {
+    decode(&RecordedEvent {
+        position: Position::START,
+        stream: StreamName::new(format!("{}-upcast", E::CATEGORY))?,
+        revision: Revision::FIRST,
+        recorded_at: Timestamp(0),
+        id: EventId::new(),
+        event_type: EventType::new(event_type)?,
+        content_type: ContentType::Json,
+        data: Bytes::copy_from_slice(json),
+        metadata: Metadata::EMPTY,
+        tags: Tags::NONE,
+    })
+}
+
+/// An event of today's shape.
+pub(crate) fn decode_today<E: Event>(stored: &str, data: &[u8]) -> serde_json::Result<E> {
+    match variant::<E>(stored) {
+        Some(event_type) => E::deserialize(Tagged { event_type, data }),
+        None => Err(de::Error::custom("it is of an older version, and no step of `evolution` begins there")),
+    }
+}
+
+/// The variant that is stored under this name, if it is a variant at all. `None`: that variant is stored under another name.
+fn variant<E: Event>(stored: &str) -> Option<&str> {
+    if E::VERSIONS.is_empty() {
+        return Some(stored);
+    }
+    let ours = |(name, version): &(&str, u32)| {
+        let number = stored.strip_prefix(name)?.strip_prefix(".v")?;
+        (number.parse() == Ok(*version)).then_some(name.len())
+    };
+    match E::VERSIONS.iter().find_map(ours) {
+        Some(length) => Some(&stored[..length]),
+        None => version::<E>(stored).is_none().then_some(stored),
+    }
+}
+
+/// The version of a variant that is not at its first.
+fn version<E: Event>(name: &str) -> Option<u32> {
+    E::VERSIONS.iter().find(|(own, _)| *own == name).map(|(_, version)| *version)
+}
+
+fn versioned(name: &str, version: u32) -> String {
+    format!("{name}.v{version}")
+}
+
+/// The variants that `E` knows, in their order, as serde calls them (aliases too).
 ///
 /// # Errors
 /// [`Error::InvalidInput`] if `E` is not an enum.
@@ -93,6 +169,69 @@ pub fn types<E: Event>() -> Result<&'static [&'static str]> {
     // The probe refuses to give a value, so this can only fail; what it was asked for is what we want to know.
     let _ = E::deserialize(Probe { variants: &mut found });
     found.ok_or_else(|| Error::invalid(format!("the type `{}`", type_name::<E>()), NOT_AN_ENUM))
+}
+
+/// The event types that `E` is stored under today, in the order of its variants.
+///
+/// # Errors
+/// [`Error::InvalidInput`] if `E` is not an enum, or [`Event::VERSIONS`] names what is no variant of it.
+pub fn today<E: Event>() -> Result<Vec<String>> {
+    let variants = types::<E>()?;
+    for (at, (name, number)) in E::VERSIONS.iter().enumerate() {
+        let wrong = |why: &str| {
+            Err(Error::invalid(format!("version {number} of `{name}` in `{}`", type_name::<E>()), why))
+        };
+        if !variants.contains(name) {
+            return wrong("there is no such variant");
+        }
+        if *number < 2 {
+            return wrong("the first version has the bare name and is not listed; the next is 2");
+        }
+        if E::VERSIONS[..at].iter().any(|(before, _)| before == name) {
+            return wrong("it is listed twice");
+        }
+    }
+    let stored = |name: &&str| match version::<E>(name) {
+        None => (*name).to_owned(),
+        Some(number) => versioned(name, number),
+    };
+    Ok(variants.iter().map(stored).collect())
+}
+
+/// The event types that `E` is made from: those of [`today`], and the older ones that its evolution knows.
+///
+/// # Errors
+/// As for [`today`], and for an evolution that does not fit.
+pub fn stored_types<E: Event>() -> Result<Vec<String>> {
+    let mut all = today::<E>()?;
+    all.extend(Evolution::<E>::of()?.older().map(str::to_owned));
+    Ok(all)
+}
+
+/// The event types that can hold events of the variant `name`: today's, and the older ones.
+pub(crate) fn stored_types_of<E: Event>(name: &str) -> Result<Vec<String>> {
+    let variants = types::<E>()?;
+    let Some(at) = variants.iter().position(|variant| *variant == name) else {
+        let known = variants.join("`, `");
+        let what = format!("the event `{name}` of `{}`", type_name::<E>());
+        return Err(Error::invalid(what, format!("there is no such variant; it has `{known}`")));
+    };
+    let today = today::<E>()?.swap_remove(at);
+    let evolution = Evolution::<E>::of()?;
+    let mut stored: Vec<String> = evolution.leading_to(&today).map(str::to_owned).collect();
+    stored.push(today);
+    Ok(stored)
+}
+
+/// Whether the type is a variant, of whatever version: such an event is damaged, or there is no step for its version, but it is
+/// not unknown.
+fn is_known<E: Event>(stored: &str) -> Result<bool> {
+    let versions_of = |name: &str| match stored.strip_prefix(name) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix(".v").is_some_and(|number| number.parse::<u32>().is_ok()),
+        None => false,
+    };
+    Ok(types::<E>()?.iter().any(|name| versions_of(name)))
 }
 
 type Json<'a, 'w> = &'a mut serde_json::Serializer<&'w mut Vec<u8>>;

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::{
-    aggregate::{Aggregate, Event, Id, Recorded},
+    aggregate::{Aggregate, Event, EventSet, Id, Recorded},
     append::{ExpectedRevision, Guard, Write},
     codec,
     error::{Error, Result},
@@ -69,7 +69,7 @@ pub trait Decide: Send + Sync {
 /// For the instance of an aggregate there is [`Entity`].
 pub trait Model: Send + Sync + 'static {
     /// What it is made from. Every event that the query selects must be one.
-    type Event: Event;
+    type Event: EventSet;
 
     /// The events that it is made from, and whose coming in between must stop the decision.
     ///
@@ -270,7 +270,9 @@ pub(crate) async fn fold<M: Model>(store: &dyn EventStore, model: &mut M, at: Op
         Some(At::Position(position)) => (read.as_of(AsOf::Position(position)), None),
         Some(At::Time(time)) => (read.as_of(AsOf::Time(time)), None),
     };
-    let mut seen = None;
+    // Where the evolution of its events does not fit, that is to be known before the first old event comes.
+    M::Event::query()?;
+    let (mut seen, mut events) = (None, Vec::new());
     let end = store.read_pages(read, |page| {
         // The stream's state as of the first page, which is the moment that all pages show.
         let stream = seen.map_or(page.stream, |seen: Seen| seen.stream);
@@ -279,7 +281,8 @@ pub(crate) async fn fold<M: Model>(store: &dyn EventStore, model: &mut M, at: Op
             if last.is_some_and(|last| record.revision > last) {
                 return Err(End::Enough);
             }
-            model.apply(&Recorded::decode(record)?);
+            Recorded::decode(record, &mut events)?;
+            events.drain(..).for_each(|event| model.apply(&event));
         }
         Ok(())
     });

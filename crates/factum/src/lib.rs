@@ -10,7 +10,9 @@ pub mod consumer;
 pub mod decision;
 pub mod error;
 pub mod event;
+pub mod evolution;
 pub mod handle;
+pub mod idempotency;
 mod json;
 pub mod memory;
 pub mod name;
@@ -24,19 +26,22 @@ pub mod shape;
 pub mod store;
 pub mod stream;
 pub mod subscription;
+pub mod tagged;
 pub mod tags;
 pub mod testkit;
 pub mod time;
 mod worker;
 
 pub use self::{
-    aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
+    aggregate::{Aggregate, Command, Event, EventSet, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
     consumer::{Consumer, State, Status},
     decision::{At, Decide, Entity, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
+    evolution::Evolution,
     handle::{Done, Factum, Failure},
+    idempotency::Identified,
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
@@ -47,6 +52,7 @@ pub use self::{
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
     subscription::{Delivery, Subscription},
+    tagged::{Tagged, Whatever},
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };

@@ -3,11 +3,13 @@
 pub use serde::{Deserialize, Serialize};
 
 pub use crate::{
-    aggregate::{Aggregate, Command, Event, Id, Recorded, refuse_if},
+    aggregate::{Aggregate, Command, Event, EventSet, Id, Recorded, refuse_if},
     decision::{At, Decide, Entity, Model, Writes},
+    evolution::Evolution,
     handle::{Done, Factum, Failure},
     position::{Position, Revision},
     projection::{Projected, Projection},
     query::Query,
+    tagged::Tagged,
     time::Timestamp,
 };

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    aggregate::{Event, Recorded},
+    aggregate::{EventSet, Recorded},
     consumer::{Batch, Consumer, Filled, Filler, Form},
     error::{Corrupt, Error, Result},
     handle::Factum,
@@ -53,7 +53,7 @@ pub trait Projection: Send + Sync + 'static {
     /// Raise it whenever the rows should come out differently: the model is then filled anew, and switched when it is ready.
     const VERSION: u32 = 1;
     /// What it is made from. Every event that [`query`](Projection::query) selects must be one.
-    type Event: Event;
+    type Event: EventSet;
     /// A row.
     type Row: Serialize + DeserializeOwned + Send + Sync + 'static;
 
@@ -62,7 +62,7 @@ pub trait Projection: Send + Sync + 'static {
     /// # Errors
     /// Those of [`Query`]'s constructors.
     fn query(&self) -> Result<Query> {
-        Ok(Query::category(Self::Event::CATEGORY))
+        Self::Event::query()
     }
 
     /// The key of the row that an event changes: the id in the stream's name. `None` if it changes none.
@@ -186,8 +186,11 @@ impl<P: Projection> Projected<P> {
     }
 
     fn fold(&self, rows: &mut BTreeMap<String, P::Row>, records: Vec<crate::RecordedEvent>) -> Result<()> {
+        let mut events = Vec::with_capacity(records.len());
         for record in records {
-            let event = Recorded::decode(record)?;
+            Recorded::decode(record, &mut events)?;
+        }
+        for event in events {
             let Some(key) = self.projection.key(&event) else { continue };
             if let Some(row) = self.projection.evolve(rows.remove(&key), &event) {
                 rows.insert(key, row);
@@ -309,15 +312,20 @@ impl<P: Projection> Filler for DocumentFiller<P> {
 impl<P: Projection> DocumentFiller<P> {
     /// Decodes the events and finds their keys, up to the first for which that fails.
     fn prepare(&self, records: Vec<crate::RecordedEvent>) -> (Vec<Keyed<P::Event>>, Option<Error>) {
-        let mut events = Vec::with_capacity(records.len());
+        let (mut events, mut parts) = (Vec::with_capacity(records.len()), Vec::new());
         for record in records {
-            let event = match Recorded::decode(record) {
-                Ok(event) => event,
-                Err(error) => return (events, Some(error)),
-            };
-            match unharmed(&event, P::NAME, || self.projection.key(&event)) {
-                Ok(key) => events.push((key, event)),
-                Err(error) => return (events, Some(error)),
+            if let Err(error) = Recorded::decode(record, &mut parts) {
+                return (events, Some(error));
+            }
+            let before = events.len();
+            for event in parts.drain(..) {
+                match unharmed(&event, P::NAME, || self.projection.key(&event)) {
+                    Ok(key) => events.push((key, event)),
+                    Err(error) => {
+                        events.truncate(before);
+                        return (events, Some(error));
+                    }
+                }
             }
         }
         (events, None)

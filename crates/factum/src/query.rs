@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    aggregate::Event,
+    codec,
     error::Result,
     event::RecordedEvent,
     name::{EventType, StreamName},
@@ -55,6 +57,21 @@ impl Query {
             return Ok(Self { any_of: vec![] });
         }
         Ok(Self::from(Criterion { types, ..Criterion::default() }))
+    }
+
+    /// Events of these variants of `E`, under whatever names they are or were stored:
+    /// `Query::kinds::<SchoolEvent>(["SeatTaken"])`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) naming a variant that `E` does not have.
+    pub fn kinds<E: Event>(names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self> {
+        let mut types = Vec::new();
+        for name in names {
+            types.extend(codec::stored_types_of::<E>(name.as_ref())?);
+        }
+        types.sort_unstable();
+        types.dedup();
+        Self::types(types)
     }
 
     /// Events that have all of these tags.

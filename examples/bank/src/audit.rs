@@ -91,8 +91,7 @@ impl Audit {
         let mut audit = Self::default();
         let read = Read::query(Query::category(AccountEvent::CATEGORY)).limit(4096);
         let pages = ledger.factum.store().read_pages(read, |page| {
-            for record in page.events {
-                let Recorded { event, record } = Recorded::<AccountEvent>::decode(record)?;
+            for Recorded { event, record } in Recorded::<AccountEvent>::decode_all(page.events)? {
                 audit.note(record.stream.id(), &event);
             }
             Ok::<_, Error>(())

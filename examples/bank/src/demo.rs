@@ -152,7 +152,7 @@ impl Demo<'_> {
 
     async fn all(&self) -> Result<Vec<Recorded<AccountEvent>>, Exit> {
         let records = self.factum.store().read_to_end(Read::all()).await?;
-        Ok(records.into_iter().map(Recorded::decode).collect::<Result<_, _>>()?)
+        Ok(Recorded::decode_all(records)?)
     }
 
     async fn events(&mut self) -> Result<(), Exit> {

@@ -163,8 +163,7 @@ impl<'a> Migration<'a> {
         store
             .read_pages(read, |page| {
                 seen = Some(page.token);
-                for record in page.events {
-                    let Recorded { event, record } = Recorded::<AccountEvent>::decode(record)?;
+                for Recorded { event, record } in Recorded::<AccountEvent>::decode_all(page.events)? {
                     books.note(record.stream.id(), record.id, &event);
                 }
                 Ok::<_, Error>(())

@@ -7,6 +7,7 @@
 )]
 
 pub mod append;
+pub mod commands;
 pub mod concurrency;
 pub mod errors;
 pub mod guards;

@@ -3,6 +3,8 @@
 
 mod codec;
 mod commands;
+mod evolution;
+mod idempotency;
 mod projections;
 mod support;
 mod testkit;

@@ -150,8 +150,11 @@ impl<const V: u32> Projection for Balances<V> {
 /// What the balances must be, straight from the log.
 pub async fn fold(store: &dyn EventStore) -> Vec<(String, i64)> {
     let mut rows = BTreeMap::new();
+    let mut events = Vec::new();
     for record in store.read_to_end(Read::query(Query::category("account"))).await.unwrap() {
-        let event = Recorded::decode(record).unwrap();
+        Recorded::decode(record, &mut events).unwrap();
+    }
+    for event in events {
         let key = event.record.stream.id().to_owned();
         match Balances::<1>.evolve(rows.remove(&key), &event) {
             Some(row) => drop(rows.insert(key, row)),

@@ -1,0 +1,281 @@
+//! Events that have changed their shape over the years.
+
+use factum::{
+    Append, EventStore, EventStoreExt, MemoryReads, MemoryStore, NewEvent, Read, StreamName, codec,
+    prelude::*,
+};
+
+/// How an account was written down in its first, second and third year; nobody has changed what lies in the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum AccountEvent {
+    Opened { owner: String },
+    Deposited { cents: i64, currency: String },
+    Withdrawn { cents: i64, currency: String },
+    Noted { text: String, by: String },
+}
+
+#[derive(Serialize, Deserialize)]
+struct DepositedV1 {
+    euros: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DepositedV2 {
+    cents: i64,
+}
+
+#[derive(Serialize)]
+struct DepositedV3 {
+    cents: i64,
+    currency: &'static str,
+}
+
+#[derive(Deserialize)]
+struct Moved {
+    in_cents: i64,
+    out_cents: i64,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Note {
+    text: String,
+    by: String,
+}
+
+impl Event for AccountEvent {
+    const CATEGORY: &'static str = "account";
+    const VERSIONS: &'static [(&'static str, u32)] = &[("Deposited", 3)];
+
+    fn evolution() -> Evolution<Self> {
+        let eur = || "EUR".to_owned();
+        Evolution::new()
+            .upcast("Deposited", "Deposited.v2", |old: DepositedV1| DepositedV2 { cents: old.euros * 100 })
+            .upcast("Deposited.v2", "Deposited.v3", |old: DepositedV2| DepositedV3 {
+                cents: old.cents,
+                currency: "EUR",
+            })
+            .rename("AccountOpened", "Opened")
+            .split("Moved", move |old: Moved| {
+                let deposited = AccountEvent::Deposited { cents: old.in_cents, currency: eur() };
+                let withdrawn = AccountEvent::Withdrawn { cents: old.out_cents, currency: eur() };
+                [(old.in_cents, deposited), (old.out_cents, withdrawn)]
+                    .into_iter()
+                    .filter(|(cents, _)| *cents != 0)
+                    .map(|(_, event)| event)
+            })
+            .upcast_with("Remark", "Noted", |old: Text, record| Note {
+                text: old.text,
+                by: record.metadata.get("actor").unwrap_or_default(),
+            })
+            .upcast("Comment", "Noted", |old: Text| Note { text: old.text, by: "a comment".into() })
+            .drop("LoggedIn")
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Account {
+    owner: String,
+    cents: i64,
+    notes: Vec<String>,
+}
+
+impl Aggregate for Account {
+    type Event = AccountEvent;
+
+    fn apply(&mut self, event: &AccountEvent) {
+        match event {
+            AccountEvent::Opened { owner } => self.owner.clone_from(owner),
+            AccountEvent::Deposited { cents, .. } => self.cents += cents,
+            AccountEvent::Withdrawn { cents, .. } => self.cents -= cents,
+            AccountEvent::Noted { text, by } => self.notes.push(format!("{by}: {text}")),
+        }
+    }
+}
+
+struct Balances;
+
+impl Projection for Balances {
+    const NAME: &'static str = "balances";
+    type Event = AccountEvent;
+    type Row = i64;
+
+    fn evolve(&self, row: Option<i64>, event: &Recorded<AccountEvent>) -> Option<i64> {
+        let cents = row.unwrap_or(0);
+        Some(match &event.event {
+            AccountEvent::Deposited { cents: more, .. } => cents + more,
+            AccountEvent::Withdrawn { cents: less, .. } => cents - less,
+            _ => cents,
+        })
+    }
+}
+
+/// An event as an earlier program wrote it.
+fn stored(event_type: &str, json: &str) -> NewEvent {
+    NewEvent::json_text(event_type, json.to_owned()).unwrap()
+}
+
+async fn old_log() -> MemoryStore {
+    let store = MemoryStore::new();
+    let events = [
+        stored("AccountOpened", r#"{"owner":"Ada"}"#),
+        stored("LoggedIn", "{}"),
+        stored("Deposited", r#"{"euros":7}"#),
+        stored("Deposited.v2", r#"{"cents":50}"#),
+        stored("Deposited.v3", r#"{"cents":5,"currency":"EUR"}"#),
+        stored("Moved", r#"{"in_cents":30,"out_cents":10}"#),
+        stored("Moved", r#"{"in_cents":0,"out_cents":0}"#),
+        stored("Comment", r#"{"text":"a good customer"}"#),
+    ];
+    store.append(Append::to(StreamName::new("account-1").unwrap(), events)).await.unwrap();
+    store
+}
+
+#[tokio::test]
+async fn a_log_of_many_years_is_read_as_of_today() {
+    let factum = Factum::new(old_log().await);
+    let account = factum.load(&Account::id("1")).await.unwrap();
+    let expected = Account {
+        owner: "Ada".into(),
+        cents: 700 + 50 + 5 + 30 - 10,
+        notes: vec!["a comment: a good customer".into()],
+    };
+    assert_eq!(account.state, expected);
+    assert_eq!(account.revision, Some(Revision(7)), "revisions are those of the log");
+
+    let balances = factum.project(Balances, MemoryReads::new()).await.unwrap();
+    balances.wait_for(factum.store().head().await.unwrap().token).await.unwrap();
+    assert_eq!(balances.get("1").await.unwrap(), Some(775));
+    assert_eq!(balances.verify().await.unwrap(), []);
+
+    let history = factum.history(&Account::id("1")).await.unwrap();
+    let revisions: Vec<u64> = history.iter().map(|event| event.record.revision.0).collect();
+    assert_eq!(
+        revisions,
+        [0, 2, 3, 4, 5, 5, 7],
+        "parts of one record keep its place; what means nothing is not there"
+    );
+}
+
+#[tokio::test]
+async fn new_events_are_stored_under_the_name_of_their_version() {
+    let factum = Factum::new(old_log().await);
+    struct Deposit;
+    impl Command<Account> for Deposit {
+        type Error = std::convert::Infallible;
+        fn decide(&self, _: &Account) -> Result<Vec<AccountEvent>, Self::Error> {
+            Ok(vec![AccountEvent::Deposited { cents: 1, currency: "EUR".into() }])
+        }
+    }
+    factum.execute(&Account::id("1"), Deposit).await.unwrap();
+    let types = |records: Vec<factum::RecordedEvent>| -> Vec<String> {
+        records.into_iter().map(|record| record.event_type.as_str().to_owned()).collect()
+    };
+    let last = factum.store().read_to_end(Read::stream(StreamName::new("account-1").unwrap())).await.unwrap();
+    assert_eq!(types(last).pop().unwrap(), "Deposited.v3");
+
+    // A query for a kind of event finds it under every name that it ever had, and what was split into it.
+    let query = Query::kinds::<AccountEvent>(["Deposited"]).unwrap();
+    let found = factum.store().read_to_end(Read::query(query)).await.unwrap();
+    assert_eq!(types(found), ["Deposited", "Deposited.v2", "Deposited.v3", "Moved", "Moved", "Deposited.v3"]);
+    let notes = Query::kinds::<AccountEvent>(["Noted"]).unwrap();
+    assert_eq!(
+        types(factum.store().read_to_end(Read::query(notes)).await.unwrap()),
+        ["Moved", "Moved", "Comment"]
+    );
+    let error = Query::kinds::<AccountEvent>(["Deposit"]).unwrap_err().to_string();
+    assert!(error.contains("`Deposit`") && error.contains("`Deposited`"), "{error}");
+    assert_eq!(
+        codec::stored_types::<AccountEvent>().unwrap(),
+        [
+            "Opened",
+            "Deposited.v3",
+            "Withdrawn",
+            "Noted",
+            "AccountOpened",
+            "Comment",
+            "Deposited",
+            "Deposited.v2",
+            "LoggedIn",
+            "Moved",
+            "Remark"
+        ]
+    );
+}
+
+#[test]
+fn what_cannot_be_upcast_says_which_event_and_why() {
+    let message = |event_type: &str, json: &str| {
+        codec::upcast::<AccountEvent>(event_type, json.as_bytes()).unwrap_err().to_string()
+    };
+    let unknown = message("Frozen", "{}");
+    assert!(unknown.contains("`Frozen` at position 0") && unknown.contains("unknown variant"), "{unknown}");
+    let newer = message("Deposited.v4", r#"{"cents":5,"currency":"EUR"}"#);
+    assert!(newer.contains("`Deposited.v4`") && newer.contains("unknown variant"), "{newer}");
+    let damaged = message("Deposited", r#"{"cents":5}"#);
+    assert!(damaged.contains("missing field `euros`"), "{damaged}");
+    let half = message("Deposited.v2", r#"{"cents":"x"}"#);
+    assert!(half.contains("`Deposited.v2`") && half.contains("expected i64"), "{half}");
+    assert!(message("Moved", "{}").contains("missing field `in_cents`"));
+    assert!(message("Deposited.v3", "{}").contains("missing field `cents`"), "today's shape is today's");
+}
+
+/// An event enum of one variant, with this evolution.
+macro_rules! evolving {
+    ($name:ident, $versions:expr, $evolution:expr) => {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        enum $name {
+            Done { n: i64 },
+        }
+        impl Event for $name {
+            const CATEGORY: &'static str = "job";
+            const VERSIONS: &'static [(&'static str, u32)] = $versions;
+            fn evolution() -> Evolution<Self> {
+                $evolution
+            }
+        }
+    };
+}
+
+#[test]
+fn an_evolution_that_does_not_fit_is_refused_before_anything_is_read() {
+    evolving!(Never, &[], Evolution::new().rename("Done", "Finished"));
+    evolving!(Nowhere, &[], Evolution::new().rename("Finished", "Ended"));
+    evolving!(Circle, &[], Evolution::new().rename("A", "B").rename("B", "A"));
+    evolving!(Twice, &[], Evolution::new().rename("A", "Done").drop("A"));
+    evolving!(NoVariant, &[("Gone", 2)], Evolution::new());
+    evolving!(First, &[("Done", 1)], Evolution::new());
+    evolving!(Listed, &[("Done", 2), ("Done", 3)], Evolution::new());
+    let why = |query: factum::Result<Query>| query.unwrap_err().to_string();
+    for (message, part) in [
+        (why(Never::query()), "`Done` is how events are stored today"),
+        (why(Nowhere::query()), "ends at `Ended`"),
+        (why(Circle::query()), "in a circle"),
+        (why(Twice::query()), "two steps for `A`"),
+        (why(NoVariant::query()), "there is no such variant"),
+        (why(First::query()), "the next is 2"),
+        (why(Listed::query()), "listed twice"),
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(why(Never::query()), why(Never::query()), "and again");
+}
+
+#[test]
+fn unknown_types_are_passed_over_where_that_was_asked_for_but_damage_never_is() {
+    evolving!(Strict, &[], Evolution::new());
+    evolving!(Lenient, &[("Done", 2)], Evolution::new().ignore_unknown());
+    assert!(codec::upcast::<Strict>("Other", b"{}").is_err());
+    assert_eq!(codec::upcast::<Lenient>("Other", b"{}").unwrap(), []);
+    assert_eq!(codec::upcast::<Lenient>("Done.v2", br#"{"n":1}"#).unwrap(), [Lenient::Done { n: 1 }]);
+    let error = codec::upcast::<Lenient>("Done.v2", b"{}").unwrap_err().to_string();
+    assert!(error.contains("missing field `n`"), "{error}");
+    // Versions of a kind that is known are not unknown: to pass them over would be to forget what happened.
+    for known in ["Done", "Done.v3"] {
+        assert!(codec::upcast::<Lenient>(known, b"{}").is_err(), "{known}");
+    }
+}
