@@ -84,7 +84,7 @@ fn count(rust: &str) -> Count {
         };
         count.ceremony += 1;
         let mut last = line;
-        while !last.ends_with(ends_with) && !(ends_with == ";" && last.ends_with('}')) {
+        while !(last.ends_with(ends_with) || ends_with == ";" && last.ends_with('}')) {
             let Some(next) = lines.next() else { break };
             count.lines += 1;
             count.ceremony += 1;
