@@ -1,7 +1,6 @@
 use factum::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Event, Serialize, Deserialize)]
-#[event(category = "account")]
 enum AccountEvent {
     Deposited { cents: u64 },
     Withdrawn { cents: u64 },
