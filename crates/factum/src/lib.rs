@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod aggregate;
 pub mod append;
+pub mod bus;
 pub mod codec;
 pub mod consumer;
 pub mod decision;
