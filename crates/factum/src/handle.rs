@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
     append::{Append, Appended, Placed},
-    decision::{At, Decide, Entity, Loaded, Model, Models, Seen, Writes, fold},
+    decision::{At, Decide, Entity, Loaded, Model, Models, Seen, Writes, load},
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
     idempotency::{Before, Earlier, Identity},
     ids::Ids,
     position::Token,
     read::Read,
+    snapshot::Keeper,
     store::{EventStore, EventStoreExt},
     time::{Clock, SystemClock, Timestamp},
 };
@@ -27,6 +28,7 @@ const SENDS: u32 = 4;
 #[derive(Clone, Debug)]
 pub struct Factum {
     store: Arc<dyn EventStore>,
+    snapshots: Option<Keeper>,
     actor: Option<String>,
     correlation_id: Option<String>,
     causation_id: Option<String>,
@@ -95,6 +97,7 @@ impl Factum {
     pub fn from_arc(store: Arc<dyn EventStore>) -> Self {
         Self {
             store,
+            snapshots: None,
             actor: None,
             correlation_id: None,
             causation_id: None,
@@ -107,6 +110,18 @@ impl Factum {
     /// The store.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
+    }
+
+    /// The same handle, which keeps the states of aggregates with [`Aggregate::snapshots`] in this store. See
+    /// [`snapshot`](crate::snapshot).
+    #[must_use]
+    pub fn with_snapshots(&self, snapshots: impl Into<Keeper>) -> Self {
+        Self { snapshots: Some(snapshots.into()), ..self.clone() }
+    }
+
+    /// Who keeps the snapshots, if there are any.
+    pub fn snapshots(&self) -> Option<&Keeper> {
+        self.snapshots.as_ref()
     }
 
     /// The same handle for the work of `actor`: the metadata of what it records says so.
@@ -205,7 +220,7 @@ impl Factum {
 
     async fn attempt<D: Decide>(&self, decision: &D, work: Work<'_>) -> Result<Done, Failure<D::Error>> {
         let mut models = decision.models();
-        let mut loaded = Loaded::default();
+        let mut loaded = Loaded::with(self.snapshots.clone());
         models.load(&*self.store, &mut loaded).await?;
         // Looked up after the models: what they show of this very command must not count as somebody else's doing.
         let own = match work.identity {
@@ -274,7 +289,7 @@ impl Factum {
     /// [`Error::Conflict`] if anything happened to it, or it was deleted; failures of the store.
     pub async fn require_unchanged<A: Aggregate>(&self, entity: &Entity<A>) -> Result<Token> {
         let token = self.store.head().await?.token;
-        let guards = entity.guards(&Seen { token, stream: None })?;
+        let guards = entity.guards(&Seen { token, stream: None, last: entity.revision })?;
         Ok(self.send(Append { writes: Vec::new(), guards }).await?.0.token)
     }
 
@@ -315,7 +330,7 @@ impl Factum {
     /// Those of [`EventStore::read`], and [`Error::InvalidInput`] for an event that cannot be decoded.
     pub async fn load<A: Aggregate>(&self, id: &Id<A>) -> Result<Entity<A>> {
         let mut entity = Entity::of(id);
-        fold(&*self.store, &mut entity, None).await?;
+        load(&*self.store, &mut entity, None, self.snapshots.as_ref()).await?;
         Ok(entity)
     }
 
@@ -325,7 +340,7 @@ impl Factum {
     /// As for [`load`](Self::load).
     pub async fn load_at<A: Aggregate>(&self, id: &Id<A>, at: impl Into<At> + Send) -> Result<Entity<A>> {
         let mut entity = Entity::of(id);
-        fold(&*self.store, &mut entity, Some(at.into())).await?;
+        load(&*self.store, &mut entity, Some(at.into()), self.snapshots.as_ref()).await?;
         Ok(entity)
     }
 

@@ -24,6 +24,7 @@ pub mod projection;
 pub mod query;
 pub mod read;
 pub mod reads;
+pub mod snapshot;
 pub mod store;
 pub mod stream;
 pub mod subscription;
@@ -51,6 +52,7 @@ pub use self::{
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},
+    snapshot::{MemorySnapshots, SnapshotStore, Snapshots},
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
     subscription::{Delivery, Subscription},
@@ -58,3 +60,5 @@ pub use self::{
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
+#[cfg(feature = "macros")]
+pub use factum_macros::{Event, EventSet};
