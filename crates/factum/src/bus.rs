@@ -60,11 +60,14 @@
 //! A query that nobody answers does not compile:
 //!
 //! ```compile_fail,E0277
-//! # use factum::bus::QueryBus;
+//! # use factum::{bus::{self, QueryBus}, prelude::*};
+//! # #[derive(Clone)] struct TimeOfDay;
 //! struct Unheard;
+//!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let queries = QueryBus::new(());
-//! queries.ask(Unheard).await?;
+//! let queries = QueryBus::new((bus::on(|_: TimeOfDay| async { Ok("noon") }),));
+//! queries.ask(TimeOfDay).await?;
+//! queries.ask(Unheard).await?;             // nothing on this query bus answers `Unheard`
 //! # Ok(()) }
 //! ```
 //!

@@ -70,6 +70,7 @@ pub struct Then<O, I> {
     pub(super) inner: I,
 }
 
+#[diagnostic::do_not_recommend]
 impl<M: Sync, P: Sync, O: Layer<M, P>, I: Layer<M, P>> Layer<M, P> for Then<O, I> {
     async fn around<T: Send, E: StdError + Send>(
         &self,
@@ -127,7 +128,21 @@ impl fmt::Display for Invalid {
 
 impl StdError for Invalid {}
 
-/// The layer that lets only messages pass that are valid by their own [`Validate`].
+/// The layer that lets only messages pass that are valid by their own [`Validate`]. What says nothing of that does not compile:
+///
+/// ```compile_fail,E0277
+/// # use factum::{bus::{self, CommandBus, Validation}, prelude::*};
+/// # #[derive(Serialize, Deserialize)] enum DoorEvent { Opened }
+/// # impl factum::Event for DoorEvent { const CATEGORY: &'static str = "door"; }
+/// # #[derive(Default)] struct Door; impl Aggregate for Door { type Event = DoorEvent; fn apply(&mut self, _: &DoorEvent) {} }
+/// # impl Command<Door> for Open { type Error = std::convert::Infallible; fn decide(&self, _: &Door) -> Result<Vec<DoorEvent>, Self::Error> { Ok(vec![]) } }
+/// struct Open;                               // has no `impl bus::Validate`
+///
+/// # async fn example(factum: Factum) {
+/// let commands = CommandBus::new(factum).with(Validation);
+/// let _ = commands.execute(&Door::id("1"), Open).await;
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Validation;
 
@@ -184,7 +199,27 @@ pub fn allow_if(condition: bool, otherwise: impl Into<String>) -> Result<(), For
     if condition { Ok(()) } else { Err(Forbidden(otherwise.into())) }
 }
 
-/// The layer that lets only messages pass that their principal may send, by their own [`Authorise`].
+/// The layer that lets only messages pass that their principal may send, by their own [`Authorise`]. What has no rule for
+/// that type of principal does not compile, and so no rule is forgotten:
+///
+/// ```compile_fail,E0277
+/// # use factum::{bus::{self, Authorisation, CommandBus, Forbidden}, prelude::*};
+/// # #[derive(Serialize, Deserialize)] enum DoorEvent { Opened }
+/// # impl factum::Event for DoorEvent { const CATEGORY: &'static str = "door"; }
+/// # #[derive(Default)] struct Door; impl Aggregate for Door { type Event = DoorEvent; fn apply(&mut self, _: &DoorEvent) {} }
+/// # impl Command<Door> for Open { type Error = std::convert::Infallible; fn decide(&self, _: &Door) -> Result<Vec<DoorEvent>, Self::Error> { Ok(vec![]) } }
+/// # struct Porter; struct Guest;
+/// # impl bus::Principal for Guest { fn actor(&self) -> String { "guest".into() } }
+/// # struct Open;
+/// impl bus::Authorise<Porter> for Open {     // says nothing of a `Guest`
+///     fn authorise(&self, _: &Porter, _door: &str) -> Result<(), Forbidden> { Ok(()) }
+/// }
+///
+/// # async fn example(factum: Factum) {
+/// let commands = CommandBus::new(factum).with(Authorisation);
+/// let _ = commands.by(Guest).execute(&Door::id("1"), Open).await;
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Authorisation;
 

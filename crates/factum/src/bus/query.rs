@@ -33,6 +33,10 @@ use crate::{
 /// ```
 ///
 /// `H` is a [`Projected`], an `SqlProjected`, or a struct of yours that holds several of them.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no query that `{H}` answers",
+    note = "write `impl bus::Query<{H}> for {Self}`"
+)]
 pub trait Query<H>: Send + Sync {
     /// The answer.
     type Result: Send;
@@ -127,6 +131,7 @@ macro_rules! tuple_of_handlers {
         $(tuple_of_handlers!(@one $all $handler $place);)*
     };
     (@one ($($all:ident),*) $handler:ident $place:tt) => {
+        #[diagnostic::do_not_recommend]
         impl<Q: Send + Sync, Via, $($all: Send + Sync),*> Answers<Q, At<$place, Via>> for ($($all,)*)
         where
             $handler: Answers<Q, Via>,

@@ -230,6 +230,31 @@ async fn layers_are_met_in_the_order_in_which_they_are_given() {
     assert_eq!(outer.seen.lock().unwrap().len(), 2);
 }
 
+/// As from a web server's handlers: the buses are shared, and their futures go from thread to thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buses_are_shared_by_tasks() {
+    let factum = bank().await;
+    let balances = factum.project(Balances, MemoryReads::new()).await.unwrap();
+    let commands = CommandBus::new(factum).with(bus::Tracing).with(Authorisation).with(Validation);
+    let queries = QueryBus::new((balances.clone(),)).with(bus::Tracing).with(Authorisation);
+    let tasks: Vec<_> = (0..20)
+        .map(|n| {
+            let (commands, queries, balances) = (commands.by(ADA), queries.by(ADA), balances.clone());
+            tokio::spawn(async move {
+                let (key, account) = (n / 2, Account::id("1"));
+                let done = commands.identified(key).execute(&account, Pay { cents: 5 }).await.unwrap();
+                balances.wait_for(&done).await.unwrap();
+                queries.ask(BalanceOf("1")).await.unwrap().unwrap()
+            })
+        })
+        .collect();
+    let mut least = 100;
+    for task in tasks {
+        least = least.min(task.await.unwrap());
+    }
+    assert_eq!(least, 50, "each of ten payments is done once");
+}
+
 /// Read models, and whatever else answers queries, as one's own struct.
 struct ReadSide {
     balances: Projected<Balances>,
