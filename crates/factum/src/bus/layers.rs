@@ -70,7 +70,6 @@ pub struct Then<O, I> {
     pub(super) inner: I,
 }
 
-#[diagnostic::do_not_recommend]
 impl<M: Sync, P: Sync, O: Layer<M, P>, I: Layer<M, P>> Layer<M, P> for Then<O, I> {
     async fn around<T: Send, E: StdError + Send>(
         &self,
