@@ -14,6 +14,7 @@ pub mod evolution;
 pub mod handle;
 pub mod idempotency;
 mod json;
+pub mod lock;
 pub mod memory;
 pub mod name;
 pub mod position;
