@@ -168,6 +168,11 @@ macro_rules! for_every_case {
                 readers_see_whole_appends_only_and_never_less_than_before,
                 an_append_whose_caller_went_away_is_whole_or_not_there,
             }
+            decisions {
+                of_64_students_as_many_get_in_as_the_course_has_seats,
+                a_student_who_asks_for_64_courses_at_once_gets_as_many_as_allowed,
+                a_courses_seats_and_a_students_limit_both_hold_under_64_enrolments,
+            }
             commands {
                 a_command_with_an_id_is_done_once,
                 an_id_is_for_one_command_only,

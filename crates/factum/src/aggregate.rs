@@ -11,6 +11,7 @@ use crate::{
     evolution::Evolution,
     name::StreamName,
     query::Query,
+    snapshot::Snapshots,
     time::Timestamp,
 };
 
@@ -148,6 +149,12 @@ pub trait Aggregate: Default + Send + Sync + 'static {
 
     /// What an event does to the state. It has happened: there is nothing to refuse.
     fn apply(&mut self, event: &Self::Event);
+
+    /// Whether its state is kept, so that a long history need not be read each time: `Some(Snapshots::every(100))`. Nothing comes
+    /// of it without [`Factum::with_snapshots`](crate::Factum::with_snapshots). See [`snapshot`](crate::snapshot).
+    fn snapshots() -> Option<Snapshots<Self>> {
+        None
+    }
 
     /// The id of one of them. Its events are in the stream `CATEGORY-id`; an id that cannot be in a stream's name is an error
     /// when it is used.

@@ -5,13 +5,16 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
     append::{Append, Appended, Placed},
-    decision::{At, Decide, Entity, Loaded, Model, Models, Seen, Writes, fold},
+    decision::{At, Decide, Entity, Loaded, Model, Models, Seen, Writes, load},
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
     idempotency::{Before, Earlier, Identity},
+    ids::Ids,
     position::Token,
     read::Read,
+    snapshot::Keeper,
     store::{EventStore, EventStoreExt},
+    time::{Clock, SystemClock, Timestamp},
 };
 
 /// How often a command is decided before its conflict is reported, unless the handle says otherwise.
@@ -25,10 +28,13 @@ const SENDS: u32 = 4;
 #[derive(Clone, Debug)]
 pub struct Factum {
     store: Arc<dyn EventStore>,
+    snapshots: Option<Keeper>,
     actor: Option<String>,
     correlation_id: Option<String>,
     causation_id: Option<String>,
     attempts: u32,
+    clock: Arc<dyn Clock>,
+    ids: Option<Arc<dyn Ids>>,
 }
 
 /// A command that was done.
@@ -89,12 +95,33 @@ impl Factum {
 
     /// The handle to a store that others hold too.
     pub fn from_arc(store: Arc<dyn EventStore>) -> Self {
-        Self { store, actor: None, correlation_id: None, causation_id: None, attempts: ATTEMPTS }
+        Self {
+            store,
+            snapshots: None,
+            actor: None,
+            correlation_id: None,
+            causation_id: None,
+            attempts: ATTEMPTS,
+            clock: Arc::new(SystemClock),
+            ids: None,
+        }
     }
 
     /// The store.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
+    }
+
+    /// The same handle, which keeps the states of aggregates with [`Aggregate::snapshots`] in this store. See
+    /// [`snapshot`](crate::snapshot).
+    #[must_use]
+    pub fn with_snapshots(&self, snapshots: impl Into<Keeper>) -> Self {
+        Self { snapshots: Some(snapshots.into()), ..self.clone() }
+    }
+
+    /// Who keeps the snapshots, if there are any.
+    pub fn snapshots(&self) -> Option<&Keeper> {
+        self.snapshots.as_ref()
     }
 
     /// The same handle for the work of `actor`: the metadata of what it records says so.
@@ -122,6 +149,28 @@ impl Factum {
     #[must_use]
     pub fn with_attempts(&self, attempts: u32) -> Self {
         Self { attempts: attempts.max(1), ..self.clone() }
+    }
+
+    /// The same handle on this clock. It is what [`now`](Self::now) asks; a store has a clock of its own.
+    #[must_use]
+    pub fn with_clock(&self, clock: impl Clock) -> Self {
+        Self { clock: Arc::new(clock), ..self.clone() }
+    }
+
+    /// The same handle, with ids from here: those of its events and flows of work, and [`new_id`](Self::new_id).
+    #[must_use]
+    pub fn with_ids(&self, ids: impl Ids) -> Self {
+        Self { ids: Some(Arc::new(ids)), ..self.clone() }
+    }
+
+    /// The present moment, for commands that say when: `Withdraw { cents, at: factum.now() }`. A command itself never asks.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A new id, for whatever a command is about to make.
+    pub fn new_id(&self) -> EventId {
+        self.ids.as_ref().map_or_else(EventId::new, |ids| ids.next())
     }
 
     /// Decides on a command for one aggregate, and records what follows.
@@ -153,7 +202,7 @@ impl Factum {
         decision: &D,
         identity: Option<&Identity>,
     ) -> Result<Done, Failure<D::Error>> {
-        let correlation_id = self.correlation_id.clone().unwrap_or_else(|| EventId::new().to_string());
+        let correlation_id = self.correlation_id.clone().unwrap_or_else(|| self.new_id().to_string());
         let metadata = self.metadata(&correlation_id, identity)?;
         let mut attempts = 0;
         loop {
@@ -170,7 +219,7 @@ impl Factum {
 
     async fn attempt<D: Decide>(&self, decision: &D, work: Work<'_>) -> Result<Done, Failure<D::Error>> {
         let mut models = decision.models();
-        let mut loaded = Loaded::default();
+        let mut loaded = Loaded::with(self.snapshots.clone());
         models.load(&*self.store, &mut loaded).await?;
         // Looked up after the models: what they show of this very command must not count as somebody else's doing.
         let own = match work.identity {
@@ -187,7 +236,10 @@ impl Factum {
                     return Ok(work.done(self.confirm(loaded).await?, Vec::new()));
                 }
                 let events = append.writes.iter_mut().flat_map(|write| &mut write.events);
-                events.for_each(|event| event.metadata = work.metadata.clone());
+                events.for_each(|event| {
+                    event.id = self.ids.as_ref().map_or(event.id, |ids| ids.next());
+                    event.metadata = work.metadata.clone();
+                });
                 append.guards = loaded.guards;
                 match own {
                     None => {
@@ -236,7 +288,7 @@ impl Factum {
     /// [`Error::Conflict`] if anything happened to it, or it was deleted; failures of the store.
     pub async fn require_unchanged<A: Aggregate>(&self, entity: &Entity<A>) -> Result<Token> {
         let token = self.store.head().await?.token;
-        let guards = entity.guards(&Seen { token, stream: None })?;
+        let guards = entity.guards(&Seen { token, stream: None, last: entity.revision })?;
         Ok(self.send(Append { writes: Vec::new(), guards }).await?.0.token)
     }
 
@@ -277,7 +329,7 @@ impl Factum {
     /// Those of [`EventStore::read`], and [`Error::InvalidInput`] for an event that cannot be decoded.
     pub async fn load<A: Aggregate>(&self, id: &Id<A>) -> Result<Entity<A>> {
         let mut entity = Entity::of(id);
-        fold(&*self.store, &mut entity, None).await?;
+        load(&*self.store, &mut entity, None, self.snapshots.as_ref()).await?;
         Ok(entity)
     }
 
@@ -287,7 +339,7 @@ impl Factum {
     /// As for [`load`](Self::load).
     pub async fn load_at<A: Aggregate>(&self, id: &Id<A>, at: impl Into<At> + Send) -> Result<Entity<A>> {
         let mut entity = Entity::of(id);
-        fold(&*self.store, &mut entity, Some(at.into())).await?;
+        load(&*self.store, &mut entity, Some(at.into()), self.snapshots.as_ref()).await?;
         Ok(entity)
     }
 

@@ -13,6 +13,7 @@ pub mod event;
 pub mod evolution;
 pub mod handle;
 pub mod idempotency;
+pub mod ids;
 mod json;
 pub mod lock;
 pub mod memory;
@@ -24,6 +25,7 @@ pub mod query;
 pub mod read;
 pub mod reads;
 pub mod shape;
+pub mod snapshot;
 pub mod store;
 pub mod stream;
 pub mod subscription;
@@ -43,6 +45,7 @@ pub use self::{
     evolution::Evolution,
     handle::{Done, Factum, Failure},
     idempotency::Identified,
+    ids::{CountedIds, Ids},
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
@@ -50,6 +53,7 @@ pub use self::{
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},
+    snapshot::{MemorySnapshots, SnapshotStore, Snapshots},
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
     subscription::{Delivery, Subscription},
@@ -57,3 +61,5 @@ pub use self::{
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
+#[cfg(feature = "macros")]
+pub use factum_macros::{Event, EventSet};

@@ -6,6 +6,7 @@ mod commands;
 mod evolution;
 mod idempotency;
 mod projections;
+mod snapshots;
 mod support;
 mod testkit;
 mod troubles;
