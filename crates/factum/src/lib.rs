@@ -16,6 +16,7 @@ pub mod handle;
 pub mod idempotency;
 pub mod ids;
 mod json;
+pub mod lock;
 pub mod memory;
 pub mod name;
 pub mod position;
