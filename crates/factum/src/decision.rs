@@ -291,7 +291,8 @@ pub(crate) async fn load<M: Model>(
     // Where the evolution of its events does not fit, that is to be known before the first old event comes.
     M::Event::query()?;
     let (Some(keeper), Source::Stream(stream)) = (snapshots, &source) else {
-        return Ok(fold(store, Read { source, ..Read::all() }, model, at, None).await?.seen);
+        let read = Read { source, ..Read::all() };
+        return Ok(fold(store, read, model, at, None).await.map_err(End::error)?.seen);
     };
     let found = match model.kept() {
         None => Found::Nothing,
@@ -320,7 +321,7 @@ pub(crate) async fn load<M: Model>(
             }
         }
     }
-    let folded = fold(store, read, model, at, None).await?;
+    let folded = fold(store, read, model, at, None).await.map_err(End::error)?;
     if !folded.keep(keeper, stream, model, at) && untrue {
         keeper.forget_soon(stream);
     }
@@ -345,17 +346,11 @@ enum End {
     Failed(Error),
 }
 
-impl From<Error> for End {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<End> for Error {
-    fn from(end: End) -> Self {
-        match end {
-            End::Untrue(why) => Self::invalid("the snapshot", why),
-            End::Failed(error) => error,
+impl End {
+    fn error(self) -> Error {
+        match self {
+            Self::Untrue(why) => Error::invalid("the snapshot", why),
+            Self::Failed(error) => error,
         }
     }
 }
