@@ -2,7 +2,7 @@
 
 use std::{fmt, hash, marker::PhantomData, sync::Arc};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
     codec,
@@ -221,6 +221,20 @@ impl<A> hash::Hash for Id<A> {
 impl<A> fmt::Display for Id<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)
+    }
+}
+
+/// As text.
+impl<A> Serialize for Id<A> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.id)
+    }
+}
+
+/// From text.
+impl<'de, A> Deserialize<'de> for Id<A> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { id: String::deserialize(deserializer)?.into(), of: PhantomData })
     }
 }
 

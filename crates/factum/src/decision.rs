@@ -89,6 +89,9 @@ pub trait Model: Send + Sync + 'static {
         Ok(Source::Query(self.query()?))
     }
 
+    /// Told when all of its events have been applied: how far that is.
+    fn loaded(&mut self, _: &Seen) {}
+
     /// What must hold when the decision is recorded: nothing that the query selects has come since.
     ///
     /// That says nothing of what has gone: events that were hidden since (deleted, truncated, too old) do not stop the
@@ -124,7 +127,7 @@ pub struct Entity<A> {
     pub id: Id<A>,
     /// What its events have made of it.
     pub state: A,
-    /// The revision of the last of these events; `None` if there is none.
+    /// The revision of the last event of its stream, whether or not that one still means anything; `None` if there is none.
     pub revision: Option<Revision>,
 }
 
@@ -150,6 +153,10 @@ impl<A: Aggregate> Model for Entity<A> {
     fn apply(&mut self, event: &Recorded<A::Event>) {
         self.state.apply(&event.event);
         self.revision = Some(event.record.revision);
+    }
+
+    fn loaded(&mut self, seen: &Seen) {
+        self.revision = seen.last;
     }
 
     fn source(&self) -> Result<Source> {
@@ -282,6 +289,17 @@ impl From<Timestamp> for At {
 
 /// Makes a model from its events up to `at`, or to the end: from a snapshot on, if there is one that the log bears out.
 pub(crate) async fn load<M: Model>(
+    store: &dyn EventStore,
+    model: &mut M,
+    at: Option<At>,
+    snapshots: Option<&Keeper>,
+) -> Result<Seen> {
+    let seen = load_events(store, model, at, snapshots).await?;
+    model.loaded(&seen);
+    Ok(seen)
+}
+
+async fn load_events<M: Model>(
     store: &dyn EventStore,
     model: &mut M,
     at: Option<At>,

@@ -12,6 +12,8 @@ pub mod error;
 pub mod event;
 pub mod evolution;
 pub mod handle;
+pub mod idempotency;
+pub mod ids;
 mod json;
 pub mod memory;
 pub mod name;
@@ -25,6 +27,7 @@ pub mod snapshot;
 pub mod store;
 pub mod stream;
 pub mod subscription;
+pub mod tagged;
 pub mod tags;
 pub mod testkit;
 pub mod time;
@@ -39,6 +42,8 @@ pub use self::{
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     evolution::Evolution,
     handle::{Done, Factum, Failure},
+    idempotency::Identified,
+    ids::{CountedIds, Ids},
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
@@ -50,6 +55,9 @@ pub use self::{
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
     subscription::{Delivery, Subscription},
+    tagged::{Tagged, Whatever},
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
+#[cfg(feature = "macros")]
+pub use factum_macros::{Event, EventSet};

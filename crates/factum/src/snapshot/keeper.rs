@@ -49,10 +49,12 @@ pub struct Keeper {
     patience: Duration,
 }
 
+/// The form of each type, by version; `None` where it cannot be told.
+type Forms = HashMap<(TypeId, u32), Option<Arc<str>>>;
+
 struct Shared {
     store: Arc<dyn SnapshotStore>,
-    /// The form of each type, by version; `None` where it cannot be told.
-    forms: Mutex<HashMap<(TypeId, u32), Option<Arc<str>>>>,
+    forms: Mutex<Forms>,
     /// Whether the store may be asked for snapshots, and whether it may be given any.
     gets: Rest,
     puts: Rest,

@@ -4,6 +4,7 @@
 mod codec;
 mod commands;
 mod evolution;
+mod idempotency;
 mod projections;
 mod snapshots;
 mod support;
