@@ -7,14 +7,14 @@ use crate::{
     append::{ExpectedRevision, Guard, Write},
     codec,
     error::{Error, Result},
+    moment::At,
     name::StreamName,
-    position::{Position, Revision, Token},
+    position::{Revision, Token},
     query::Query,
-    read::{AsOf, Page, Read, Source},
+    read::{Page, Read, Source},
     snapshot::{Found, Held, Keeper, Kept, Place, Seal},
     store::{EventStore, EventStoreExt},
     stream::{Life, StreamState},
-    time::Timestamp,
 };
 
 /// A decision over any number of things, recorded as one: all or nothing.
@@ -258,35 +258,6 @@ tuple_of_models!(A 0, B 1, C 2, D 3);
 tuple_of_models!(A 0, B 1, C 2, D 3, E 4);
 tuple_of_models!(A 0, B 1, C 2, D 3, E 4, F 5);
 
-/// An earlier moment of one thing. Beyond its end, it is as it is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// After its event with this revision.
-    Revision(Revision),
-    /// When the log had come to this position.
-    Position(Position),
-    /// After all that was recorded at this moment or before.
-    Time(Timestamp),
-}
-
-impl From<Revision> for At {
-    fn from(revision: Revision) -> Self {
-        Self::Revision(revision)
-    }
-}
-
-impl From<Position> for At {
-    fn from(position: Position) -> Self {
-        Self::Position(position)
-    }
-}
-
-impl From<Timestamp> for At {
-    fn from(time: Timestamp) -> Self {
-        Self::Time(time)
-    }
-}
-
 /// Makes a model from its events up to `at`, or to the end: from a snapshot on, if there is one that the log bears out.
 pub(crate) async fn load<M: Model>(
     store: &dyn EventStore,
@@ -381,11 +352,10 @@ async fn fold<M: Model>(
     at: Option<At>,
     mut begin: Option<Held>,
 ) -> Result<Folded, End> {
-    let (read, last) = match at {
-        None => (read, None),
-        Some(At::Revision(last)) => (read, Some(last)),
-        Some(At::Position(position)) => (read.as_of(AsOf::Position(position)), None),
-        Some(At::Time(time)) => (read.as_of(AsOf::Time(time)), None),
+    let read = Read { as_of: at.and_then(At::as_of), ..read };
+    let last = match at {
+        Some(At::Revision(last)) => Some(last),
+        _ => None,
     };
     let (mut folded, mut events): (Option<Folded>, _) = (None, Vec::new());
     let end = store.read_pages(read, |mut page| {

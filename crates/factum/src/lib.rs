@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod aggregate;
 pub mod append;
+pub mod audit;
 pub mod codec;
 pub mod consumer;
 pub mod decision;
@@ -16,6 +17,7 @@ pub mod idempotency;
 pub mod ids;
 mod json;
 pub mod memory;
+pub mod moment;
 pub mod name;
 pub mod position;
 pub mod prelude;
@@ -37,7 +39,7 @@ pub use self::{
     aggregate::{Aggregate, Command, Event, EventSet, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
     consumer::{Consumer, State, Status},
-    decision::{At, Decide, Entity, Model, Models, Writes},
+    decision::{Decide, Entity, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     evolution::Evolution,
@@ -45,6 +47,7 @@ pub use self::{
     idempotency::Identified,
     ids::{CountedIds, Ids},
     memory::MemoryStore,
+    moment::{At, Changes},
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
     projection::{Difference, Projected, Projection},

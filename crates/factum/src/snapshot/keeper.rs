@@ -20,9 +20,10 @@ use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::Instant};
 use super::{SnapshotKey, SnapshotStore, Snapshots, digest};
 use crate::{
     aggregate::{Aggregate, Event},
-    decision::{At, Entity},
+    decision::Entity,
     error::Result,
     event::{EventId, RecordedEvent},
+    moment::At,
     name::StreamName,
     position::{LogIdentity, Position, Revision},
     read::Page,
@@ -408,6 +409,8 @@ impl Seal {
             Some(At::Revision(revision)) => self.last.revision <= revision,
             Some(At::Position(position)) => self.last.position <= position,
             Some(At::Time(time)) => self.last.recorded_at <= time,
+            // What has happened does not come in the order of the log.
+            Some(At::Business(_) | At::Both { .. }) => false,
         }
     }
 
