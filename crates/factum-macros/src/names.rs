@@ -76,9 +76,9 @@ fn name(word: &Meta) -> Result<Option<String>> {
     let read = list.parse_nested_meta(|meta| {
         let text = meta.value()?.parse::<LitStr>()?.value();
         if meta.path.is_ident("serialize") {
-            serialize = Some(text)
+            serialize = Some(text);
         } else {
-            deserialize = Some(text)
+            deserialize = Some(text);
         }
         Ok(())
     });

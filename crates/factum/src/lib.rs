@@ -25,6 +25,7 @@ pub mod projection;
 pub mod query;
 pub mod read;
 pub mod reads;
+pub mod shape;
 pub mod snapshot;
 pub mod store;
 pub mod stream;
