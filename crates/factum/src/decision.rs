@@ -368,7 +368,7 @@ async fn fold<M: Model>(
             let mut kept = model.kept().ok_or_else(|| Stop::Untrue("there are none any more".to_owned()))?;
             kept.restore(held).map_err(Stop::Untrue)?;
         }
-        let folded = folded.get_or_insert_with(|| Folded::from_here(&page, begun.as_ref()));
+        let folded = folded.get_or_insert_with(|| Folded::from_here(&page));
         let enough = folded.take_note(&mut page, last);
         for record in page.events.into_iter().skip(usize::from(begun.is_some())) {
             Recorded::decode(record, &mut events)?;
@@ -399,10 +399,9 @@ impl From<Error> for Stop {
 }
 
 impl Folded {
-    fn from_here(page: &Page, begun: Option<&Held>) -> Self {
+    fn from_here(page: &Page) -> Self {
         // The stream's state as of the first page, which is the moment that all pages show.
-        let seen =
-            Seen { token: page.token, stream: page.stream, last: begun.map(|held| held.of.last.revision) };
+        let seen = Seen { token: page.token, stream: page.stream, last: None };
         Self { seen, records: 0, first: None, last: None, stream: page.stream }
     }
 

@@ -534,11 +534,11 @@ impl<A: Aggregate> Keep for OfEntity<'_, A> {
     }
 
     fn form(&self) -> Result<String, String> {
-        let shape = (self.how.shape)().map_err(|error| {
+        let form = (self.how.form)().map_err(|error| {
             format!("`{}` has no snapshots, because its shape cannot be told: {error}", type_name::<A>())
         })?;
         let (category, version) = (A::Event::CATEGORY, self.how.version);
-        Ok(format!("{category} v{version} {}", digest(shape.iter().map(String::as_str))))
+        Ok(format!("{category} v{version} {}", digest(form.iter().map(String::as_str))))
     }
 
     fn save(&self) -> Result<String, String> {
