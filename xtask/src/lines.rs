@@ -70,9 +70,9 @@ fn count(rust: &str) -> Count {
         }
         count.lines += 1;
         let begins = |words: &[&str]| words.iter().any(|word| line.starts_with(word));
-        let ends_with = match line {
-            _ if begins(&["use ", "pub use ", "pub(crate) use ", "mod ", "pub mod ", "extern "]) => ";",
-            _ if begins(&["#[", "#!["]) && !begins(&["#[error(", "#[id]"]) => "]",
+        let (opens, closes) = match line {
+            _ if begins(&["use ", "pub use ", "pub(crate) use ", "mod ", "pub mod ", "extern "]) => ('{', '}'),
+            _ if begins(&["#[", "#!["]) && !begins(&["#[error(", "#[id]"]) => ('[', ']'),
             _ => {
                 if begins(&["impl"]) {
                     in_impl = line.contains(" for ");
@@ -83,15 +83,20 @@ fn count(rust: &str) -> Count {
             }
         };
         count.ceremony += 1;
-        let mut last = line;
-        while !last.ends_with(ends_with) && !(ends_with == ";" && last.ends_with('}')) {
+        let mut open = depth(line, opens, closes);
+        while open > 0 {
             let Some(next) = lines.next() else { break };
             count.lines += 1;
             count.ceremony += 1;
-            last = next;
+            open += depth(next, opens, closes);
         }
     }
     count
+}
+
+/// How many more of these brackets a line opens than it closes.
+fn depth(line: &str, opens: char, closes: char) -> isize {
+    line.chars().map(|c| isize::from(c == opens) - isize::from(c == closes)).sum()
 }
 
 #[cfg(test)]
@@ -121,8 +126,8 @@ impl Event for E {
 impl E {
     const OWN: u8 = 1;
 }
-#[tokio::main]
-async fn main() {
+#[tokio::main] async fn main() {
+    let a = 1;
 }
 #[cfg(test)]
 mod tests {

@@ -9,10 +9,12 @@ use crate::{
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
     idempotency::{Before, Earlier, Identity},
+    ids::Ids,
     position::Token,
     read::Read,
     snapshot::Keeper,
     store::{EventStore, EventStoreExt},
+    time::{Clock, SystemClock, Timestamp},
 };
 
 /// How often a command is decided before its conflict is reported, unless the handle says otherwise.
@@ -31,6 +33,8 @@ pub struct Factum {
     correlation_id: Option<String>,
     causation_id: Option<String>,
     attempts: u32,
+    clock: Arc<dyn Clock>,
+    ids: Option<Arc<dyn Ids>>,
 }
 
 /// A command that was done.
@@ -91,8 +95,16 @@ impl Factum {
 
     /// The handle to a store that others hold too.
     pub fn from_arc(store: Arc<dyn EventStore>) -> Self {
-        let (snapshots, actor, correlation_id, causation_id) = (None, None, None, None);
-        Self { store, snapshots, actor, correlation_id, causation_id, attempts: ATTEMPTS }
+        Self {
+            store,
+            snapshots: None,
+            actor: None,
+            correlation_id: None,
+            causation_id: None,
+            attempts: ATTEMPTS,
+            clock: Arc::new(SystemClock),
+            ids: None,
+        }
     }
 
     /// The store.
@@ -139,6 +151,28 @@ impl Factum {
         Self { attempts: attempts.max(1), ..self.clone() }
     }
 
+    /// The same handle on this clock. It is what [`now`](Self::now) asks; a store has a clock of its own.
+    #[must_use]
+    pub fn with_clock(&self, clock: impl Clock) -> Self {
+        Self { clock: Arc::new(clock), ..self.clone() }
+    }
+
+    /// The same handle, with ids from here: those of its events and flows of work, and [`new_id`](Self::new_id).
+    #[must_use]
+    pub fn with_ids(&self, ids: impl Ids) -> Self {
+        Self { ids: Some(Arc::new(ids)), ..self.clone() }
+    }
+
+    /// The present moment, for commands that say when: `Withdraw { cents, at: factum.now() }`. A command itself never asks.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A new id, for whatever a command is about to make.
+    pub fn new_id(&self) -> EventId {
+        self.ids.as_ref().map_or_else(EventId::new, |ids| ids.next())
+    }
+
     /// Decides on a command for one aggregate, and records what follows.
     ///
     /// If somebody else was quicker it is decided again on the newer state, a bounded number of times. If the store's answer
@@ -168,7 +202,7 @@ impl Factum {
         decision: &D,
         identity: Option<&Identity>,
     ) -> Result<Done, Failure<D::Error>> {
-        let correlation_id = self.correlation_id.clone().unwrap_or_else(|| EventId::new().to_string());
+        let correlation_id = self.correlation_id.clone().unwrap_or_else(|| self.new_id().to_string());
         let metadata = self.metadata(&correlation_id, identity)?;
         let mut attempts = 0;
         loop {
@@ -202,7 +236,10 @@ impl Factum {
                     return Ok(work.done(self.confirm(loaded).await?, Vec::new()));
                 }
                 let events = append.writes.iter_mut().flat_map(|write| &mut write.events);
-                events.for_each(|event| event.metadata = work.metadata.clone());
+                events.for_each(|event| {
+                    event.id = self.ids.as_ref().map_or(event.id, |ids| ids.next());
+                    event.metadata = work.metadata.clone();
+                });
                 append.guards = loaded.guards;
                 match own {
                     None => {

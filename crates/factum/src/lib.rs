@@ -13,6 +13,7 @@ pub mod event;
 pub mod evolution;
 pub mod handle;
 pub mod idempotency;
+pub mod ids;
 mod json;
 pub mod memory;
 pub mod name;
@@ -22,6 +23,7 @@ pub mod projection;
 pub mod query;
 pub mod read;
 pub mod reads;
+pub mod shape;
 pub mod snapshot;
 pub mod store;
 pub mod stream;
@@ -42,6 +44,7 @@ pub use self::{
     evolution::Evolution,
     handle::{Done, Factum, Failure},
     idempotency::Identified,
+    ids::{CountedIds, Ids},
     memory::MemoryStore,
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
@@ -57,3 +60,5 @@ pub use self::{
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
+#[cfg(feature = "macros")]
+pub use factum_macros::{Event, EventSet};

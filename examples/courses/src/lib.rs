@@ -276,7 +276,7 @@ impl Projection for Roster {
         let mut row = row.unwrap_or_default();
         match &event.event {
             CourseEvent::Offered { seats, .. } | CourseEvent::SeatsChanged { seats, .. } => {
-                row.seats = *seats
+                row.seats = *seats;
             }
             CourseEvent::Subscribed { student, .. } => row.students.push(student.clone()),
             CourseEvent::Unsubscribed { student, .. } => row.students.retain(|own| own != student),

@@ -10,7 +10,8 @@ const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// What each crate of the product may use of the others. Nothing points back.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("factum", &[]),
+    ("factum-macros", &[]),
+    ("factum", &["factum-macros"]),
     ("factum-cli", &["factum", "factum-log"]),
     ("factum-log", &["factum"]),
     ("factum-sqlite", &["factum"]),

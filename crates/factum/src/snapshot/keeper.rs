@@ -48,10 +48,12 @@ pub struct Keeper {
     patience: Duration,
 }
 
+/// The form of each type, by version; `None` where it cannot be told.
+type Forms = HashMap<(TypeId, u32), Option<Arc<str>>>;
+
 struct Shared {
     store: Arc<dyn SnapshotStore>,
-    /// The form of each type, by version; `None` where it cannot be told.
-    forms: Mutex<HashMap<(TypeId, u32), Option<Arc<str>>>>,
+    forms: Mutex<Forms>,
     /// The store failed, and is not asked again before that.
     rests_until: Mutex<Option<Instant>>,
     /// What is on its way to the store.
