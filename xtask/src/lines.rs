@@ -71,7 +71,9 @@ fn count(rust: &str) -> Count {
         count.lines += 1;
         let begins = |words: &[&str]| words.iter().any(|word| line.starts_with(word));
         let (opens, closes) = match line {
-            _ if begins(&["use ", "pub use ", "pub(crate) use ", "mod ", "pub mod ", "extern "]) => ('{', '}'),
+            _ if begins(&["use ", "pub use ", "pub(crate) use ", "mod ", "pub mod ", "extern "]) => {
+                ('{', '}')
+            }
             _ if begins(&["#[", "#!["]) && !begins(&["#[error(", "#[id]"]) => ('[', ']'),
             _ => {
                 if begins(&["impl"]) {
