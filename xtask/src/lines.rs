@@ -139,6 +139,24 @@ mod tests {
         assert_eq!(count(program), Count { lines: 21, ceremony: 9 });
     }
 
+    /// What others' programs come to is of the day that stands there; ours is of today.
+    #[test]
+    fn our_own_rows_in_the_table_are_true() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+        let table = read("docs/peers.md");
+        for example in ["examples/first-hour/src/main.rs", "examples/users/src/main.rs"] {
+            let row = table.lines().find(|line| line.starts_with('|') && line.contains(example)).unwrap();
+            let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('*')).collect();
+            let count = count(&read(example));
+            assert_eq!(
+                (cells[3], cells[4]),
+                (&*count.lines.to_string(), &*count.ceremony.to_string()),
+                "{row}"
+            );
+        }
+    }
+
     #[test]
     fn blocks_of_a_page_are_read_also_where_they_are_indented_or_hidden() {
         let page = "Say\n```rust,ignore\nlet a = 1;\n# let b = 2;\n```\n1. so:\n    ```rust\n    let c = 3;\n    ```\n```toml\nx = 1\n```\n";

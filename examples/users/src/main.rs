@@ -1,7 +1,6 @@
 use factum::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Event, Serialize, Deserialize)]
-#[event(category = "user")]
 enum UserEvent {
     Registered {
         #[tag]
