@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// What to say of a type that is not an enum in serde's usual form.
-const NOT_AN_ENUM: &str =
+pub(crate) const NOT_AN_ENUM: &str =
     "an event must be an enum with one variant per kind, without serde's `tag` or `untagged`";
 
 /// The event as a store takes it, with a new id and its tags.

@@ -185,7 +185,7 @@ impl Factum {
         A: Aggregate,
         C: Command<A>,
     {
-        self.take(&OfOne { id: id.clone(), command }, None).await
+        self.take(&OfOne { id, command: &command }, None).await
     }
 
     /// Takes a decision over several things, and records what follows as one. As [`execute`](Self::execute) otherwise.
@@ -210,6 +210,7 @@ impl Factum {
             let work = Work { identity, metadata: &metadata, correlation_id: &correlation_id, attempts };
             match self.attempt(decision, work).await {
                 Err(Failure::Store(error)) if error.is_conflict() && attempts < self.attempts => {
+                    tracing::debug!(attempts, conflict = %error, "somebody else was quicker; it is decided again");
                     back_off(attempts).await;
                 }
                 outcome => return outcome,
@@ -389,21 +390,21 @@ impl Work<'_> {
 }
 
 /// A command for one aggregate is a decision over one model.
-pub(crate) struct OfOne<A, C> {
-    pub(crate) id: Id<A>,
-    pub(crate) command: C,
+pub(crate) struct OfOne<'a, A, C> {
+    pub(crate) id: &'a Id<A>,
+    pub(crate) command: &'a C,
 }
 
-impl<A: Aggregate, C: Command<A>> Decide for OfOne<A, C> {
+impl<A: Aggregate, C: Command<A>> Decide for OfOne<'_, A, C> {
     type Models = Entity<A>;
     type Error = C::Error;
 
     fn models(&self) -> Entity<A> {
-        Entity::of(&self.id)
+        Entity::of(self.id)
     }
 
     fn decide(&self, entity: &Entity<A>) -> Result<Writes, C::Error> {
-        Ok(Writes::to(&self.id, self.command.decide(&entity.state)?))
+        Ok(Writes::to(self.id, self.command.decide(&entity.state)?))
     }
 }
 

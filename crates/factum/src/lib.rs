@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod aggregate;
 pub mod append;
+pub mod bus;
 pub mod codec;
 pub mod consumer;
 pub mod decision;
@@ -15,6 +16,7 @@ pub mod handle;
 pub mod idempotency;
 pub mod ids;
 mod json;
+pub mod lock;
 pub mod memory;
 pub mod name;
 pub mod position;
