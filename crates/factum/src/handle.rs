@@ -8,6 +8,7 @@ use crate::{
     decision::{At, Decide, Entity, Loaded, Models, Writes, fold},
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
+    pass::Road,
     position::Token,
     read::Read,
     store::{EventStore, EventStoreExt},
@@ -27,6 +28,8 @@ pub struct Factum {
     actor: Option<String>,
     correlation_id: Option<String>,
     causation_id: Option<String>,
+    /// The pass of the log that its consumers share, if they do.
+    road: Option<Arc<Road>>,
 }
 
 /// A command that was done.
@@ -83,12 +86,21 @@ impl Factum {
 
     /// The handle to a store that others hold too.
     pub fn from_arc(store: Arc<dyn EventStore>) -> Self {
-        Self { store, actor: None, correlation_id: None, causation_id: None }
+        Self { store, actor: None, correlation_id: None, causation_id: None, road: None }
     }
 
     /// The store.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
+    }
+
+    pub(crate) fn on_road(&self, road: Arc<Road>) -> Self {
+        Self { road: Some(road), ..self.clone() }
+    }
+
+    /// Where consumers begun on this handle read the log.
+    pub(crate) fn road(&self) -> Arc<Road> {
+        self.road.clone().unwrap_or_else(|| Arc::new(Road::open(self.store.clone())))
     }
 
     /// The same handle for the work of `actor`: the metadata of what it records says so.

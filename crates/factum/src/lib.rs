@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod aggregate;
 pub mod append;
+pub mod batch;
 pub mod codec;
 pub mod consumer;
 pub mod decision;
@@ -15,12 +16,14 @@ pub mod handle;
 mod json;
 pub mod memory;
 pub mod name;
+pub mod pass;
 pub mod position;
 pub mod prelude;
 pub mod projection;
 pub mod query;
 pub mod read;
 pub mod reads;
+pub mod rebuild;
 pub mod store;
 pub mod stream;
 pub mod subscription;
@@ -40,11 +43,13 @@ pub use self::{
     handle::{Done, Factum, Failure},
     memory::MemoryStore,
     name::{EventType, StreamName},
+    pass::Pass,
     position::{LogIdentity, Position, Revision, Token},
-    projection::{Difference, Projected, Projection},
+    projection::{Difference, MultiProjection, Projected, Projection, Rows},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},
+    rebuild::{Rebuild, RebuildProgress},
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
     subscription::{Delivery, Subscription},
