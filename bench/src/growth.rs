@@ -254,7 +254,8 @@ fn resident() -> Result<(f64, f64), Failure> {
     let status = fs::read_to_string("/proc/self/status").map_err(broken)?;
     let of = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok()).unwrap_or_default() / 1024.0
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok()).unwrap_or_default()
+            / 1024.0
     };
     Ok((of("VmRSS:"), of("VmHWM:")))
 }

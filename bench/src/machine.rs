@@ -176,3 +176,17 @@ pub fn settle(directory: &Path) {
         let _ = rustix::fs::syncfs(&directory);
     }
 }
+
+/// Drops what the page cache holds of a store's files.
+pub fn forget(directory: &Path) -> Result<(), Failure> {
+    for entry in fs::read_dir(directory).map_err(broken)?.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            forget(&path)?;
+        } else if let Ok(file) = fs::File::open(&path) {
+            let _ = file.sync_all();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).map_err(broken)?;
+        }
+    }
+    Ok(())
+}

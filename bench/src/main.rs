@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a program: `pub` says what other modules may use")]
 
 mod bars;
+mod domain;
 mod growth;
 mod limit;
 mod machine;
@@ -69,7 +70,10 @@ pub struct Arguments {
     /// memory, look-ups and disk. 1,10 take a minute and 10 GB; 100 take a quarter of an hour and 60 GB
     #[arg(long, value_name = "M,M", value_delimiter = ',')]
     growth: Vec<u64>,
-    /// A part of that, in a process of its own
+    /// What the domain layer costs, instead: a command beside the same by hand, and folding, from memory and from disk
+    #[arg(long)]
+    domain: bool,
+    /// A part of that growth, in a process of its own
     #[arg(long, hide = true, num_args = 4)]
     growth_part: Vec<String>,
 }
@@ -91,6 +95,8 @@ fn main() -> ExitCode {
         growth::part(&arguments.growth_part)
     } else if !arguments.growth.is_empty() {
         growth::run(&arguments)
+    } else if arguments.domain {
+        domain::run(&arguments)
     } else {
         run::run(&arguments)
     };

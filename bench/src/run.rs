@@ -105,8 +105,8 @@ fn measure_round(
             results.records.push(record(why));
             continue;
         }
-        let measured =
-            directory_for(work, peer, scratch).and_then(|directory| measure(work, peer, scale, &directory, !arguments.no_limit));
+        let measured = directory_for(work, peer, scratch)
+            .and_then(|directory| measure(work, peer, scale, &directory, !arguments.no_limit));
         let _ = fs::remove_dir_all(scratch.join("store"));
         settle(scratch);
         let (outcome, limits) = match measured {

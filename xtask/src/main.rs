@@ -3,6 +3,7 @@
 
 mod evidence;
 mod lanes;
+mod lines;
 mod proofs;
 mod readme;
 mod shell;
@@ -99,6 +100,12 @@ enum Verb {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Counts the lines of programs, and how many of them are ceremony; prints by which rules
+    Lines {
+        /// Rust files, or Markdown with Rust in it
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Writes docs/evidence.md from what the long lanes left in target/evidence
     Evidence {
         /// Run all of them first, but for soak: about half an hour
@@ -176,6 +183,7 @@ async fn run(verb: Verb) -> Result<(), Stop> {
             println!("{}", proofs::soak(&mut Shell::new(root)?, minutes, seed).await?);
             Ok(())
         }
+        Verb::Lines { files } => lines::run(&files).map(|told| println!("{told}")),
         Verb::Evidence { run } => {
             println!("{}", evidence::run(&mut Shell::new(root)?, run.then(new_seed)).await?);
             Ok(())

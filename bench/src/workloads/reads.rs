@@ -1,7 +1,6 @@
 //! Reads of a log of a million events: one entity's, a scan of all, a scan of one type.
 
 use std::{
-    fs,
     path::Path,
     sync::{
         Arc,
@@ -15,6 +14,7 @@ use hdrhistogram::Histogram;
 
 use super::{Scale, Workload, data::EVENTS_EACH};
 use crate::{
+    machine::forget,
     measure::{Meter, Sample, histogram},
     peer::{Failure, Peer, Seen, Store, TYPES, broken, tag_of},
 };
@@ -179,18 +179,4 @@ fn expect(seen: Seen, events: u64) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(broken(format!("it gave {} events where {events} were appended", seen.events))),
     }
-}
-
-/// Drops what the page cache holds of a store's files.
-pub fn forget(directory: &Path) -> Result<(), Failure> {
-    for entry in fs::read_dir(directory).map_err(broken)?.flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            forget(&path)?;
-        } else if let Ok(file) = fs::File::open(&path) {
-            let _ = file.sync_all();
-            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).map_err(broken)?;
-        }
-    }
-    Ok(())
 }

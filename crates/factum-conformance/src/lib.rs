@@ -168,6 +168,23 @@ macro_rules! for_every_case {
                 readers_see_whole_appends_only_and_never_less_than_before,
                 an_append_whose_caller_went_away_is_whole_or_not_there,
             }
+            decisions {
+                of_64_students_as_many_get_in_as_the_course_has_seats,
+                a_student_who_asks_for_64_courses_at_once_gets_as_many_as_allowed,
+                a_courses_seats_and_a_students_limit_both_hold_under_64_enrolments,
+            }
+            commands {
+                a_command_with_an_id_is_done_once,
+                an_id_is_for_one_command_only,
+                of_racing_commands_with_one_id_one_is_done,
+                of_racing_decisions_with_one_id_over_many_streams_one_is_done,
+                of_different_commands_racing_for_one_id_one_is_done,
+                what_recorded_nothing_is_decided_anew,
+                a_command_is_known_when_its_events_are_hidden,
+                command_ids_are_known_after_a_restart,
+                a_name_is_given_to_one_of_many,
+                unchanged_can_be_required_without_writing,
+            }
             restart {
                 everything_comes_back,
                 an_empty_log_comes_back_as_the_same_log,

@@ -2,7 +2,7 @@
 
 use std::{fmt, hash, marker::PhantomData, sync::Arc};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
     codec,
@@ -11,6 +11,7 @@ use crate::{
     evolution::Evolution,
     name::StreamName,
     query::Query,
+    snapshot::Snapshots,
     time::Timestamp,
 };
 
@@ -149,6 +150,12 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     /// What an event does to the state. It has happened: there is nothing to refuse.
     fn apply(&mut self, event: &Self::Event);
 
+    /// Whether its state is kept, so that a long history need not be read each time: `Some(Snapshots::every(100))`. Nothing comes
+    /// of it without [`Factum::with_snapshots`](crate::Factum::with_snapshots). See [`snapshot`](crate::snapshot).
+    fn snapshots() -> Option<Snapshots<Self>> {
+        None
+    }
+
     /// The id of one of them. Its events are in the stream `CATEGORY-id`; an id that cannot be in a stream's name is an error
     /// when it is used.
     fn id(id: impl Into<String>) -> Id<Self> {
@@ -214,6 +221,20 @@ impl<A> hash::Hash for Id<A> {
 impl<A> fmt::Display for Id<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)
+    }
+}
+
+/// As text.
+impl<A> Serialize for Id<A> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.id)
+    }
+}
+
+/// From text.
+impl<'de, A> Deserialize<'de> for Id<A> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { id: String::deserialize(deserializer)?.into(), of: PhantomData })
     }
 }
 

@@ -10,7 +10,8 @@ use crate::{
     name::StreamName,
     position::{Position, Revision, Token},
     query::Query,
-    read::{AsOf, Read, Source},
+    read::{AsOf, Page, Read, Source},
+    snapshot::{Found, Held, Keeper, Kept, Place, Seal},
     store::{EventStore, EventStoreExt},
     stream::{Life, StreamState},
     time::Timestamp,
@@ -88,6 +89,9 @@ pub trait Model: Send + Sync + 'static {
         Ok(Source::Query(self.query()?))
     }
 
+    /// Told when all of its events have been applied: how far that is.
+    fn loaded(&mut self, _: &Seen) {}
+
     /// What must hold when the decision is recorded: nothing that the query selects has come since.
     ///
     /// That says nothing of what has gone: events that were hidden since (deleted, truncated, too old) do not stop the
@@ -98,6 +102,11 @@ pub trait Model: Send + Sync + 'static {
     fn guards(&self, seen: &Seen) -> Result<Vec<Guard>> {
         Ok(vec![Guard::Query { query: self.query()?, after: seen.token }])
     }
+
+    /// What a [snapshot](crate::snapshot) keeps of it, if anything. An [`Entity`] says what its aggregate says; others have none.
+    fn kept(&mut self) -> Option<Kept<'_>> {
+        None
+    }
 }
 
 /// How far a model's events have been read.
@@ -107,6 +116,8 @@ pub struct Seen {
     pub token: Token,
     /// The state of the stream, if a stream was read.
     pub stream: Option<StreamState>,
+    /// The revision of its last event that can be seen, if a stream was read. That event need not mean anything to the model.
+    pub last: Option<Revision>,
 }
 
 /// An instance of an aggregate, as of a revision.
@@ -116,7 +127,7 @@ pub struct Entity<A> {
     pub id: Id<A>,
     /// What its events have made of it.
     pub state: A,
-    /// The revision of the last of these events; `None` if there is none.
+    /// The revision of the last event of its stream, whether or not that one still means anything; `None` if there is none.
     pub revision: Option<Revision>,
 }
 
@@ -144,6 +155,10 @@ impl<A: Aggregate> Model for Entity<A> {
         self.revision = Some(event.record.revision);
     }
 
+    fn loaded(&mut self, seen: &Seen) {
+        self.revision = seen.last;
+    }
+
     fn source(&self) -> Result<Source> {
         Ok(Source::Stream(self.id.stream()?))
     }
@@ -152,7 +167,7 @@ impl<A: Aggregate> Model for Entity<A> {
     /// hidden, the stream itself says how far it had come.
     fn guards(&self, seen: &Seen) -> Result<Vec<Guard>> {
         let there = seen.stream.filter(|stream| stream.life == Life::Live);
-        let last = self.revision.or(there.and_then(|stream| stream.last_revision));
+        let last = seen.last.or(there.and_then(|stream| stream.last_revision));
         let expected = match last {
             // A deleted stream keeps its revision, so that alone would let the decision revive it.
             Some(last) => vec![ExpectedRevision::Exact(last), ExpectedRevision::StreamExists],
@@ -160,6 +175,10 @@ impl<A: Aggregate> Model for Entity<A> {
         };
         let stream = self.id.stream()?;
         Ok(expected.into_iter().map(|expected| Guard::Stream { stream: stream.clone(), expected }).collect())
+    }
+
+    fn kept(&mut self) -> Option<Kept<'_>> {
+        self.keeping()
     }
 }
 
@@ -177,15 +196,22 @@ pub trait Models: Send + Sync + Sized {
 }
 
 /// What the loading of models has shown.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Loaded {
     /// What must hold for a decision on the models to be recorded.
     pub guards: Vec<Guard>,
     /// How far each model has seen.
     pub seen: Vec<Token>,
+    /// Where the models may begin.
+    snapshots: Option<Keeper>,
 }
 
 impl Loaded {
+    /// Nothing yet; models that have snapshots begin with them.
+    pub(crate) fn with(snapshots: Option<Keeper>) -> Self {
+        Self { snapshots, ..Self::default() }
+    }
+
     /// The furthest place that was seen.
     pub(crate) fn token(&self) -> Option<Token> {
         self.seen.iter().copied().max_by_key(|token| token.position)
@@ -199,7 +225,7 @@ impl Loaded {
 
 impl<M: Model> Models for M {
     async fn load(&mut self, store: &dyn EventStore, loaded: &mut Loaded) -> Result<()> {
-        let seen = fold(store, self, None).await?;
+        let seen = load(store, self, None, loaded.snapshots.as_ref()).await?;
         loaded.guards.extend(self.guards(&seen)?);
         loaded.seen.push(seen.token);
         Ok(())
@@ -261,45 +287,187 @@ impl From<Timestamp> for At {
     }
 }
 
-/// Applies a model's events, page by page, up to `at` or to the end.
-pub(crate) async fn fold<M: Model>(store: &dyn EventStore, model: &mut M, at: Option<At>) -> Result<Seen> {
-    let read = Read { source: model.source()?, ..Read::all() };
-    let (read, last) = match at {
-        None => (read, None),
-        Some(At::Revision(last)) => (read, Some(last)),
-        Some(At::Position(position)) => (read.as_of(AsOf::Position(position)), None),
-        Some(At::Time(time)) => (read.as_of(AsOf::Time(time)), None),
-    };
-    // Where the evolution of its events does not fit, that is to be known before the first old event comes.
-    M::Event::query()?;
-    let (mut seen, mut events) = (None, Vec::new());
-    let end = store.read_pages(read, |page| {
-        // The stream's state as of the first page, which is the moment that all pages show.
-        let stream = seen.map_or(page.stream, |seen: Seen| seen.stream);
-        seen = Some(Seen { token: page.token, stream });
-        for record in page.events {
-            if last.is_some_and(|last| record.revision > last) {
-                return Err(End::Enough);
-            }
-            Recorded::decode(record, &mut events)?;
-            events.drain(..).for_each(|event| model.apply(&event));
-        }
-        Ok(())
-    });
-    match end.await {
-        Err(End::Failed(error)) => Err(error),
-        Ok(()) | Err(End::Enough) => seen.ok_or_else(|| Error::invalid("the read", "it gave no page")),
-    }
+/// Makes a model from its events up to `at`, or to the end: from a snapshot on, if there is one that the log bears out.
+pub(crate) async fn load<M: Model>(
+    store: &dyn EventStore,
+    model: &mut M,
+    at: Option<At>,
+    snapshots: Option<&Keeper>,
+) -> Result<Seen> {
+    let seen = load_events(store, model, at, snapshots).await?;
+    model.loaded(&seen);
+    Ok(seen)
 }
 
+async fn load_events<M: Model>(
+    store: &dyn EventStore,
+    model: &mut M,
+    at: Option<At>,
+    snapshots: Option<&Keeper>,
+) -> Result<Seen> {
+    let source = model.source()?;
+    // Where the evolution of its events does not fit, that is to be known before the first old event comes.
+    M::Event::query()?;
+    let (Some(keeper), Source::Stream(stream)) = (snapshots, &source) else {
+        return Ok(fold(store, Read { source, ..Read::all() }, model, at, None).await?.seen);
+    };
+    let found = match model.kept() {
+        None => Found::Nothing,
+        Some(kept) => keeper.find(stream, kept, at).await,
+    };
+    let mut untrue = matches!(found, Found::Untrue);
+    let read = Read::stream(stream.clone());
+    if let Found::Held(held) = found {
+        let from_it = read.clone().from_revision(held.of.last.revision);
+        match fold(store, from_it, model, at, Some(held)).await {
+            Ok(folded) => {
+                keeper.used();
+                folded.keep(keeper, stream, model, at);
+                return Ok(folded.seen);
+            }
+            Err(End::Failed(error)) => {
+                if matches!(error, Error::Tombstoned { .. }) {
+                    keeper.forget_soon(stream);
+                }
+                return Err(error);
+            }
+            Err(End::Untrue(why)) => {
+                // What an earlier moment does not show may still be there now.
+                untrue = at.is_none();
+                keeper.refused(stream, why);
+            }
+        }
+    }
+    let folded = fold(store, read, model, at, None).await?;
+    if !folded.keep(keeper, stream, model, at) && untrue {
+        keeper.forget_soon(stream);
+    }
+    Ok(folded.seen)
+}
+
+/// What the applying of events has come to.
+struct Folded {
+    seen: Seen,
+    /// How many records were read, and the first and the last of them.
+    records: u64,
+    first: Option<Place>,
+    last: Option<Place>,
+    /// The state of the stream with the last page.
+    stream: Option<StreamState>,
+}
+
+/// Why it did not come to an end.
 enum End {
-    Enough,
+    /// The log does not bear out the snapshot. The model is as it was.
+    Untrue(String),
     Failed(Error),
 }
 
 impl From<Error> for End {
     fn from(error: Error) -> Self {
         Self::Failed(error)
+    }
+}
+
+impl From<End> for Error {
+    fn from(end: End) -> Self {
+        match end {
+            End::Untrue(why) => Self::invalid("the snapshot", why),
+            End::Failed(error) => error,
+        }
+    }
+}
+
+/// Applies events to a model, page by page; before the first of them, what `begin` holds, whose last event that is.
+async fn fold<M: Model>(
+    store: &dyn EventStore,
+    read: Read,
+    model: &mut M,
+    at: Option<At>,
+    mut begin: Option<Held>,
+) -> Result<Folded, End> {
+    let (read, last) = match at {
+        None => (read, None),
+        Some(At::Revision(last)) => (read, Some(last)),
+        Some(At::Position(position)) => (read.as_of(AsOf::Position(position)), None),
+        Some(At::Time(time)) => (read.as_of(AsOf::Time(time)), None),
+    };
+    let (mut folded, mut events): (Option<Folded>, _) = (None, Vec::new());
+    let end = store.read_pages(read, |mut page| {
+        if begin.is_some() && page.events.is_empty() && page.next.is_some() {
+            return Ok(());
+        }
+        let begun = begin.take();
+        if let Some(held) = &begun {
+            held.of.check(&page).map_err(|why| Stop::Untrue(why.to_owned()))?;
+            let mut kept = model.kept().ok_or_else(|| Stop::Untrue("there are none any more".to_owned()))?;
+            kept.restore(held).map_err(Stop::Untrue)?;
+        }
+        let folded = folded.get_or_insert_with(|| Folded::from_here(&page, begun.as_ref()));
+        let enough = folded.take_note(&mut page, last);
+        for record in page.events.into_iter().skip(usize::from(begun.is_some())) {
+            Recorded::decode(record, &mut events)?;
+            events.drain(..).for_each(|event| model.apply(&event));
+        }
+        if enough { Err(Stop::Enough) } else { Ok(()) }
+    });
+    match end.await {
+        Err(Stop::Untrue(why)) => Err(End::Untrue(why)),
+        Err(Stop::Failed(error)) => Err(End::Failed(error)),
+        Ok(()) | Err(Stop::Enough) => {
+            folded.ok_or_else(|| End::Failed(Error::invalid("the read", "it gave no page")))
+        }
+    }
+}
+
+/// Why no more pages are read.
+enum Stop {
+    Enough,
+    Untrue(String),
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Folded {
+    fn from_here(page: &Page, begun: Option<&Held>) -> Self {
+        // The stream's state as of the first page, which is the moment that all pages show.
+        let seen =
+            Seen { token: page.token, stream: page.stream, last: begun.map(|held| held.of.last.revision) };
+        Self { seen, records: 0, first: None, last: None, stream: page.stream }
+    }
+
+    /// Takes note of a page, less what comes after the revision `last`. Whether that ends it.
+    fn take_note(&mut self, page: &mut Page, last: Option<Revision>) -> bool {
+        let all = page.events.len();
+        if let Some(last) = last {
+            page.events.truncate(page.events.partition_point(|event| event.revision <= last));
+        }
+        (self.seen.token, self.stream) = (page.token, page.stream);
+        self.records += page.events.len() as u64;
+        self.first = self.first.or(page.events.first().map(Place::of));
+        if let Some(event) = page.events.last() {
+            self.last = Some(Place::of(event));
+            self.seen.last = self.seen.stream.and(Some(event.revision));
+        }
+        page.events.len() < all
+    }
+
+    /// Whether the state is put away as a snapshot.
+    fn keep<M: Model>(&self, keeper: &Keeper, stream: &StreamName, model: &mut M, at: Option<At>) -> bool {
+        let Some(kept) = model.kept().filter(|kept| at.is_none() && self.records >= kept.every()) else {
+            return false;
+        };
+        let (Some(first), Some(last)) = (self.first, self.last) else { return false };
+        let (Some(before), Some(now)) = (self.seen.stream, self.stream) else { return false };
+        match Seal::new(self.seen.token.log, first, last, &before, &now) {
+            Some(seal) => keeper.keep(stream, &kept, seal),
+            None => false,
+        }
     }
 }
 

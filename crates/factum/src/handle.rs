@@ -5,17 +5,21 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
     append::{Append, Appended, Placed},
-    decision::{At, Decide, Entity, Loaded, Models, Writes, fold},
+    decision::{At, Decide, Entity, Loaded, Model, Models, Seen, Writes, load},
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
+    idempotency::{Before, Earlier, Identity},
+    ids::Ids,
     pass::Road,
     position::Token,
     read::Read,
+    snapshot::Keeper,
     store::{EventStore, EventStoreExt},
+    time::{Clock, SystemClock, Timestamp},
 };
 
-/// How often a command is tried before its conflict is reported.
-const ATTEMPTS: u32 = 64;
+/// How often a command is decided before its conflict is reported, unless the handle says otherwise.
+pub const ATTEMPTS: u32 = 64;
 /// How often an append is sent, if failures that may pass keep coming.
 const SENDS: u32 = 4;
 
@@ -25,11 +29,15 @@ const SENDS: u32 = 4;
 #[derive(Clone, Debug)]
 pub struct Factum {
     store: Arc<dyn EventStore>,
+    snapshots: Option<Keeper>,
     actor: Option<String>,
     correlation_id: Option<String>,
     causation_id: Option<String>,
     /// The pass of the log that its consumers share, if they do.
     road: Option<Arc<Road>>,
+    attempts: u32,
+    clock: Arc<dyn Clock>,
+    ids: Option<Arc<dyn Ids>>,
 }
 
 /// A command that was done.
@@ -41,8 +49,12 @@ pub struct Done {
     pub events: Vec<Placed>,
     /// The id that all events of this flow of work share.
     pub correlation_id: String,
-    /// How often it was decided: more than once if somebody else was quicker.
+    /// How often it was decided: more than once if somebody else was quicker, not at all if it is found
+    /// [`repeated`](Self::repeated) before.
     pub attempts: u32,
+    /// Whether an earlier command with the same id has done it: see [`Factum::identified`]. What else is said here is then said of
+    /// the earlier one. (`events` is empty where its events are hidden by now.)
+    pub repeated: bool,
 }
 
 impl From<&Done> for Token {
@@ -86,7 +98,17 @@ impl Factum {
 
     /// The handle to a store that others hold too.
     pub fn from_arc(store: Arc<dyn EventStore>) -> Self {
-        Self { store, actor: None, correlation_id: None, causation_id: None, road: None }
+        Self {
+            store,
+            snapshots: None,
+            actor: None,
+            correlation_id: None,
+            causation_id: None,
+            attempts: ATTEMPTS,
+            clock: Arc::new(SystemClock),
+            ids: None,
+            road: None,
+        }
     }
 
     /// The store.
@@ -101,6 +123,18 @@ impl Factum {
     /// Where consumers begun on this handle read the log.
     pub(crate) fn road(&self) -> Arc<Road> {
         self.road.clone().unwrap_or_else(|| Arc::new(Road::open(self.store.clone())))
+    }
+
+    /// The same handle, which keeps the states of aggregates with [`Aggregate::snapshots`] in this store. See
+    /// [`snapshot`](crate::snapshot).
+    #[must_use]
+    pub fn with_snapshots(&self, snapshots: impl Into<Keeper>) -> Self {
+        Self { snapshots: Some(snapshots.into()), ..self.clone() }
+    }
+
+    /// Who keeps the snapshots, if there are any.
+    pub fn snapshots(&self) -> Option<&Keeper> {
+        self.snapshots.as_ref()
     }
 
     /// The same handle for the work of `actor`: the metadata of what it records says so.
@@ -123,6 +157,35 @@ impl Factum {
         Self { correlation_id: Some(flow), causation_id: Some(cause), ..self.clone() }
     }
 
+    /// The same handle, which decides on a command at most so many times (64 unless said otherwise; at least once) before it reports
+    /// that others were quicker each time. [`Done::attempts`] tells how many it took.
+    #[must_use]
+    pub fn with_attempts(&self, attempts: u32) -> Self {
+        Self { attempts: attempts.max(1), ..self.clone() }
+    }
+
+    /// The same handle on this clock. It is what [`now`](Self::now) asks; a store has a clock of its own.
+    #[must_use]
+    pub fn with_clock(&self, clock: impl Clock) -> Self {
+        Self { clock: Arc::new(clock), ..self.clone() }
+    }
+
+    /// The same handle, with ids from here: those of its events and flows of work, and [`new_id`](Self::new_id).
+    #[must_use]
+    pub fn with_ids(&self, ids: impl Ids) -> Self {
+        Self { ids: Some(Arc::new(ids)), ..self.clone() }
+    }
+
+    /// The present moment, for commands that say when: `Withdraw { cents, at: factum.now() }`. A command itself never asks.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A new id, for whatever a command is about to make.
+    pub fn new_id(&self) -> EventId {
+        self.ids.as_ref().map_or_else(EventId::new, |ids| ids.next())
+    }
+
     /// Decides on a command for one aggregate, and records what follows.
     ///
     /// If somebody else was quicker it is decided again on the newer state, a bounded number of times. If the store's answer
@@ -135,7 +198,7 @@ impl Factum {
         A: Aggregate,
         C: Command<A>,
     {
-        self.decide(OfOne { id: id.clone(), command }).await
+        self.take(&OfOne { id: id.clone(), command }, None).await
     }
 
     /// Takes a decision over several things, and records what follows as one. As [`execute`](Self::execute) otherwise.
@@ -143,40 +206,65 @@ impl Factum {
     /// # Errors
     /// [`Failure::Refused`] with the decision's own error; [`Failure::Store`] otherwise.
     pub async fn decide<D: Decide>(&self, decision: D) -> Result<Done, Failure<D::Error>> {
-        let correlation_id = self.correlation_id.clone().unwrap_or_else(|| EventId::new().to_string());
-        let metadata = self.metadata(&correlation_id)?;
+        self.take(&decision, None).await
+    }
+
+    /// The one loop from load to append, for decisions with and without an id.
+    pub(crate) async fn take<D: Decide>(
+        &self,
+        decision: &D,
+        identity: Option<&Identity>,
+    ) -> Result<Done, Failure<D::Error>> {
+        let correlation_id = self.correlation_id.clone().unwrap_or_else(|| self.new_id().to_string());
+        let metadata = self.metadata(&correlation_id, identity)?;
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match self.attempt(&decision, &metadata).await {
-                Ok((token, events)) => return Ok(Done { token, events, correlation_id, attempts }),
-                Err(Failure::Store(error)) if error.is_conflict() && attempts < ATTEMPTS => {
+            let work = Work { identity, metadata: &metadata, correlation_id: &correlation_id, attempts };
+            match self.attempt(decision, work).await {
+                Err(Failure::Store(error)) if error.is_conflict() && attempts < self.attempts => {
                     back_off(attempts).await;
                 }
-                Err(failure) => return Err(failure),
+                outcome => return outcome,
             }
         }
     }
 
-    async fn attempt<D: Decide>(
-        &self,
-        decision: &D,
-        metadata: &Metadata,
-    ) -> Result<(Token, Vec<Placed>), Failure<D::Error>> {
+    async fn attempt<D: Decide>(&self, decision: &D, work: Work<'_>) -> Result<Done, Failure<D::Error>> {
         let mut models = decision.models();
-        let mut loaded = Loaded::default();
+        let mut loaded = Loaded::with(self.snapshots.clone());
         models.load(&*self.store, &mut loaded).await?;
+        // Looked up after the models: what they show of this very command must not count as somebody else's doing.
+        let own = match work.identity {
+            Some(identity) => match identity.look_up(&*self.store).await? {
+                Before::Done(earlier) => return Ok(work.repeated(earlier, work.attempts - 1)),
+                Before::Never(guard) => Some((identity, guard)),
+            },
+            None => None,
+        };
         match decision.decide(&models) {
             Ok(Writes(writes)) => {
                 let mut append = Append { writes: writes?, guards: Vec::new() };
                 if append.writes.is_empty() {
-                    return Ok((self.confirm(loaded).await?, Vec::new()));
+                    return Ok(work.done(self.confirm(loaded).await?, Vec::new()));
                 }
                 let events = append.writes.iter_mut().flat_map(|write| &mut write.events);
-                events.for_each(|event| event.metadata = metadata.clone());
+                events.for_each(|event| {
+                    event.id = self.ids.as_ref().map_or(event.id, |ids| ids.next());
+                    event.metadata = work.metadata.clone();
+                });
                 append.guards = loaded.guards;
-                let appended = self.send(append).await?;
-                Ok((appended.token, appended.events))
+                match own {
+                    None => {
+                        let (appended, _) = self.send(append).await?;
+                        Ok(work.done(appended.token, appended.events))
+                    }
+                    Some((identity, guard)) => {
+                        identity.mark(&mut append)?;
+                        append.guards.push(guard);
+                        Ok(self.send_once(append, identity, work).await?)
+                    }
+                }
             }
             Err(refusal) => {
                 self.confirm(loaded).await?;
@@ -185,23 +273,59 @@ impl Factum {
         }
     }
 
+    /// Appends what an identified command has decided, unless the store knows its event ids: then the command was done meanwhile,
+    /// or so long ago that its events are hidden.
+    async fn send_once(&self, append: Append, identity: &Identity, work: Work<'_>) -> Result<Done> {
+        match self.send(append).await {
+            Ok((Appended { token, events, replayed, .. }, sent)) => {
+                // The store also knows what this very command has sent before, and had no answer to.
+                Ok(Done { repeated: replayed && sent == 1, ..work.done(token, events) })
+            }
+            Err(Error::IdConflict { .. }) => match identity.look_up(&*self.store).await? {
+                Before::Done(earlier) => Ok(work.repeated(earlier, work.attempts)),
+                Before::Never(_) => {
+                    let token = self.store.head().await?.token;
+                    Ok(Done { repeated: true, ..work.done(token, Vec::new()) })
+                }
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the aggregate is still as it was loaded, without writing anything: *require unchanged*. The answer is how far the log
+    /// was when it was.
+    ///
+    /// In a [decision](Decide) there is no need for it: every model is guarded, also those that nothing is written to.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if anything happened to it, or it was deleted; failures of the store.
+    pub async fn require_unchanged<A: Aggregate>(&self, entity: &Entity<A>) -> Result<Token> {
+        let token = self.store.head().await?.token;
+        let guards = entity.guards(&Seen { token, stream: None, last: entity.revision })?;
+        Ok(self.send(Append { writes: Vec::new(), guards }).await?.0.token)
+    }
+
     /// How far was seen, provided that the models belong together: a decision to write nothing must rest on a state that
     /// there was, as one that writes does. Models read at one moment do; others do if none has changed since.
     async fn confirm(&self, loaded: Loaded) -> Result<Token> {
         match loaded.token() {
             Some(token) if loaded.is_one_moment() => Ok(token),
             None => Ok(self.store.head().await?.token),
-            Some(_) => Ok(self.send(Append { writes: Vec::new(), guards: loaded.guards }).await?.token),
+            Some(_) => {
+                let (checked, _) = self.send(Append { writes: Vec::new(), guards: loaded.guards }).await?;
+                Ok(checked.token)
+            }
         }
     }
 
-    /// Appends, and sends the very same again after a failure that may pass: the event ids keep it from happening twice.
-    async fn send(&self, append: Append) -> Result<Appended> {
+    /// Appends, and sends the very same again after a failure that may pass: the event ids keep it from happening twice. With
+    /// how often it was sent.
+    async fn send(&self, append: Append) -> Result<(Appended, u32)> {
         let (mut sent, mut unknown) = (0, false);
         loop {
             sent += 1;
             let error = match self.store.append(append.clone()).await {
-                Ok(appended) => return Ok(appended),
+                Ok(appended) => return Ok((appended, sent)),
                 Err(error) => error,
             };
             unknown |= error.outcome() == Outcome::Unknown;
@@ -218,7 +342,7 @@ impl Factum {
     /// Those of [`EventStore::read`], and [`Error::InvalidInput`] for an event that cannot be decoded.
     pub async fn load<A: Aggregate>(&self, id: &Id<A>) -> Result<Entity<A>> {
         let mut entity = Entity::of(id);
-        fold(&*self.store, &mut entity, None).await?;
+        load(&*self.store, &mut entity, None, self.snapshots.as_ref()).await?;
         Ok(entity)
     }
 
@@ -228,7 +352,7 @@ impl Factum {
     /// As for [`load`](Self::load).
     pub async fn load_at<A: Aggregate>(&self, id: &Id<A>, at: impl Into<At> + Send) -> Result<Entity<A>> {
         let mut entity = Entity::of(id);
-        fold(&*self.store, &mut entity, Some(at.into())).await?;
+        load(&*self.store, &mut entity, Some(at.into()), self.snapshots.as_ref()).await?;
         Ok(entity)
     }
 
@@ -241,10 +365,12 @@ impl Factum {
         Recorded::decode_all(records)
     }
 
-    fn metadata(&self, correlation_id: &str) -> Result<Metadata> {
+    fn metadata(&self, correlation_id: &str, identity: Option<&Identity>) -> Result<Metadata> {
         let parts = [
             ("actor", self.actor.as_deref()),
-            ("causation_id", self.causation_id.as_deref()),
+            ("causation_id", self.causation_id.as_deref().or(identity.map(Identity::id))),
+            ("command", identity.map(|identity| identity.name)),
+            ("command_digest", identity.map(|identity| &*identity.digest)),
             ("correlation_id", Some(correlation_id)),
         ];
         let known = parts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
@@ -252,10 +378,33 @@ impl Factum {
     }
 }
 
+/// One attempt at a decision: what all attempts share, and the how manieth it is.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    identity: Option<&'a Identity>,
+    metadata: &'a Metadata,
+    correlation_id: &'a str,
+    attempts: u32,
+}
+
+impl Work<'_> {
+    fn done(self, token: Token, events: Vec<Placed>) -> Done {
+        let (correlation_id, attempts) = (self.correlation_id.to_owned(), self.attempts);
+        Done { token, events, correlation_id, attempts, repeated: false }
+    }
+
+    /// Done earlier, and found after so many decisions.
+    fn repeated(self, earlier: Earlier, attempts: u32) -> Done {
+        let Earlier { token, events, correlation_id } = earlier;
+        let correlation_id = correlation_id.unwrap_or_else(|| self.correlation_id.to_owned());
+        Done { token, events, correlation_id, attempts, repeated: true }
+    }
+}
+
 /// A command for one aggregate is a decision over one model.
-struct OfOne<A, C> {
-    id: Id<A>,
-    command: C,
+pub(crate) struct OfOne<A, C> {
+    pub(crate) id: Id<A>,
+    pub(crate) command: C,
 }
 
 impl<A: Aggregate, C: Command<A>> Decide for OfOne<A, C> {

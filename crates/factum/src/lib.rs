@@ -13,6 +13,8 @@ pub mod error;
 pub mod event;
 pub mod evolution;
 pub mod handle;
+pub mod idempotency;
+pub mod ids;
 mod json;
 pub mod memory;
 pub mod name;
@@ -24,9 +26,12 @@ pub mod query;
 pub mod read;
 pub mod reads;
 pub mod rebuild;
+pub mod shape;
+pub mod snapshot;
 pub mod store;
 pub mod stream;
 pub mod subscription;
+pub mod tagged;
 pub mod tags;
 pub mod testkit;
 pub mod time;
@@ -41,6 +46,8 @@ pub use self::{
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     evolution::Evolution,
     handle::{Done, Factum, Failure},
+    idempotency::Identified,
+    ids::{CountedIds, Ids},
     memory::MemoryStore,
     name::{EventType, StreamName},
     pass::Pass,
@@ -50,9 +57,13 @@ pub use self::{
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},
     rebuild::{Rebuild, RebuildProgress},
+    snapshot::{MemorySnapshots, SnapshotStore, Snapshots},
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
     subscription::{Delivery, Subscription},
+    tagged::{Tagged, Whatever},
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
+#[cfg(feature = "macros")]
+pub use factum_macros::{Event, EventSet};

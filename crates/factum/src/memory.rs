@@ -243,7 +243,10 @@ impl Log {
         let candidates: Box<dyn DoubleEndedIterator<Item = &RecordedEvent>> = match &read.source {
             Source::Stream(name) => {
                 let places = self.streams.get(name).map(|stream| &stream.places[..]).unwrap_or_default();
-                Box::new(places.iter().map(|&place| &self.events[place]))
+                let index =
+                    |position| places.partition_point(|&place| self.events[place].position <= position);
+                let within = index(after)..index(before).max(index(after));
+                Box::new(places[within].iter().map(|&place| &self.events[place]))
             }
             _ => {
                 let index = |position| self.events.partition_point(|event| event.position <= position);

@@ -1,5 +1,7 @@
 //! What a file of the domain needs: `use factum::prelude::*;`.
 
+#[cfg(feature = "macros")]
+pub use factum_macros::{Event, EventSet};
 pub use serde::{Deserialize, Serialize};
 
 pub use crate::{
@@ -10,5 +12,6 @@ pub use crate::{
     position::{Position, Revision},
     projection::{Projected, Projection},
     query::Query,
+    tagged::Tagged,
     time::Timestamp,
 };

@@ -50,6 +50,14 @@ impl Tags {
         Ok(Self(packed.into()))
     }
 
+    /// The same set, with this tag as well.
+    ///
+    /// # Errors
+    /// As for [`Tags::new`].
+    pub fn with(&self, tag: &str) -> Result<Self> {
+        Self::new(self.iter().chain([tag]))
+    }
+
     /// Takes the stored form. Bytes that are not of that form end the iteration early; they never panic.
     pub fn from_packed(packed: Bytes) -> Self {
         Self(packed)

@@ -289,7 +289,7 @@ impl Decide for Transfer {
 
 #[cfg(test)]
 mod tests {
-    use factum::testkit::{given, given_writes};
+    use factum::testkit::given;
 
     use super::*;
 
@@ -376,7 +376,7 @@ mod tests {
             counterparty: Some(Counterparty { account: account.into(), bank: None }),
             ..moved(day(), money("100"))
         };
-        given_writes(two_accounts()).when(transfer("a", "b", "100")).then(
+        given(two_accounts()).when(transfer("a", "b", "100")).then(
             Writes::to(&Account::id("a"), [AccountEvent::TransferSent(side("b"))])
                 .and(&Account::id("b"), [AccountEvent::TransferReceived(side("a"))]),
         );
@@ -394,7 +394,7 @@ mod tests {
             (transfer("a", "b", "0"), TransferRefusal::Amount(Refusal::AmountNotPositive(Money::ZERO))),
         ];
         for (transfer, refusal) in cases {
-            given_writes(two_accounts()).when(transfer).then_refused(refusal);
+            given(two_accounts()).when(transfer).then_refused(refusal);
         }
     }
 

@@ -10,7 +10,8 @@ const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// What each crate of the product may use of the others. Nothing points back.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("factum", &[]),
+    ("factum-macros", &[]),
+    ("factum", &["factum-macros"]),
     ("factum-cli", &["factum", "factum-log"]),
     ("factum-log", &["factum"]),
     ("factum-sqlite", &["factum"]),
@@ -96,8 +97,8 @@ pub(super) fn manifests(tree: &Tree) -> Vec<Finding> {
                 .push(Finding::new(&package.name, format!("write `license.workspace = true` ({LICENCE})")));
         }
         let manifest = package.manifest.as_deref().and_then(|path| tree.file(path));
-        // The README's example is a newcomer's program.
-        if package.name != "first-hour"
+        // These are newcomers' programs.
+        if !["first-hour", "users"].contains(&&*package.name)
             && !manifest.is_some_and(|file| file.text.contains("[lints]\nworkspace = true"))
         {
             findings.push(Finding::new(&package.name, "write `[lints]` with `workspace = true`"));

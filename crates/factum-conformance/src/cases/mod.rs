@@ -7,7 +7,9 @@
 )]
 
 pub mod append;
+pub mod commands;
 pub mod concurrency;
+pub mod decisions;
 pub mod errors;
 pub mod guards;
 pub mod idempotency;

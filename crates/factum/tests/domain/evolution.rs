@@ -147,6 +147,13 @@ async fn a_log_of_many_years_is_read_as_of_today() {
     assert_eq!(account.state, expected);
     assert_eq!(account.revision, Some(Revision(7)), "revisions are those of the log");
 
+    let quiet = StreamName::new("account-2").unwrap();
+    let events = [stored("Opened", r#"{"owner":"Bob"}"#), stored("LoggedIn", "{}")];
+    factum.store().append(Append::to(quiet, events)).await.unwrap();
+    let account = factum.load(&Account::id("2")).await.unwrap();
+    assert_eq!(account.revision, Some(Revision(1)), "what means nothing has happened all the same");
+    factum.require_unchanged(&account).await.unwrap();
+
     let balances = factum.project(Balances, MemoryReads::new()).await.unwrap();
     balances.wait_for(factum.store().head().await.unwrap().token).await.unwrap();
     assert_eq!(balances.get("1").await.unwrap(), Some(775));

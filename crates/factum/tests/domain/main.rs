@@ -4,7 +4,9 @@
 mod codec;
 mod commands;
 mod evolution;
+mod idempotency;
 mod projections;
+mod snapshots;
 mod support;
 mod testkit;
 mod troubles;

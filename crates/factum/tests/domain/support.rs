@@ -65,6 +65,7 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+#[derive(Debug)]
 pub struct Open {
     pub cents: i64,
 }
@@ -77,6 +78,7 @@ impl Command<Account> for Open {
     }
 }
 
+#[derive(Debug)]
 pub struct Deposit {
     pub cents: i64,
 }
@@ -90,6 +92,7 @@ impl Command<Account> for Deposit {
     }
 }
 
+#[derive(Debug)]
 pub struct Withdraw {
     pub cents: i64,
 }

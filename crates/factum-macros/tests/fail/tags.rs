@@ -1,0 +1,28 @@
+use factum::prelude::*;
+
+#[derive(Event, Serialize, Deserialize)]
+#[tag]
+enum AccountEvent {
+    #[tag("kind")]
+    Opened {
+        #[tag]
+        #[tag("owner")]
+        twice: String,
+        #[tag = "owner"]
+        equals: String,
+        #[tag(owner)]
+        unquoted: String,
+        #[tag()]
+        nothing: String,
+        #[tag("")]
+        empty: String,
+        #[tag("account:owner")]
+        colon: String,
+        #[tag]
+        #[serde(rename = "account:owner")]
+        renamed: String,
+    },
+    Moved(#[tag] String, #[tag("to")] String),
+}
+
+fn main() {}

@@ -1,0 +1,45 @@
+//! What is written means the same wherever it is written.
+#![allow(dead_code, non_camel_case_types)]
+
+struct Vec;
+struct String;
+struct Option;
+struct Result;
+struct Box;
+struct Event;
+struct EventSet;
+struct Query;
+mod std {}
+mod core {}
+mod factum {}
+
+#[derive(::factum::Event, ::serde::Serialize, ::serde::Deserialize)]
+enum OrderEvent {
+    Placed {
+        #[tag]
+        tags: ::std::string::String,
+        #[tag]
+        r#type: u8,
+        #[tag("many")]
+        each: [u8; 2],
+    },
+    Moved(u8, #[tag("to")] u8, u8),
+    #[event(version = 2)]
+    Cancelled,
+}
+
+#[derive(::factum::Event, ::serde::Serialize, ::serde::Deserialize)]
+enum Nothing {}
+
+#[derive(::factum::EventSet)]
+enum ShopEvent {
+    Order(OrderEvent),
+    Nothing(Nothing),
+}
+
+#[derive(::factum::EventSet)]
+enum One {
+    Shop(ShopEvent),
+}
+
+fn main() {}

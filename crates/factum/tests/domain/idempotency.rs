@@ -1,0 +1,116 @@
+//! Commands with an id, under lost answers and meddling; the suite in `factum-conformance` has the rest. And the bound of attempts.
+
+use factum::{Append, Error, EventStoreExt, MemoryStore, Outcome, Read, codec, prelude::*};
+
+use crate::support::*;
+
+#[derive(Serialize)]
+struct Pay {
+    cents: i64,
+    /// Differs each time that it is sent.
+    #[serde(skip)]
+    #[allow(dead_code, reason = "it is there to be left out")]
+    sent_at: i64,
+}
+
+impl Command<Account> for Pay {
+    type Error = Refusal;
+
+    fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Refusal> {
+        Withdraw { cents: self.cents }.decide(account)
+    }
+}
+
+fn pay(cents: i64) -> Pay {
+    Pay { cents, sent_at: fastrand::i64(..) }
+}
+
+async fn opened(cents: i64) -> (Meddled, Factum, Id<Account>) {
+    let store = Meddled::default();
+    let (factum, account) = (Factum::new(store.clone()), Account::id("1"));
+    factum.execute(&account, Open { cents }).await.unwrap();
+    (store, factum, account)
+}
+
+/// What another process records when it does the same command.
+async fn same_by_another(cents: i64) -> Append {
+    let (store, factum, account) = opened(cents).await;
+    factum.identified("k").execute(&account, pay(cents)).await.unwrap();
+    let recorded =
+        store.inner.read_to_end(Read::stream(account.stream().unwrap())).await.unwrap().pop().unwrap();
+    let event = codec::encode(&Withdrawn { cents }).unwrap().with_id(recorded.id);
+    Append::to(recorded.stream, [event.with_metadata(recorded.metadata).with_tags(recorded.tags)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_unknown_outcome_the_same_id_settles_it() {
+    for (fault, repeated) in [(Fault::After, true), (Fault::Before, false)] {
+        let (store, factum, account) = opened(10).await;
+        let mut faults = vec![Fault::Before; 4];
+        faults[0] = fault;
+        store.append_faults.lock().unwrap().extend(faults);
+        let k = factum.identified("k");
+        let Err(Failure::Store(error)) = k.execute(&account, pay(10)).await else { panic!("{fault:?}") };
+        assert_eq!(error.outcome(), Outcome::Unknown);
+        let done = k.execute(&account, pay(10)).await.unwrap();
+        assert_eq!((done.repeated, done.events.len()), (repeated, 1), "{fault:?}");
+        assert_eq!(factum.load(&account).await.unwrap().state.cents, 0, "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_within_one_call_is_no_repetition() {
+    let (store, factum, account) = opened(10).await;
+    store.append_faults.lock().unwrap().push_back(Fault::After);
+    let done = factum.identified("k").execute(&account, pay(10)).await.unwrap();
+    assert_eq!((done.repeated, done.events.len(), done.attempts), (false, 1, 1));
+}
+
+/// Wherever another process does the same command while this one is at it, it is found, and not taken for a refusal.
+#[tokio::test]
+async fn the_same_command_done_meanwhile_is_found() {
+    // After the account has been read; after the id has been looked up.
+    for (reads_before, attempts) in [(0, 0), (1, 1)] {
+        let (store, factum, account) = opened(10).await;
+        let nothing = || Append::new().expect(account.stream().unwrap(), factum::ExpectedRevision::Any);
+        let meddling = (0..reads_before).map(|_| nothing());
+        store.after_read.lock().unwrap().extend(meddling);
+        let same = same_by_another(10).await;
+        store.after_read.lock().unwrap().push_back(same);
+        let done = factum.identified("k").execute(&account, pay(10)).await.unwrap();
+        assert_eq!((done.repeated, done.events.len(), done.attempts), (true, 1, attempts));
+        assert_eq!(factum.load(&account).await.unwrap().state.cents, 0);
+    }
+}
+
+#[tokio::test]
+async fn events_that_only_look_like_those_of_a_command_are_told_from_it() {
+    let factum = Factum::new(MemoryStore::new());
+    let account = Account::id("1");
+    let tags = factum::Tags::new([factum::idempotency::command_tag("k")]).unwrap();
+    let opened = codec::encode(&Opened { cents: 1 }).unwrap().with_tags(tags);
+    factum.store().append(Append::to(account.stream().unwrap(), [opened])).await.unwrap();
+    let answer = factum.identified("k").execute(&account, pay(1)).await;
+    let Err(Failure::Store(error)) = answer else { panic!("{answer:?}") };
+    assert_eq!(
+        error.to_string(),
+        "the command id `k`: something else had it before (at position 1); give this `Pay` an id of its own"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_bounded_as_the_handle_says() {
+    let (store, factum, account) = opened(10).await;
+    let intruder =
+        || Append::to(account.stream().unwrap(), [codec::encode(&Deposited { cents: 1 }).unwrap()]);
+    for (bound, decided) in [(0, 1), (1, 1), (3, 3)] {
+        store.after_read.lock().unwrap().extend((0..100).map(|_| intruder()));
+        let answer = factum.with_attempts(bound).execute(&account, Withdraw { cents: 1 }).await;
+        assert!(matches!(&answer, Err(Failure::Store(Error::Conflict(_)))), "{answer:?}");
+        let left: Vec<_> = store.after_read.lock().unwrap().drain(..).collect();
+        assert_eq!(left.len(), 100 - decided, "{bound}");
+    }
+    store.after_read.lock().unwrap().extend((0..4).map(|_| intruder()));
+    let done = factum.with_attempts(5).execute(&account, Withdraw { cents: 1 }).await.unwrap();
+    assert_eq!(done.attempts, 5);
+}
