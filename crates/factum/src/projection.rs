@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     marker::PhantomData,
     ops::Deref,
@@ -434,8 +434,8 @@ struct Plan<E> {
     changes: Vec<Change>,
     /// What is wrong with the record after these.
     problem: Option<Error>,
-    /// What went wrong when rows were written is looked for: each row is written after each change.
-    careful: bool,
+    /// Rows that cannot be written in the end: since which record is looked for.
+    unwritable: HashSet<String>,
 }
 
 struct Change {
@@ -459,12 +459,11 @@ impl<P: MultiProjection> Filler for DocumentFiller<P> {
                 None => match self.apply(&plan).map(|()| self.changed(&plan)) {
                     Ok(Ok(rows)) => break rows,
                     // Which record it was is found the second time.
-                    Ok(Err(_)) if !plan.careful => {
-                        plan.careful = true;
+                    Ok(Err((key, _))) if plan.unwritable.insert(key.clone()) => {
                         self.rows.clear();
                         continue;
                     }
-                    Ok(Err(error)) => (0, error),
+                    Ok(Err((_, error))) => (0, error),
                     Err(failed) => failed,
                 },
             };
@@ -498,7 +497,8 @@ impl<E: EventSet> Plan<E> {
     fn end_before(&mut self, (record, error): Failed) {
         self.records = record;
         self.changes.retain(|change| change.record < record);
-        (self.problem, self.careful) = (Some(error), false);
+        self.problem = Some(error);
+        self.unwritable.clear();
     }
 }
 
@@ -506,8 +506,13 @@ impl<P: MultiProjection> DocumentFiller<P> {
     /// Finds the keys, up to the first record for which that fails.
     fn plan(&self, mut decoded: Decoded<P::Event>) -> Plan<P::Event> {
         let (records, problem) = (decoded.len(), decoded.problem.take());
-        let mut plan =
-            Plan { changes: Vec::with_capacity(records), decoded, records, problem, careful: false };
+        let mut plan = Plan {
+            changes: Vec::with_capacity(records),
+            decoded,
+            records,
+            problem,
+            unwritable: HashSet::new(),
+        };
         for record in 0..records {
             for (event, of) in plan.decoded.events(record).iter().enumerate() {
                 match unharmed(&of.record, P::NAME, || self.projection.keys(of)) {
@@ -554,27 +559,34 @@ impl<P: MultiProjection> DocumentFiller<P> {
 
     /// Applies the events to the rows.
     fn apply(&mut self, plan: &Plan<P::Event>) -> Result<(), Failed> {
+        let mut unwritable: HashMap<&String, Failed> = HashMap::new();
         for change in &plan.changes {
             let Some(event) = plan.event(change) else { continue };
             let Some(row) = self.rows.get_mut(&change.key) else { continue };
             let (before, key) = (row.take(), &change.key);
-            let failed = |error| (change.record, error);
             *row = unharmed(&event.record, P::NAME, || self.projection.evolve_row(key, before, event))
-                .map_err(failed)?;
-            if let (true, Some(row)) = (plan.careful, row) {
-                to_json(key, row).map_err(|why| failed(wrong_with(&event.record, P::NAME, &why)))?;
+                .map_err(|error| (change.record, error))?;
+            if plan.unwritable.contains(key) {
+                match row.as_ref().map(|row| to_json(key, row)) {
+                    Some(Err(why)) => {
+                        let failed = || (change.record, wrong_with(&event.record, P::NAME, &why));
+                        unwritable.entry(key).or_insert_with(failed);
+                    }
+                    Some(Ok(_)) | None => drop(unwritable.remove(key)),
+                }
             }
         }
-        Ok(())
+        unwritable.into_values().min_by_key(|(record, _)| *record).map_or(Ok(()), Err)
     }
 
-    /// Each row that the events touched, as JSON.
-    fn changed(&self, plan: &Plan<P::Event>) -> Result<Vec<(String, Option<String>)>> {
+    /// Each row that the events touched, as JSON; or one that cannot be.
+    fn changed(&self, plan: &Plan<P::Event>) -> Result<Vec<(String, Option<String>)>, (String, Error)> {
         // In the order of keys, which a tree of pages likes.
         let touched: BTreeSet<&String> = plan.changes.iter().map(|change| &change.key).collect();
         let rows = touched.into_iter().map(|key| {
             let row = self.rows.get(key).and_then(Option::as_ref);
-            Ok((key.clone(), row.map(|row| to_json(key, row)).transpose()?))
+            let json = row.map(|row| to_json(key, row)).transpose();
+            json.map(|json| (key.clone(), json)).map_err(|error| (key.clone(), error))
         });
         rows.collect()
     }

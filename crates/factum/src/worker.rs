@@ -231,21 +231,27 @@ impl Worker {
             self.open = true;
         }
         tokio::select! {
-            order = self.orders.recv() => match order {
-                Some(Command::Rebuild(asker)) => self.start_rebuild(asker).await?,
-                Some(Command::Cancel(done)) => {
-                    let cancelled = self.cancel_rebuild().await;
-                    // Nobody is there to hear it if the caller has gone.
-                    let _ = done.send(());
-                    cancelled?;
-                }
-                Some(Command::Stop) | None => return Ok(Turn::Over),
-            },
+            // Orders come before work: what is given up shall not go on for another batch.
+            biased;
+            order = self.orders.recv() => return self.obey(order).await,
             () = gone(&mut self.rebuilds) => if self.rebuilds.is_empty() {
                 self.cancel_rebuild().await?;
             },
-            delivery = next(&mut self.active) => self.take(Which::Active, delivery).await?,
-            delivery = next(&mut self.building) => self.take(Which::Building, delivery).await?,
+            (which, news) = either(&mut self.active, &mut self.building) => self.take(which, news).await?,
+        }
+        Ok(Turn::Went)
+    }
+
+    async fn obey(&mut self, order: Option<Command>) -> Result<Turn> {
+        match order {
+            Some(Command::Rebuild(asker)) => self.start_rebuild(asker).await?,
+            Some(Command::Cancel(done)) => {
+                let cancelled = self.cancel_rebuild().await;
+                // Nobody is there to hear it if the caller has gone.
+                let _ = done.send(());
+                cancelled?;
+            }
+            Some(Command::Stop) | None => return Ok(Turn::Over),
         }
         Ok(Turn::Went)
     }
@@ -611,6 +617,14 @@ fn later(shown: Option<Token>, token: Option<Token>) -> Option<Token> {
             Some(shown)
         }
         (shown, token) => token.or(shown),
+    }
+}
+
+/// Of two that have news, neither comes first for long.
+async fn either(active: &mut Option<Lane>, building: &mut Option<Lane>) -> (Which, Result<News>) {
+    tokio::select! {
+        news = next(active) => (Which::Active, news),
+        news = next(building) => (Which::Building, news),
     }
 }
 
