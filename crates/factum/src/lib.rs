@@ -5,6 +5,9 @@
 pub mod admission;
 pub mod aggregate;
 pub mod append;
+pub mod audit;
+pub mod batch;
+pub mod bus;
 pub mod codec;
 pub mod consumer;
 pub mod decision;
@@ -15,14 +18,18 @@ pub mod handle;
 pub mod idempotency;
 pub mod ids;
 mod json;
+pub mod lock;
 pub mod memory;
+pub mod moment;
 pub mod name;
+pub mod pass;
 pub mod position;
 pub mod prelude;
 pub mod projection;
 pub mod query;
 pub mod read;
 pub mod reads;
+pub mod rebuild;
 pub mod shape;
 pub mod snapshot;
 pub mod store;
@@ -38,7 +45,7 @@ pub use self::{
     aggregate::{Aggregate, Command, Event, EventSet, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
     consumer::{Consumer, State, Status},
-    decision::{At, Decide, Entity, Model, Models, Writes},
+    decision::{Decide, Entity, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     evolution::Evolution,
@@ -46,12 +53,15 @@ pub use self::{
     idempotency::Identified,
     ids::{CountedIds, Ids},
     memory::MemoryStore,
+    moment::{At, Changes},
     name::{EventType, StreamName},
+    pass::Pass,
     position::{LogIdentity, Position, Revision, Token},
-    projection::{Difference, Projected, Projection},
+    projection::{Difference, MultiProjection, Projected, Projection, Rows},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},
+    rebuild::{Rebuild, RebuildProgress},
     snapshot::{MemorySnapshots, SnapshotStore, Snapshots},
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},

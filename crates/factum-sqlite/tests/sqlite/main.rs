@@ -4,11 +4,14 @@
 mod files;
 #[path = "../../../factum/tests/domain/projections.rs"]
 mod projections;
+mod snapshots;
 mod sql;
 #[path = "../../../factum/tests/domain/support.rs"]
 mod support;
 #[path = "../../../factum/tests/domain/troubles.rs"]
 mod troubles;
+#[path = "../../../factum/tests/domain/views.rs"]
+mod views;
 
 use factum_sqlite::Sqlite;
 
