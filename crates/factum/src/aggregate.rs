@@ -21,6 +21,11 @@ use crate::{
 /// as events of them exist: what changes them says so in [`evolution`](Event::evolution).
 ///
 /// Implemented by hand, or by the derive of the same name (feature `macros`), whose page shows what it writes.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no event",
+    note = "write `#[derive(Event, Serialize, Deserialize)]` on an enum with one variant per kind of thing that happened",
+    note = "models and projections take several kinds as well: `#[derive(EventSet)]` on an enum of them"
+)]
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What the names of the streams of these events begin with, up to the first `-`: `account` for `account-17`.
     const CATEGORY: &'static str;
