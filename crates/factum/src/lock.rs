@@ -263,7 +263,7 @@ impl EventsLock {
             let ((category, name), sample) = (key.clone(), known.stored.sample.clone());
             let block = Block { category, name, shape, sample, becomes: None };
             news.push(format!("{}: it is new", block.title()));
-            match known.becoming(block) {
+            match known.becoming(block).and_then(|block| known.as_written(block)) {
                 Ok(block) => drop(done.insert(key.clone(), block)),
                 Err(problem) => problems.push(problem),
             }
@@ -343,6 +343,17 @@ impl Known {
              `{variant}` the version {version} (`VERSIONS`, or `#[event(version = {version})]`), and say in `evolution` what the old events \
              are: `.upcast(\"{name}\", \"{variant}.v{version}\", |old| …)`. {NEVER_STORED}"
         )
+    }
+
+    /// A sample that was made up, in the form in which it would be stored.
+    fn as_written(&self, mut block: Block) -> Result<Block, String> {
+        match block.becomes.as_deref() {
+            Some([(name, data)]) if *name == block.name => {
+                block.sample = Some(data.clone());
+                self.becoming(block)
+            }
+            _ => Ok(block),
+        }
     }
 
     /// The block with what its sample is today.
