@@ -182,13 +182,10 @@ async fn a_damaged_log_gives_what_it_can_and_says_so() {
     }
     store.close().await.unwrap();
     drop(store);
-    let mut segments: Vec<_> = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
-    segments
-        .retain(|path| path.extension().is_some_and(|extension| extension == "seg" || extension == "log"));
-    segments.sort();
-    let mut bytes = fs::read(&segments[0]).unwrap();
-    bytes[5000] ^= 0xff;
-    fs::write(&segments[0], bytes).unwrap();
+    let segment = data.join("0000000002.segment");
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[4096 + 80] ^= 0xff;
+    fs::write(&segment, bytes).unwrap();
     let (out, said, code) = audit(&data, &["account-17"]);
     assert!(code == 8 && said.contains("the trail may lack entries"), "{code} {said}");
     assert!((1..60).contains(&out.lines().count()), "{out}");
