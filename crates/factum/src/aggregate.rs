@@ -245,6 +245,10 @@ impl<A> fmt::Debug for Id<A> {
 }
 
 /// A wish, and the rule that decides on it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no command for `{A}`",
+    note = "write `impl Command<{A}> for {Self}`, with the rule that decides on it"
+)]
 pub trait Command<A: Aggregate>: Send + Sync {
     /// Why it can be refused.
     type Error: std::error::Error + Send + Sync + 'static;

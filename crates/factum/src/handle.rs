@@ -11,6 +11,7 @@ use crate::{
     idempotency::{Before, Earlier, Identity},
     ids::Ids,
     moment::At,
+    pass::Road,
     position::Token,
     read::Read,
     snapshot::Keeper,
@@ -33,6 +34,8 @@ pub struct Factum {
     actor: Option<String>,
     correlation_id: Option<String>,
     causation_id: Option<String>,
+    /// The pass of the log that its consumers share, if they do.
+    road: Option<Arc<Road>>,
     attempts: u32,
     clock: Arc<dyn Clock>,
     ids: Option<Arc<dyn Ids>>,
@@ -105,12 +108,22 @@ impl Factum {
             attempts: ATTEMPTS,
             clock: Arc::new(SystemClock),
             ids: None,
+            road: None,
         }
     }
 
     /// The store.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
+    }
+
+    pub(crate) fn on_road(&self, road: Arc<Road>) -> Self {
+        Self { road: Some(road), ..self.clone() }
+    }
+
+    /// Where consumers begun on this handle read the log.
+    pub(crate) fn road(&self) -> Arc<Road> {
+        self.road.clone().unwrap_or_else(|| Arc::new(Road::open(self.store.clone())))
     }
 
     /// The same handle, which keeps the states of aggregates with [`Aggregate::snapshots`] in this store. See
@@ -186,7 +199,7 @@ impl Factum {
         A: Aggregate,
         C: Command<A>,
     {
-        self.take(&OfOne { id: id.clone(), command }, None).await
+        self.take(&OfOne { id, command: &command }, None).await
     }
 
     /// Takes a decision over several things, and records what follows as one. As [`execute`](Self::execute) otherwise.
@@ -211,6 +224,7 @@ impl Factum {
             let work = Work { identity, metadata: &metadata, correlation_id: &correlation_id, attempts };
             match self.attempt(decision, work).await {
                 Err(Failure::Store(error)) if error.is_conflict() && attempts < self.attempts => {
+                    tracing::debug!(attempts, conflict = %error, "somebody else was quicker; it is decided again");
                     back_off(attempts).await;
                 }
                 outcome => return outcome,
@@ -395,21 +409,21 @@ impl Work<'_> {
 }
 
 /// A command for one aggregate is a decision over one model.
-pub(crate) struct OfOne<A, C> {
-    pub(crate) id: Id<A>,
-    pub(crate) command: C,
+pub(crate) struct OfOne<'a, A, C> {
+    pub(crate) id: &'a Id<A>,
+    pub(crate) command: &'a C,
 }
 
-impl<A: Aggregate, C: Command<A>> Decide for OfOne<A, C> {
+impl<A: Aggregate, C: Command<A>> Decide for OfOne<'_, A, C> {
     type Models = Entity<A>;
     type Error = C::Error;
 
     fn models(&self) -> Entity<A> {
-        Entity::of(&self.id)
+        Entity::of(self.id)
     }
 
     fn decide(&self, entity: &Entity<A>) -> Result<Writes, C::Error> {
-        Ok(Writes::to(&self.id, self.command.decide(&entity.state)?))
+        Ok(Writes::to(self.id, self.command.decide(&entity.state)?))
     }
 }
 

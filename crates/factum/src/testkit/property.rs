@@ -78,8 +78,10 @@ impl<A: Aggregate> Step<A> {
     /// A command for the one aggregate.
     pub fn command<C: Command<A> + Debug + 'static>(command: C) -> Self {
         let words = format!("{command:?}");
-        let one = OfOne { id: A::id(SUBJECT), command };
-        Self { words, take: Arc::new(move |factum| tried(at_once(factum.take(&one, None)))), of: PhantomData }
+        let id = A::id(SUBJECT);
+        let take =
+            move |factum: &Factum| tried(at_once(factum.take(&OfOne { id: &id, command: &command }, None)));
+        Self { words, take: Arc::new(take), of: PhantomData }
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
 mod audit;
+mod bus;
 mod codec;
 mod commands;
 mod evolution;
@@ -11,6 +12,7 @@ mod snapshots;
 mod support;
 mod testkit;
 mod troubles;
+mod views;
 
 /// Where the tests of projections keep their models.
 fn reads() -> factum::MemoryReads {
