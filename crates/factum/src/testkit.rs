@@ -264,7 +264,7 @@ impl<E: Event> Given<One<E>> {
     /// Tries the command.
     #[track_caller]
     pub fn when<A: Aggregate<Event = E>, C: Command<A>>(self, command: C) -> Outcome<C::Error> {
-        Outcome::of_command(self.into_world(E::CATEGORY), &A::id(SUBJECT), command)
+        Outcome::of_command(&self.into_world(E::CATEGORY), &A::id(SUBJECT), command)
     }
 
     /// A world in which this has happened, for whatever else a test wants to do in it.
@@ -307,7 +307,7 @@ impl Given<Stored> {
     /// Tries the command.
     #[track_caller]
     pub fn when<A: Aggregate, C: Command<A>>(self, command: C) -> Outcome<C::Error> {
-        Outcome::of_command(self.into_world(A::Event::CATEGORY), &A::id(SUBJECT), command)
+        Outcome::of_command(&self.into_world(A::Event::CATEGORY), &A::id(SUBJECT), command)
     }
 
     /// Read today, these are the events, in this order, and no others.
@@ -375,13 +375,13 @@ pub struct Outcome<R> {
 impl<R: std::error::Error> Outcome<R> {
     #[track_caller]
     fn of_command<A: Aggregate, C: Command<A, Error = R>>(
-        world: World,
+        world: &World,
         subject: &crate::Id<A>,
         command: C,
     ) -> Self {
         let past = world.events();
         let answer = at_once(world.factum.execute(subject, command));
-        Self::new(&world, &past, short_name::<C>(), answer, Vec::new())
+        Self::new(world, &past, short_name::<C>(), answer, Vec::new())
     }
 
     #[track_caller]
