@@ -7,6 +7,7 @@ mod projections;
 mod sql;
 #[path = "../../../factum/tests/domain/support.rs"]
 mod support;
+mod together;
 #[path = "../../../factum/tests/domain/troubles.rs"]
 mod troubles;
 #[path = "../../../factum/tests/domain/views.rs"]
