@@ -59,7 +59,7 @@ use crate::{
     ids::{CountedIds, Ids},
     memory::MemoryStore,
     name::StreamName,
-    projection::Projection,
+    projection::MultiProjection,
     query::Query,
     read::Read,
     reads::MemoryReads,
@@ -244,7 +244,7 @@ impl<Of> Given<Of> {
     /// # Panics
     /// If the projection stops at an event; the message says why.
     #[track_caller]
-    pub fn project<P: Projection>(self, projection: P) -> Rows<P> {
+    pub fn project<P: MultiProjection>(self, projection: P) -> Rows<P> {
         let world = self.into_world(story::category_of::<P::Event>().as_deref().unwrap_or("events"));
         let factum = world.factum.clone();
         let rows = in_a_runtime(async move {
@@ -459,12 +459,12 @@ fn refused(refusal: &impl std::error::Error) -> String {
 /// The rows that a projection has made.
 #[derive(Debug)]
 #[must_use]
-pub struct Rows<P: Projection> {
+pub struct Rows<P: MultiProjection> {
     given: Vec<Line>,
     rows: Vec<(String, P::Row)>,
 }
 
-impl<P: Projection> Rows<P> {
+impl<P: MultiProjection> Rows<P> {
     /// These rows, each with its key, and no others. The order does not matter.
     ///
     /// # Panics
