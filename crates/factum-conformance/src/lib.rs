@@ -37,6 +37,7 @@ pub mod history;
 pub mod lab;
 pub mod model;
 pub mod recorder;
+pub mod snapshots;
 pub mod workload;
 
 pub use checker::{FinalLog, Kind, Violation, check, verify};

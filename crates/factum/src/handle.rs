@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
     append::{Append, Appended, Placed},
-    decision::{At, Decide, Entity, Loaded, Model, Models, Seen, Writes, load},
+    decision::{Decide, Entity, Loaded, Model, Models, Seen, Writes, load},
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
     idempotency::{Before, Earlier, Identity},
     ids::Ids,
+    moment::At,
     position::Token,
     read::Read,
     snapshot::Keeper,
@@ -334,13 +335,18 @@ impl Factum {
         Ok(entity)
     }
 
-    /// The aggregate as it was at a revision, a position of the log, or a recorded time. Beyond its end: as it is.
+    /// The aggregate as it was at a revision, a position of the log, a recorded time, or a time in the world. Beyond its end: as
+    /// it is.
     ///
     /// # Errors
     /// As for [`load`](Self::load).
     pub async fn load_at<A: Aggregate>(&self, id: &Id<A>, at: impl Into<At> + Send) -> Result<Entity<A>> {
+        let at = at.into();
+        if at.business().is_some() {
+            return self.load_business(id, at).await;
+        }
         let mut entity = Entity::of(id);
-        load(&*self.store, &mut entity, Some(at.into()), self.snapshots.as_ref()).await?;
+        load(&*self.store, &mut entity, Some(at), self.snapshots.as_ref()).await?;
         Ok(entity)
     }
 

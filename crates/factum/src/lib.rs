@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod aggregate;
 pub mod append;
+pub mod audit;
 pub mod bus;
 pub mod codec;
 pub mod consumer;
@@ -18,6 +19,7 @@ pub mod ids;
 mod json;
 pub mod lock;
 pub mod memory;
+pub mod moment;
 pub mod name;
 pub mod position;
 pub mod prelude;
@@ -40,7 +42,7 @@ pub use self::{
     aggregate::{Aggregate, Command, Event, EventSet, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
     consumer::{Consumer, State, Status},
-    decision::{At, Decide, Entity, Model, Models, Writes},
+    decision::{Decide, Entity, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     evolution::Evolution,
@@ -48,6 +50,7 @@ pub use self::{
     idempotency::Identified,
     ids::{CountedIds, Ids},
     memory::MemoryStore,
+    moment::{At, Changes},
     name::{EventType, StreamName},
     position::{LogIdentity, Position, Revision, Token},
     projection::{Difference, Projected, Projection},
