@@ -10,6 +10,8 @@ mod sql;
 mod support;
 #[path = "../../../factum/tests/domain/troubles.rs"]
 mod troubles;
+#[path = "../../../factum/tests/domain/views.rs"]
+mod views;
 
 use factum_sqlite::Sqlite;
 
