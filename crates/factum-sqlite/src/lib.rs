@@ -14,6 +14,7 @@
 
 mod fault;
 mod models;
+mod scan;
 mod snapshots;
 mod sql;
 mod thread;
@@ -26,7 +27,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use self::{
     fault::{Fault, explain},
-    thread::Thread,
+    thread::Threads,
 };
 pub use self::{
     sql::{Sql, SqlProjected, SqlProjection},
@@ -35,8 +36,14 @@ pub use self::{
 
 /// How long to wait for another program that has the file locked.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Memory for pages, per connection; negative is SQLite's way to say KiB.
+/// Memory for pages of the connection that writes; negative is SQLite's way to say KiB.
 const CACHE_KIB: i64 = -32 * 1024;
+/// Memory for pages of each connection that reads.
+const READER_CACHE_KIB: i64 = -8 * 1024;
+/// Connections that read: so many queries at once, while others wait for their turn.
+const READERS: usize = 4;
+/// Connections for those who read a whole model, besides: so many at once, while others wait for their turn.
+const SCANS: usize = 2;
 /// Pages in the write-ahead log before they go to the database file (64 MiB). A rebuild touches pages at random: the longer
 /// the log, the fewer of them are written twice, and the fewer are the waits for the disk.
 const CHECKPOINT_PAGES: i64 = 16 * 1024;
@@ -44,17 +51,25 @@ const CHECKPOINT_PAGES: i64 = 16 * 1024;
 const STATEMENTS: usize = 128;
 
 /// A SQLite database for read models. Clones share it; it is closed with the last one.
+///
+/// One connection writes, for all models in it; some others read, each what is committed, whatever is being written.
 #[derive(Clone)]
 pub struct Sqlite {
-    threads: Arc<Threads>,
+    connections: Arc<Connections>,
     place: Arc<str>,
 }
 
-struct Threads {
-    /// Readers see what is committed, whatever is being written. In memory there is only the one connection.
-    reader: Option<Thread>,
+struct Connections {
+    file: Option<File>,
+    in_memory: bool,
     /// Closed last: it folds the write-ahead log into the file.
-    writer: Thread,
+    writer: Threads,
+}
+
+/// What there is only for a database in a file. In memory there is only the one connection.
+struct File {
+    readers: Threads,
+    scans: Threads,
 }
 
 impl fmt::Debug for Sqlite {
@@ -73,20 +88,18 @@ impl Sqlite {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let place: Arc<str> = format!("`{}`", path.display()).into();
-        let connect = |read_only| {
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let flags = if read_only { flags } else { flags | OpenFlags::SQLITE_OPEN_CREATE };
-            let connection = Connection::open_with_flags(path, flags)?;
-            prepare(&connection, read_only)?;
-            Ok(connection)
+        let open = || {
+            let mut writer = connect(path, false)?;
+            models::set_up(&mut writer, &place)?;
+            // Opened now, since a path may lead elsewhere later.
+            let some = |count| (0..count).map(|_| connect(path, true)).collect::<Result<_, Fault>>();
+            Ok((writer, some(READERS)?, some(SCANS)?))
         };
-        let writer =
-            connect(false).and_then(|mut writer| models::set_up(&mut writer, &place).map(|()| writer));
-        let writer = writer.map_err(|fault| explain(&place, fault))?;
-        let reader = connect(true).map_err(|fault| explain(&place, fault))?;
-        let threads =
-            Threads { reader: Some(Thread::start(reader, &place)?), writer: Thread::start(writer, &place)? };
-        Ok(Self { threads: Arc::new(threads), place })
+        let (writer, readers, scans) = open().map_err(|fault| explain(&place, fault))?;
+        let file = File { readers: Threads::start(readers, &place)?, scans: Threads::start(scans, &place)? };
+        let connections =
+            Connections { file: Some(file), in_memory: false, writer: Threads::start(vec![writer], &place)? };
+        Ok(Self { connections: Arc::new(connections), place })
     }
 
     /// A database in memory, gone with the last clone. For tests.
@@ -94,35 +107,56 @@ impl Sqlite {
     /// # Errors
     /// None in practice.
     pub fn memory() -> Result<Self> {
-        let place: Arc<str> = "in memory".into();
+        Self::alone(":memory:", "in memory")
+    }
+
+    /// A database in a temporary file, gone with the last clone: it takes little memory.
+    pub(crate) fn temporary() -> Result<Self> {
+        // SQLite's name for it.
+        Self::alone("", "in a temporary file")
+    }
+
+    /// With one connection only.
+    fn alone(path: &str, place: &str) -> Result<Self> {
+        let place: Arc<str> = place.into();
         let connect = || {
-            let mut connection = Connection::open_in_memory()?;
-            prepare(&connection, false)?;
+            let mut connection = Connection::open(path)?;
+            prepare(&connection, CACHE_KIB)?;
             models::set_up(&mut connection, &place)?;
             Ok(connection)
         };
-        let writer = Thread::start(connect().map_err(|fault| explain(&place, fault))?, &place)?;
-        Ok(Self { threads: Arc::new(Threads { reader: None, writer }), place })
+        let writer = connect().map_err(|fault| explain(&place, fault))?;
+        let (file, in_memory) = (None, !path.is_empty());
+        let connections = Connections { file, in_memory, writer: Threads::start(vec![writer], &place)? };
+        Ok(Self { connections: Arc::new(connections), place })
     }
 
-    fn writer(&self) -> &Thread {
-        &self.threads.writer
+    fn writer(&self) -> &Threads {
+        &self.connections.writer
     }
 
-    fn reader(&self) -> &Thread {
-        self.threads.reader.as_ref().unwrap_or(&self.threads.writer)
+    fn readers(&self) -> &Threads {
+        self.connections.file.as_ref().map_or(self.writer(), |file| &file.readers)
     }
 }
 
-fn prepare(connection: &Connection, read_only: bool) -> Result<(), Fault> {
+fn connect(path: &Path, read_only: bool) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = if read_only { flags } else { flags | OpenFlags::SQLITE_OPEN_CREATE };
+    let connection = Connection::open_with_flags(path, flags)?;
+    prepare(&connection, if read_only { READER_CACHE_KIB } else { CACHE_KIB })?;
+    if read_only {
+        connection.pragma_update(None, "query_only", true)?;
+    }
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection, cache_kib: i64) -> Result<(), Fault> {
     connection.busy_timeout(PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
+    connection.pragma_update(None, "cache_size", cache_kib)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-    if read_only {
-        connection.pragma_update(None, "query_only", true)?;
-    }
     Ok(())
 }

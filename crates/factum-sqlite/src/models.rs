@@ -1,9 +1,11 @@
 //! The models in a database: which generations there are, who may change them, and their documents.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use factum::{
     Error, LogIdentity, Outcome, Position, ReadStore, Result, Token,
-    reads::{Catalog, Generation, Lease, Snapshot, Step, check_model_name},
+    reads::{Catalog, Generation, Lease, Scan, Snapshot, Step, check_model_name},
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, named_params, params};
 use uuid::Uuid;
@@ -136,6 +138,37 @@ fn discard(tx: &Connection, lease: &Lease) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Puts the views of a generation in the place of those of another.
+fn show(tx: &Connection, model: &str, old: Option<u32>, number: u32) -> Result<(), Fault> {
+    for Shown { view, .. } in old.map(|old| tables(tx, model, old)).transpose()?.unwrap_or_default() {
+        tx.execute(&format!("DROP VIEW IF EXISTS \"{view}\""), [])?;
+    }
+    for Shown { view, name, .. } in tables(tx, model, number)? {
+        tx.execute(&format!("CREATE VIEW \"{view}\" AS SELECT * FROM \"{name}\""), [])?;
+    }
+    Ok(())
+}
+
+/// Makes a new generation and shows it, in a transaction that nobody commits.
+pub(crate) fn rehearse(
+    tx: &Connection,
+    model: &str,
+    set_up: impl FnOnce(u32) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let lease = claim(tx, model)?;
+    let old = catalog(tx, model)?.active.map(|active| active.number);
+    let generation = create(tx, &lease, 0)?;
+    set_up(generation.number)?;
+    show(tx, model, old, generation.number)
+}
+
+fn claim(tx: &Connection, model: &str) -> Result<Lease, Fault> {
+    let claim = "INSERT INTO factum_models (model, epoch, created) VALUES (?1, 1, 0)
+        ON CONFLICT (model) DO UPDATE SET epoch = epoch + 1 RETURNING epoch";
+    let epoch = tx.query_row(claim, [model], |row| row.get(0))?;
+    Ok(Lease { model: model.to_owned(), epoch })
+}
+
 fn activate(tx: &Connection, lease: &Lease, number: u32) -> Result<(), Fault> {
     let catalog = check(tx, lease)?;
     if catalog.building.is_none_or(|building| building.number != number) {
@@ -145,12 +178,7 @@ fn activate(tx: &Connection, lease: &Lease, number: u32) -> Result<(), Fault> {
         .into());
     }
     let old = catalog.active.map(|active| active.number);
-    for Shown { view, .. } in old.map(|old| tables(tx, &lease.model, old)).transpose()?.unwrap_or_default() {
-        tx.execute(&format!("DROP VIEW IF EXISTS \"{view}\""), [])?;
-    }
-    for Shown { view, name, .. } in tables(tx, &lease.model, number)? {
-        tx.execute(&format!("CREATE VIEW \"{view}\" AS SELECT * FROM \"{name}\""), [])?;
-    }
+    show(tx, &lease.model, old, number)?;
     tx.execute(
         "UPDATE factum_models SET active = building, building = NULL WHERE model = ?1",
         [&lease.model],
@@ -240,7 +268,7 @@ impl Sqlite {
             let tx = connection.transaction()?;
             look(&tx)
         };
-        self.reader().run(look).await
+        self.readers().run(look).await
     }
 }
 
@@ -249,13 +277,7 @@ impl ReadStore for Sqlite {
     async fn claim(&self, model: &str) -> Result<Lease> {
         check_model_name(model)?;
         let model = model.to_owned();
-        let claim = "INSERT INTO factum_models (model, epoch, created) VALUES (?1, 1, 0)
-            ON CONFLICT (model) DO UPDATE SET epoch = epoch + 1 RETURNING epoch";
-        self.change(move |tx| {
-            let epoch = tx.query_row(claim, [&model], |row| row.get(0))?;
-            Ok(Lease { model, epoch })
-        })
-        .await
+        self.change(move |tx| claim(tx, &model)).await
     }
 
     async fn catalog(&self, model: &str) -> Result<Catalog> {
@@ -315,16 +337,47 @@ impl ReadStore for Sqlite {
         .await
     }
 
-    async fn snapshot(&self, model: &str) -> Result<Snapshot> {
-        let model = model.to_owned();
+    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> Result<Snapshot> {
+        let (model, limit) = (model.to_owned(), i64::try_from(limit).unwrap_or(i64::MAX));
         self.look(move |tx| {
             let Some(active) = catalog(tx, &model)?.active else { return Ok(Snapshot::default()) };
-            let table = table(&model, active.number);
-            let mut select = tx.prepare_cached(&format!("SELECT key, row FROM \"{table}\" ORDER BY key"))?;
-            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok(Snapshot { generation: Some(active), rows: rows.collect::<rusqlite::Result<_>>()? })
+            let (table, beyond) =
+                (table(&model, active.number), if after.is_some() { "WHERE key > ?2" } else { "" });
+            let select = format!("SELECT key, row FROM \"{table}\" {beyond} ORDER BY key LIMIT ?1");
+            let mut select = tx.prepare_cached(&select)?;
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            let rows = match after {
+                Some(after) => select.query_map(params![limit, after], row)?.collect::<rusqlite::Result<_>>(),
+                None => select.query_map([limit], row)?.collect::<rusqlite::Result<_>>(),
+            };
+            Ok(Snapshot { generation: Some(active), rows: rows? })
         })
         .await
+    }
+
+    async fn scan(&self, model: &str) -> Result<Scan> {
+        let model = model.to_owned();
+        let (generation, rows) = self
+            .stream(move |tx, tell, sink| {
+                let active = catalog(tx, &model)?.active;
+                tell(active);
+                let Some(active) = active else { return Ok(()) };
+                let table = table(&model, active.number);
+                let mut select = tx.prepare(&format!("SELECT key, row FROM \"{table}\" ORDER BY key"))?;
+                let mut rows = select.query([])?;
+                while let Some(row) = rows.next()? {
+                    if !sink.put((row.get(0)?, row.get(1)?)) {
+                        break;
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(Scan::new(generation, rows))
+    }
+
+    async fn scratch(&self) -> Result<Arc<dyn ReadStore>> {
+        Ok(Arc::new(Self::temporary()?))
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    cmp::Ordering,
+    collections::HashMap,
     fmt,
     ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -11,10 +12,11 @@ use std::{
 
 use async_trait::async_trait;
 use factum::{
-    Consumer, Difference, Error, EventSet, EventStore, Factum, Outcome, Query, Read, ReadStore, Recorded,
-    Result, Token,
-    consumer::{Batch, Filled, Filler, Form},
-    read::AsOf,
+    Consumer, Difference, Error, EventSet, EventStore, Factum, Outcome, Query, ReadStore, Recorded, Result,
+    Token,
+    batch::{Batch, Decoded, Filled, place_of},
+    consumer::{Filler, Form, fill_anew},
+    projection::DIFFERENCES,
     reads::{Generation, Lease},
 };
 use rusqlite::{Connection, params_from_iter};
@@ -23,6 +25,7 @@ use crate::{
     Params, Row, Sqlite, Value,
     fault::{Fault, explain},
     models,
+    scan::{Sink, Stream},
     thread::said,
 };
 
@@ -246,6 +249,9 @@ impl<P: SqlProjection> SqlProjected<P> {
 
     /// Compares the tables with what the visible events of the log make, up to where the model is. Nothing: they agree.
     ///
+    /// The events are applied to a temporary database, and the rows of both are read side by side, sorted. So it needs room on
+    /// the disk, and little memory. At most [`DIFFERENCES`] are listed.
+    ///
     /// Rows made of events that retention, a deletion or a scavenge has hidden since differ, although nothing is wrong, until a
     /// [rebuild](Consumer::rebuild).
     ///
@@ -253,61 +259,102 @@ impl<P: SqlProjection> SqlProjected<P> {
     /// Those of reading the log and the database, [`Error::LogRewound`] if the model is of another history, and
     /// [`Error::Unavailable`] while readers are shown another version.
     pub async fn verify(&self) -> Result<Vec<Difference>> {
-        let (active, stored) = self
-            .sqlite
-            .look(|tx| {
-                let Some(active) = models::catalog(tx, P::NAME)?.active else {
-                    return Ok((None, BTreeMap::new()));
-                };
-                active.check_version(P::NAME, P::VERSION)?;
-                Ok((active.checkpoint, contents(tx, P::NAME, active.number)?))
-            })
-            .await?;
-        let expected = self.fold(active).await?;
-        let keys = stored.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>();
-        let times = |rows: &BTreeMap<String, u64>, key| rows.get(key).map(|n| format!("there {n} time(s)"));
-        let compared = keys.into_iter().map(|key| Difference {
-            key: key.clone(),
-            kept: times(&stored, key),
-            by_the_log: times(&expected, key),
-        });
-        Ok(compared.filter(|row| row.kept != row.by_the_log).collect())
-    }
-
-    /// What the tables must hold at `checkpoint`: the log, applied to an empty database in memory.
-    async fn fold(&self, checkpoint: Option<Token>) -> Result<BTreeMap<String, u64>> {
-        let fresh = Sqlite::memory()?;
-        let form = SqlForm { sqlite: fresh.clone(), projection: self.projection.clone() };
-        let lease = fresh.claim(P::NAME).await?;
-        let generation = form.create(&lease).await?;
-        if let Some(checkpoint) = checkpoint {
-            let head = self.store.head().await?.token;
-            let position = checkpoint.position_in(head.log, head.position)?;
-            let read = Read::query(self.projection.query()?).as_of(AsOf::Position(position));
-            let (mut filler, mut from, mut next) = (form.filler(generation.number), None, Some(read));
-            // Page by page: a log need not fit into memory.
-            while let Some(read) = next.take() {
-                let page = self.store.read(read.clone()).await?;
-                let filled = filler.fill(&lease, Batch { from, to: page.token, events: page.events }).await?;
-                from = filled.checkpoint;
-                filled.problem.map_or(Ok(()), Err)?;
-                next = page.next.map(|start| Read { start, ..read });
-            }
-        }
-        fresh.look(move |tx| contents(tx, P::NAME, generation.number)).await
+        let (active, mut kept) = contents(&self.sqlite, P::NAME).await?;
+        let Some(active) = active else { return Ok(Vec::new()) };
+        active.check_version(P::NAME, P::VERSION)?;
+        let sqlite = Sqlite::temporary()?;
+        let form = SqlForm { sqlite: sqlite.clone(), projection: self.projection.clone() };
+        fill_anew(&*self.store, &form, active.checkpoint).await?;
+        let (_, mut by_the_log) = contents(&sqlite, P::NAME).await?;
+        differences(&mut kept, &mut by_the_log).await
     }
 }
 
-/// Every row of every table of a generation, as text, with how often it is there.
-fn contents(tx: &Connection, model: &str, generation: u32) -> Result<BTreeMap<String, u64>, Fault> {
-    let mut rows = BTreeMap::new();
-    for models::Shown { view, name, .. } in models::tables(tx, model, generation)? {
-        let sql = Sql::new(tx, &"".into(), model, generation);
-        for Row(values) in sql.query(&format!("SELECT * FROM \"{name}\""), ())? {
-            *rows.entry(format!("{view} {values:?}")).or_default() += 1;
+/// Every row of every table that readers see, as its table's name and its values in SQL: the tables in the order of their
+/// names, the rows of each sorted.
+struct Contents {
+    rows: Stream<String>,
+    page: std::vec::IntoIter<String>,
+    next: Option<String>,
+}
+
+async fn contents(sqlite: &Sqlite, model: &'static str) -> Result<(Option<Generation>, Contents)> {
+    let read = move |tx: &Connection, tell: &mut dyn FnMut(_), sink: &mut Sink<'_, String>| {
+        let active = models::catalog(tx, model)?.active;
+        tell(active);
+        let Some(active) = active else { return Ok(()) };
+        let mut tables = models::tables(tx, model, active.number)?;
+        tables.sort_by(|a, b| a.view.cmp(&b.view));
+        for models::Shown { view, name, .. } in tables {
+            let columns = tx.prepare(&format!("SELECT * FROM \"{name}\""))?.column_names().len();
+            let quoted: Vec<_> = (1..=columns).map(|n| format!("quote(c{n})")).collect();
+            let named: Vec<_> = (1..=columns).map(|n| format!("c{n}")).collect();
+            let (row, named) = (quoted.join(" || ', ' || "), named.join(", "));
+            // SQLite sorts on its disk what does not fit into its memory.
+            let sql = format!(
+                "WITH t({named}) AS (SELECT * FROM \"{name}\") SELECT {row} AS row FROM t ORDER BY row"
+            );
+            let mut select = tx.prepare(&sql)?;
+            let mut rows = select.query([])?;
+            while let Some(row) = rows.next()? {
+                if !sink.put(format!("{view} ({})", row.get::<_, String>(0)?)) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    };
+    let (active, rows) = sqlite.stream(read).await?;
+    Ok((active, Contents { rows, page: Vec::new().into_iter(), next: None }))
+}
+
+impl Contents {
+    async fn row(&mut self) -> Result<Option<String>> {
+        if self.page.as_slice().is_empty() {
+            self.page = self.rows.next().await?.into_iter();
+        }
+        Ok(self.page.next())
+    }
+
+    /// The next row, and how often it is there.
+    async fn rows(&mut self) -> Result<Option<(String, u64)>> {
+        let first = match self.next.take() {
+            Some(row) => Some(row),
+            None => self.row().await?,
+        };
+        let Some(first) = first else { return Ok(None) };
+        let mut times = 1;
+        while let Some(row) = self.row().await? {
+            if row != first {
+                self.next = Some(row);
+                break;
+            }
+            times += 1;
+        }
+        Ok(Some((first, times)))
+    }
+}
+
+async fn differences(kept: &mut Contents, by_the_log: &mut Contents) -> Result<Vec<Difference>> {
+    let (mut differences, mut ours, mut theirs) = (Vec::new(), kept.rows().await?, by_the_log.rows().await?);
+    let there = |times: u64| format!("there {times} time(s)");
+    while differences.len() < DIFFERENCES {
+        let first = match (&ours, &theirs) {
+            (None, None) => break,
+            (Some((our, _)), Some((their, _))) => our.cmp(their),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+        };
+        let ours = if first.is_le() { std::mem::replace(&mut ours, kept.rows().await?) } else { None };
+        let theirs =
+            if first.is_ge() { std::mem::replace(&mut theirs, by_the_log.rows().await?) } else { None };
+        let Some((key, _)) = ours.clone().or(theirs.clone()) else { break };
+        let (kept, by_the_log) = (ours.map(|(_, times)| there(times)), theirs.map(|(_, times)| there(times)));
+        if kept != by_the_log {
+            differences.push(Difference { key, kept, by_the_log });
         }
     }
-    Ok(rows)
+    Ok(differences)
 }
 
 struct SqlForm<P> {
@@ -331,6 +378,18 @@ impl<P: SqlProjection> Form for SqlForm<P> {
 
     fn reads(&self) -> &dyn ReadStore {
         &self.sqlite
+    }
+
+    async fn rehearse(&self) -> Result<()> {
+        let (projection, place) = (self.projection.clone(), self.sqlite.place.clone());
+        let rehearse = move |connection: &mut Connection| {
+            // It is rolled back at the end.
+            let tx = models::begin(connection)?;
+            models::rehearse(&tx, P::NAME, |number| {
+                Ok(projection.setup(&Sql::new(&tx, &place, P::NAME, number))?)
+            })
+        };
+        self.sqlite.writer().run(rehearse).await
     }
 
     async fn create(&self, lease: &Lease) -> Result<Generation> {
@@ -359,20 +418,15 @@ struct SqlFiller<P> {
 #[async_trait]
 impl<P: SqlProjection> Filler for SqlFiller<P> {
     async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<Filled> {
-        let Batch { from, to, events: records } = batch;
-        let (mut events, mut problem) = (Vec::with_capacity(records.len()), None);
-        for record in records {
-            if let Err(error) = Recorded::decode(record, &mut events) {
-                problem = Some(error);
-                break;
-            }
-        }
+        let (from, to, mut events) = (batch.from, batch.to, batch.decode());
+        let problem = events.problem.take();
         let work = Work {
             lease: lease.clone(),
             projection: self.projection.clone(),
             place: self.sqlite.place.clone(),
             generation: self.generation,
             from,
+            records: events.len(),
             events,
         };
         self.sqlite.writer().run(move |connection| work.done(connection, to, problem)).await
@@ -386,7 +440,9 @@ struct Work<P: SqlProjection> {
     place: Arc<str>,
     generation: u32,
     from: Option<Token>,
-    events: Vec<Recorded<P::Event>>,
+    events: Decoded<P::Event>,
+    /// How many of the records are applied.
+    records: usize,
 }
 
 impl<P: SqlProjection> Work<P> {
@@ -398,10 +454,10 @@ impl<P: SqlProjection> Work<P> {
         mut problem: Option<Error>,
     ) -> Result<Filled, Fault> {
         loop {
-            let to = match (&problem, self.events.last()) {
-                (None, _) => to,
-                (Some(_), Some(last)) => to.log.at(last.record.position),
-                (Some(_), None) => return Ok(Filled { checkpoint: self.from, problem }),
+            let to = match &problem {
+                None => to,
+                Some(_) if self.records == 0 => return Ok(Filled { checkpoint: self.from, problem }),
+                Some(_) => self.events.checkpoint_after(self.records, self.from, to).unwrap_or(to),
             };
             let tx = models::begin(connection)?;
             models::advance(&tx, &self.lease, self.generation, self.from, to)?;
@@ -411,36 +467,35 @@ impl<P: SqlProjection> Work<P> {
                     return Ok(Filled { checkpoint: Some(to), problem });
                 }
                 // What it did before it failed goes with the transaction: begin again, and end before.
-                Some((at, error)) => {
-                    self.events.truncate(at);
+                Some((record, error)) => {
+                    self.records = record;
                     problem = Some(error);
                 }
             }
         }
     }
 
-    /// At which event the projection fails, and why; failures of the database are errors.
+    /// At which record the projection fails, and why; failures of the database are errors.
     fn apply(&self, tx: &Connection) -> Result<Option<(usize, Error)>, Fault> {
         let sql = Sql::new(tx, &self.place, P::NAME, self.generation);
-        for (at, event) in self.events.iter().enumerate() {
-            let applied = catch_unwind(AssertUnwindSafe(|| self.projection.apply(&sql, event)));
-            let reason = match applied {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) if error.is_retryable() || matches!(error, Error::Corrupt(_)) => {
-                    return Err(error.into());
-                }
-                Ok(Err(error)) => format!("it refused {}: {error}", place_of(event)),
-                Err(panic) => format!("it panicked on {}: {}", place_of(event), said(&*panic)),
-            };
-            return Ok(Some((at, Error::invalid(format!("the projection `{}`", P::NAME), reason))));
+        for record in 0..self.records {
+            for event in self.events.events(record) {
+                let applied = catch_unwind(AssertUnwindSafe(|| self.projection.apply(&sql, event)));
+                let place = || place_of(&event.record);
+                let reason = match applied {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(error)) if error.is_retryable() || matches!(error, Error::Corrupt(_)) => {
+                        return Err(error.into());
+                    }
+                    Ok(Err(error)) => format!("it refused {}: {error}", place()),
+                    Err(panic) => format!("it panicked on {}: {}", place(), said(&*panic)),
+                };
+                let error = Error::invalid(format!("the projection `{}`", P::NAME), reason);
+                return Ok(Some((record, error)));
+            }
         }
         Ok(None)
     }
-}
-
-fn place_of<E>(event: &Recorded<E>) -> String {
-    let record = &event.record;
-    format!("`{}` at position {} in `{}`", record.event_type, record.position, record.stream)
 }
 
 #[cfg(test)]

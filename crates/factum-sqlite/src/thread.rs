@@ -1,9 +1,9 @@
-//! A connection with a thread of its own: SQLite blocks, async tasks must not.
+//! Connections with threads of their own: SQLite blocks, async tasks must not.
 
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
 };
 
@@ -15,37 +15,47 @@ use crate::fault::{Fault, explain};
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// Takes jobs for a connection, one after another. Dropping it closes the connection, after the jobs it has.
-pub(crate) struct Thread {
+/// Takes jobs for one connection or several: each does one after another. Dropping it closes them, after the jobs they have.
+pub(crate) struct Threads {
     jobs: Option<mpsc::Sender<Job>>,
-    running: Option<JoinHandle<()>>,
+    running: Vec<JoinHandle<()>>,
     place: Arc<str>,
 }
 
-impl Drop for Thread {
+impl Drop for Threads {
     fn drop(&mut self) {
         drop(self.jobs.take());
         // Whoever lets go of the database may look at the file next. A job that holds the last handle cannot wait for itself.
-        if let Some(running) =
-            self.running.take().filter(|running| running.thread().id() != thread::current().id())
-        {
-            let _ = running.join();
+        for running in self.running.drain(..) {
+            if running.thread().id() != thread::current().id() {
+                let _ = running.join();
+            }
         }
     }
 }
 
-impl Thread {
-    pub(crate) fn start(mut connection: Connection, place: &Arc<str>) -> Result<Self> {
+impl Threads {
+    pub(crate) fn start(connections: Vec<Connection>, place: &Arc<str>) -> Result<Self> {
         let (jobs, todo) = mpsc::channel::<Job>();
-        let work = move || {
-            for job in todo {
-                job(&mut connection);
-            }
-        };
-        let running = thread::Builder::new().name("factum-sqlite".into()).spawn(work);
-        let running =
-            running.map_err(|e| ended(place, &format!("no thread could be started: {e}"), Outcome::No))?;
-        Ok(Self { jobs: Some(jobs), running: Some(running), place: place.clone() })
+        let todo = Arc::new(Mutex::new(todo));
+        let mut threads = Self { jobs: Some(jobs), running: Vec::new(), place: place.clone() };
+        for mut connection in connections {
+            let todo = todo.clone();
+            // Who waits for a job holds the lock, the others wait for the lock. No job runs under it.
+            let next = move || todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let work = move || {
+                while let Ok(job) = next() {
+                    job(&mut connection);
+                }
+            };
+            threads.running.push(spawn(work, place)?);
+        }
+        Ok(threads)
+    }
+
+    /// Has the job done, and does not wait for it.
+    pub(crate) fn send(&self, job: impl FnOnce(&mut Connection) + Send + 'static) -> bool {
+        self.jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(job)).is_ok())
     }
 
     /// Has the job done.
@@ -60,8 +70,7 @@ impl Thread {
             // Nobody is there to hear it if the caller has gone.
             let _ = reply.send(done.map_err(|panic| said(&*panic).to_owned()));
         };
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(job)).is_ok());
-        if !sent {
+        if !self.send(job) {
             return Err(ended(&self.place, "its thread has ended", Outcome::No));
         }
         match answer.await {
@@ -74,6 +83,12 @@ impl Thread {
             Err(_) => Err(ended(&self.place, "its thread has ended", Outcome::Unknown)),
         }
     }
+}
+
+/// A thread that does this work.
+fn spawn(work: impl FnOnce() + Send + 'static, place: &Arc<str>) -> Result<JoinHandle<()>> {
+    let running = thread::Builder::new().name("factum-sqlite".into()).spawn(work);
+    running.map_err(|e| ended(place, &format!("no thread could be started: {e}"), Outcome::No))
 }
 
 /// What a panic said.

@@ -3,16 +3,17 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
+    batch::{Batch, Filled},
     error::{Error, LogRewound, Outcome, Result},
-    event::RecordedEvent,
     handle::Factum,
     position::{Position, Token},
     query::Query,
-    read::Read,
+    read::{AsOf, Read},
     reads::{Generation, Lease, ReadStore, check_model_name},
+    rebuild::{Rebuild, RebuildProgress},
     store::EventStore,
     time::{Clock, SystemClock},
     worker::{Command, Progress, Worker},
@@ -42,6 +43,15 @@ pub trait Form: Send + Sync + 'static {
     /// Where the model lives.
     fn reads(&self) -> &dyn ReadStore;
 
+    /// Whether a new generation could be made and shown: tried, and left without a trace, before the model is taken over from
+    /// whoever keeps it now.
+    ///
+    /// # Errors
+    /// Why not.
+    async fn rehearse(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Begins a new, empty generation.
     ///
     /// # Errors
@@ -64,24 +74,29 @@ pub trait Filler: Send + Sync {
     async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<Filled>;
 }
 
-/// Events to apply.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// The checkpoint that the generation has now.
-    pub from: Option<Token>,
-    /// The checkpoint that it gets.
-    pub to: Token,
-    /// The events, maybe none.
-    pub events: Vec<RecordedEvent>,
-}
-
-/// What came of a [`Batch`].
-#[derive(Clone, Debug)]
-pub struct Filled {
-    /// The checkpoint now.
-    pub checkpoint: Option<Token>,
-    /// Why it ends there, before the batch's end: an event that cannot be decoded or handled.
-    pub problem: Option<Error>,
+/// Fills a new generation with what the visible events of the log make, up to `to`, and shows it. The model's store is one that
+/// nobody else keeps anything in.
+///
+/// # Errors
+/// [`Error::LogRewound`] if `to` is of another history, the first problem with an event, and failures of the stores.
+pub async fn fill_anew(store: &dyn EventStore, form: &dyn Form, to: Option<Token>) -> Result<()> {
+    let lease = form.reads().claim(form.name()).await?;
+    let generation = form.create(&lease).await?;
+    if let Some(to) = to {
+        let head = store.head().await?.token;
+        let position = to.position_in(head.log, head.position)?;
+        let read = Read::query(form.query()?).as_of(AsOf::Position(position));
+        let (mut filler, mut from, mut next) = (form.filler(generation.number), None, Some(read));
+        // Page by page: a log need not fit into memory.
+        while let Some(read) = next.take() {
+            let page = store.read(read.clone()).await?;
+            let filled = filler.fill(&lease, Batch::new(from, page.token, page.events)).await?;
+            from = filled.checkpoint;
+            filled.problem.map_or(Ok(()), Err)?;
+            next = page.next.map(|start| Read { start, ..read });
+        }
+    }
+    form.reads().activate(&lease, generation.number).await
 }
 
 /// What a consumer is doing.
@@ -122,8 +137,8 @@ pub struct Status {
     pub lag: Duration,
     /// Events per second, of late.
     pub rate: f64,
-    /// How far a rebuild has come, if there is one.
-    pub rebuilding: Option<Position>,
+    /// How a rebuild comes on, if there is one.
+    pub rebuilding: Option<RebuildProgress>,
     /// What it is doing.
     pub state: State,
 }
@@ -137,7 +152,7 @@ impl fmt::Display for Status {
         }
         write!(f, "; {rate:.0} events/s")?;
         match rebuilding {
-            Some(at) => write!(f, "; rebuilding, at position {at}"),
+            Some(progress) => write!(f, "; rebuilding, {progress}"),
             None => Ok(()),
         }
     }
@@ -154,7 +169,7 @@ struct Inner {
     name: String,
     query: Query,
     store: Arc<dyn EventStore>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::UnboundedSender<Command>,
     progress: watch::Receiver<Progress>,
 }
 
@@ -173,9 +188,8 @@ impl Factum {
         })?;
         check_model_name(form.name())?;
         let (name, query) = (form.name().to_owned(), form.query()?);
-        let (commands, orders) = mpsc::channel(16);
-        let (mut worker, progress) =
-            Worker::new(self.store().clone(), query.clone(), Box::new(form), &name, orders);
+        let (commands, orders) = mpsc::unbounded_channel();
+        let (mut worker, progress) = Worker::new(self.road(), query.clone(), Box::new(form), orders);
         worker.begin().await?;
         runtime.spawn(worker.run());
         let inner = Inner { name, query, store: self.store().clone(), commands, progress };
@@ -262,30 +276,34 @@ impl Consumer {
             lag_events,
             lag,
             rate: progress.rate.now(),
-            rebuilding: progress.rebuilding,
+            rebuilding: progress.rebuilding.map(|rebuilding| rebuilding.now()),
             state: progress.state,
         })
     }
 
     /// Fills the model anew from the beginning of the log, beside the one that readers see, and switches once it has caught
-    /// up. Commands and readers go on meanwhile, and readers never see an older state than before. It also mends a model
-    /// that has stopped.
+    /// up: `balances.rebuild().await?`. Commands and readers go on meanwhile, and readers never see an older state than
+    /// before. It also mends a model that has stopped.
     ///
-    /// # Errors
-    /// What kept it from being rebuilt; readers then go on with what they had.
-    pub async fn rebuild(&self) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.inner.commands.send(Command::Rebuild(reply)).await;
-        sent.map_err(|_| ended(self.name()))?;
-        answer.await.map_err(|_| ended(self.name()))?
+    /// It has begun when this returns. See [`Rebuild`] for its progress, and for how to give it up.
+    pub fn rebuild(&self) -> Rebuild {
+        Rebuild::begin(self)
     }
 
     /// Stops it after the batch at hand, and waits for that. It goes on there the next time.
     pub async fn stop(&self) {
-        // Where the order does not arrive, it has ended already.
-        let _ = self.inner.commands.send(Command::Stop).await;
+        self.order(Command::Stop);
         let mut progress = self.inner.progress.clone();
         while progress.changed().await.is_ok() {}
+    }
+
+    pub(crate) fn order(&self, command: Command) {
+        // Where the order does not arrive, it has ended already.
+        let _ = self.inner.commands.send(command);
+    }
+
+    pub(crate) fn rebuilding(&self) -> Option<RebuildProgress> {
+        self.inner.progress.borrow().rebuilding.map(|rebuilding| rebuilding.now())
     }
 }
 

@@ -241,6 +241,13 @@ impl<M: Models> Models for Vec<M> {
     }
 }
 
+/// Nothing to know: for a decision that only records.
+impl Models for () {
+    async fn load(&mut self, _: &dyn EventStore, _: &mut Loaded) -> Result<()> {
+        Ok(())
+    }
+}
+
 macro_rules! tuple_of_models {
     ($($model:ident $at:tt),*) => {
         impl<$($model: Models),*> Models for ($($model,)*) {
@@ -304,8 +311,7 @@ async fn load_events<M: Model>(
                 return Err(error);
             }
             Err(End::Untrue(why)) => {
-                // What an earlier moment does not show may still be there now.
-                untrue = at.is_none();
+                untrue = true;
                 keeper.refused(stream, why);
             }
         }
@@ -320,7 +326,7 @@ async fn load_events<M: Model>(
 /// What the applying of events has come to.
 struct Folded {
     seen: Seen,
-    /// How many records were read, and the first and the last of them.
+    /// How many records were applied, and the first and the last of those that were read.
     records: u64,
     first: Option<Place>,
     last: Option<Place>,
@@ -370,7 +376,10 @@ async fn fold<M: Model>(
         }
         let folded = folded.get_or_insert_with(|| Folded::from_here(&page));
         let enough = folded.take_note(&mut page, last);
-        for record in page.events.into_iter().skip(usize::from(begun.is_some())) {
+        // The first is in the snapshot.
+        let known = usize::from(begun.is_some());
+        folded.records -= known as u64;
+        for record in page.events.into_iter().skip(known) {
             Recorded::decode(record, &mut events)?;
             events.drain(..).for_each(|event| model.apply(&event));
         }

@@ -11,6 +11,7 @@ use crate::{
     idempotency::{Before, Earlier, Identity},
     ids::Ids,
     moment::At,
+    pass::Road,
     position::Token,
     read::Read,
     snapshot::Keeper,
@@ -33,6 +34,8 @@ pub struct Factum {
     actor: Option<String>,
     correlation_id: Option<String>,
     causation_id: Option<String>,
+    /// The pass of the log that its consumers share, if they do.
+    road: Option<Arc<Road>>,
     attempts: u32,
     clock: Arc<dyn Clock>,
     ids: Option<Arc<dyn Ids>>,
@@ -105,12 +108,22 @@ impl Factum {
             attempts: ATTEMPTS,
             clock: Arc::new(SystemClock),
             ids: None,
+            road: None,
         }
     }
 
     /// The store.
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
+    }
+
+    pub(crate) fn on_road(&self, road: Arc<Road>) -> Self {
+        Self { road: Some(road), ..self.clone() }
+    }
+
+    /// Where consumers begun on this handle read the log.
+    pub(crate) fn road(&self) -> Arc<Road> {
+        self.road.clone().unwrap_or_else(|| Arc::new(Road::open(self.store.clone())))
     }
 
     /// The same handle, which keeps the states of aggregates with [`Aggregate::snapshots`] in this store. See

@@ -6,6 +6,7 @@ pub mod admission;
 pub mod aggregate;
 pub mod append;
 pub mod audit;
+pub mod batch;
 pub mod bus;
 pub mod codec;
 pub mod consumer;
@@ -21,12 +22,14 @@ pub mod lock;
 pub mod memory;
 pub mod moment;
 pub mod name;
+pub mod pass;
 pub mod position;
 pub mod prelude;
 pub mod projection;
 pub mod query;
 pub mod read;
 pub mod reads;
+pub mod rebuild;
 pub mod shape;
 pub mod snapshot;
 pub mod store;
@@ -52,11 +55,13 @@ pub use self::{
     memory::MemoryStore,
     moment::{At, Changes},
     name::{EventType, StreamName},
+    pass::Pass,
     position::{LogIdentity, Position, Revision, Token},
-    projection::{Difference, Projected, Projection},
+    projection::{Difference, MultiProjection, Projected, Projection, Rows},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},
+    rebuild::{Rebuild, RebuildProgress},
     snapshot::{MemorySnapshots, SnapshotStore, Snapshots},
     store::{EventStore, EventStoreExt, Head, subscribe},
     stream::{Life, Retention, StreamState},
@@ -66,4 +71,5 @@ pub use self::{
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
 #[cfg(feature = "macros")]
+#[doc(inline)]
 pub use factum_macros::{Event, EventSet};

@@ -1,8 +1,10 @@
 //! Projections: read models made of the log, one row per key.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    cmp::Ordering,
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
+    marker::PhantomData,
     ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -13,20 +15,26 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     aggregate::{EventSet, Recorded},
-    consumer::{Batch, Consumer, Filled, Filler, Form},
+    batch::{Batch, Decoded, Filled, place_of},
+    consumer::{Consumer, Filler, Form, fill_anew},
     error::{Corrupt, Error, Result},
+    event::RecordedEvent,
     handle::Factum,
     query::Query,
-    read::{AsOf, Read},
-    reads::{Lease, ReadStore, Snapshot, Step},
-    store::{EventStore, EventStoreExt},
+    reads::{Generation, Lease, ReadStore, Scan, Step},
+    store::EventStore,
     worker::said,
 };
 
 /// Rows that a filler keeps in memory between batches, at most.
 const CACHED_ROWS: usize = 50_000;
 
+/// Differences that [`Projected::verify`] lists, at most.
+pub const DIFFERENCES: usize = 10_000;
+
 /// A read model: one row per key, changed by one event after another. Pure.
+///
+/// An event changes one row, or none. Where it changes several, it is a [`MultiProjection`].
 ///
 /// ```
 /// # use factum::prelude::*;
@@ -65,13 +73,89 @@ pub trait Projection: Send + Sync + 'static {
         Self::Event::query()
     }
 
-    /// The key of the row that an event changes: the id in the stream's name. `None` if it changes none.
+    /// The key of the row that an event changes: the id in the stream's name. It may be anything that the event tells, such as
+    /// a day or a customer, and so gather events of many streams in one row. `None` if the event changes none.
     fn key(&self, event: &Recorded<Self::Event>) -> Option<String> {
         Some(event.record.stream.id().to_owned())
     }
 
     /// The row after an event; `None` takes it away.
     fn evolve(&self, row: Option<Self::Row>, event: &Recorded<Self::Event>) -> Option<Self::Row>;
+}
+
+/// A read model in which one event changes several rows. Every [`Projection`] is one.
+///
+/// ```
+/// # use factum::{MultiProjection, prelude::*};
+/// # #[derive(Serialize, Deserialize)] enum TransferEvent { Transferred { from: String, to: String, cents: i64 } }
+/// # impl Event for TransferEvent { const CATEGORY: &'static str = "transfer"; }
+/// struct Balances;
+///
+/// impl MultiProjection for Balances {
+///     const NAME: &'static str = "balances";
+///     type Event = TransferEvent;
+///     type Row = i64;
+///
+///     fn keys(&self, event: &Recorded<TransferEvent>) -> Vec<String> {
+///         let TransferEvent::Transferred { from, to, .. } = &event.event;
+///         vec![from.clone(), to.clone()]
+///     }
+///
+///     fn evolve_row(&self, key: &str, row: Option<i64>, event: &Recorded<TransferEvent>) -> Option<i64> {
+///         let TransferEvent::Transferred { from, to, cents } = &event.event;
+///         let paid = if key == from { *cents } else { 0 };
+///         let received = if key == to { *cents } else { 0 };
+///         Some(row.unwrap_or(0) - paid + received)
+///     }
+/// }
+/// ```
+pub trait MultiProjection: Send + Sync + 'static {
+    /// The model's name, as [`Projection::NAME`].
+    const NAME: &'static str;
+    /// Raise it whenever the rows should come out differently, as [`Projection::VERSION`].
+    const VERSION: u32 = 1;
+    /// What it is made from: one [`Event`](crate::Event), or several in an enum of them.
+    type Event: EventSet;
+    /// A row. Where rows of different kinds live in one model, an enum of them.
+    type Row: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// The events that it is made from: those of the event's category or categories.
+    ///
+    /// # Errors
+    /// Those of [`Query`]'s constructors.
+    fn query(&self) -> Result<Query> {
+        Self::Event::query()
+    }
+
+    /// The keys of the rows that an event changes, maybe none. A key that is there twice counts once.
+    fn keys(&self, event: &Recorded<Self::Event>) -> Vec<String>;
+
+    /// The row of one of these keys after the event; `None` takes it away.
+    fn evolve_row(
+        &self,
+        key: &str,
+        row: Option<Self::Row>,
+        event: &Recorded<Self::Event>,
+    ) -> Option<Self::Row>;
+}
+
+impl<P: Projection> MultiProjection for P {
+    const NAME: &'static str = P::NAME;
+    const VERSION: u32 = P::VERSION;
+    type Event = P::Event;
+    type Row = P::Row;
+
+    fn query(&self) -> Result<Query> {
+        Projection::query(self)
+    }
+
+    fn keys(&self, event: &Recorded<P::Event>) -> Vec<String> {
+        self.key(event).into_iter().collect()
+    }
+
+    fn evolve_row(&self, _: &str, row: Option<P::Row>, event: &Recorded<P::Event>) -> Option<P::Row> {
+        self.evolve(row, event)
+    }
 }
 
 /// A projection that is kept up to date in the background. It stops when the last clone is dropped.
@@ -135,35 +219,69 @@ impl Factum {
     ///
     /// # Errors
     /// Those of [`consume`](Factum::consume).
-    pub async fn project<P: Projection>(&self, projection: P, reads: impl ReadStore) -> Result<Projected<P>> {
+    pub async fn project<P: MultiProjection>(
+        &self,
+        projection: P,
+        reads: impl ReadStore,
+    ) -> Result<Projected<P>> {
         let (projection, reads) = (Arc::new(projection), Arc::new(reads) as Arc<dyn ReadStore>);
         let form = Documents { projection: projection.clone(), reads: reads.clone() };
         Ok(Projected { consumer: self.consume(form).await?, projection, reads, store: self.store().clone() })
     }
 }
 
-impl<P: Projection> Projected<P> {
+impl<P: MultiProjection> Projected<P> {
     /// The row of a key.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if what is stored is not a row, [`Error::Unavailable`] while readers are shown another version of the
     /// projection, and failures of the read store.
     pub async fn get(&self, key: &str) -> Result<Option<P::Row>> {
-        let row = own::<P>(self.reads.get(P::NAME, key).await?)?.pop();
+        let shown = self.reads.get(P::NAME, key).await?;
+        check_version::<P>(shown.generation)?;
+        let row = shown.rows.into_iter().next();
         row.map(|(key, row)| parse::<P>(&key, &row)).transpose()
     }
 
-    /// All rows with their keys, sorted by key, as they are at one moment.
+    /// Up to `limit` rows with their keys, sorted by key, beginning after a key: a page of a list. Pages asked for one after
+    /// another are each as of their own moment; [`rows`](Self::rows) are all of one.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, P::Row)>> {
+        let shown = self.reads.page(P::NAME, after.map(str::to_owned), limit).await?;
+        check_version::<P>(shown.generation)?;
+        shown.rows.into_iter().map(|(key, row)| parse::<P>(&key, &row).map(|row| (key, row))).collect()
+    }
+
+    /// All rows with their keys, sorted by key, as they are at one moment, without holding them in memory: some hundreds at a
+    /// time come from the store as they are asked for.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub async fn rows(&self) -> Result<Rows<P>> {
+        let scan = self.reads.scan(P::NAME).await?;
+        check_version::<P>(scan.generation)?;
+        Ok(Rows { scan, of: PhantomData })
+    }
+
+    /// All rows with their keys, sorted by key, as they are at one moment. They are all in memory then; see
+    /// [`rows`](Self::rows).
     ///
     /// # Errors
     /// As for [`get`](Self::get).
     pub async fn all(&self) -> Result<Vec<(String, P::Row)>> {
-        let rows = own::<P>(self.reads.snapshot(P::NAME).await?)?;
-        let parsed = rows.into_iter().map(|(key, row)| parse::<P>(&key, &row).map(|row| (key, row)));
-        parsed.collect()
+        let (mut rows, mut all) = (self.rows().await?, Vec::new());
+        while let Some(row) = rows.next().await? {
+            all.push(row);
+        }
+        Ok(all)
     }
 
     /// Compares the model with what the visible events of the log make, up to where the model is. Nothing: they agree.
+    ///
+    /// The events are applied, as they are when the model is kept, to an empty model in a temporary place; then the rows of
+    /// both are read side by side. So it needs room on the disk, and little memory. At most [`DIFFERENCES`] are listed.
     ///
     /// A model keeps what it once made of events that retention, a deletion or a scavenge has hidden since. Rows made of such
     /// events differ, although nothing is wrong, until a [rebuild](Consumer::rebuild) makes them of what is left.
@@ -172,73 +290,103 @@ impl<P: Projection> Projected<P> {
     /// Those of reading the log and the model; [`Error::LogRewound`] if the model is of another history;
     /// [`Error::Unavailable`] while a new version is being filled.
     pub async fn verify(&self) -> Result<Vec<Difference>> {
-        let snapshot = self.reads.snapshot(P::NAME).await?;
-        let Some(generation) = snapshot.generation else { return Ok(Vec::new()) };
-        let rows = own::<P>(snapshot)?;
-        let mut expected = BTreeMap::new();
-        if let Some(checkpoint) = generation.checkpoint {
-            let head = self.store.head().await?.token;
-            let position = checkpoint.position_in(head.log, head.position)?;
-            let read = Read::query(self.projection.query()?).as_of(AsOf::Position(position));
-            self.store.read_pages(read, |page| self.fold(&mut expected, page.events)).await?;
-        }
-        differences(rows, expected)
-    }
-
-    fn fold(&self, rows: &mut BTreeMap<String, P::Row>, records: Vec<crate::RecordedEvent>) -> Result<()> {
-        let mut events = Vec::with_capacity(records.len());
-        for record in records {
-            Recorded::decode(record, &mut events)?;
-        }
-        for event in events {
-            let Some(key) = self.projection.key(&event) else { continue };
-            if let Some(row) = self.projection.evolve(rows.remove(&key), &event) {
-                rows.insert(key, row);
-            }
-        }
-        Ok(())
+        let mut kept = self.reads.scan(P::NAME).await?;
+        check_version::<P>(kept.generation)?;
+        let Some(generation) = kept.generation else { return Ok(Vec::new()) };
+        let reads = self.reads.scratch().await?;
+        let form = Documents { projection: self.projection.clone(), reads: reads.clone() };
+        fill_anew(&*self.store, &form, generation.checkpoint).await?;
+        let mut by_the_log = reads.scan(P::NAME).await?;
+        differences(&mut kept, &mut by_the_log).await
     }
 }
 
-fn differences<R: Serialize>(
-    stored: Vec<(String, String)>,
-    expected: BTreeMap<String, R>,
-) -> Result<Vec<Difference>> {
-    let mut rows: BTreeMap<String, (Option<String>, Option<String>)> = BTreeMap::new();
-    for (key, row) in stored {
-        rows.entry(key).or_default().0 = Some(row);
+/// The rows of a model at one moment, one after another.
+pub struct Rows<P> {
+    scan: Scan,
+    of: PhantomData<fn() -> P>,
+}
+
+impl<P> fmt::Debug for Rows<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Rows").field(&self.scan).finish()
     }
-    for (key, row) in expected {
-        let row = to_json(&key, &row)?;
-        rows.entry(key).or_default().1 = Some(row);
+}
+
+impl<P: MultiProjection> Rows<P> {
+    /// How far the log is in these rows.
+    pub fn position(&self) -> crate::Position {
+        let checkpoint = self.scan.generation.and_then(|generation| generation.checkpoint);
+        checkpoint.map_or(crate::Position::START, |token| token.position)
     }
+
+    /// The next row with its key; `None` after the last.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if what is stored is not a row, and failures of the read store.
+    pub async fn next(&mut self) -> Result<Option<(String, P::Row)>> {
+        let row = self.scan.next().await?;
+        row.map(|(key, row)| parse::<P>(&key, &row).map(|row| (key, row))).transpose()
+    }
+}
+
+/// Both are sorted by key.
+async fn differences(kept: &mut Scan, by_the_log: &mut Scan) -> Result<Vec<Difference>> {
     let value = |json: &Option<String>| {
         json.as_ref().map(|json| serde_json::from_str::<serde_json::Value>(json).ok())
     };
-    let differing = rows.into_iter().filter(|(_, (kept, by_the_log))| value(kept) != value(by_the_log));
-    Ok(differing.map(|(key, (kept, by_the_log))| Difference { key, kept, by_the_log }).collect())
+    let (mut differences, mut ours, mut theirs) = (Vec::new(), kept.next().await?, by_the_log.next().await?);
+    while differences.len() < DIFFERENCES {
+        let first = match (&ours, &theirs) {
+            (None, None) => break,
+            (Some((our, _)), Some((their, _))) => our.cmp(their),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+        };
+        let (mut key, mut kept_row, mut log_row) = (String::new(), None, None);
+        if first.is_le()
+            && let Some((at, row)) = std::mem::replace(&mut ours, kept.next().await?)
+        {
+            (key, kept_row) = (at, Some(row));
+        }
+        if first.is_ge()
+            && let Some((at, row)) = std::mem::replace(&mut theirs, by_the_log.next().await?)
+        {
+            (key, log_row) = (at, Some(row));
+        }
+        if kept_row != log_row && value(&kept_row) != value(&log_row) {
+            differences.push(Difference { key, kept: kept_row, by_the_log: log_row });
+        }
+    }
+    Ok(differences)
 }
 
-/// The rows, if they are of the version that this projection can read.
-fn own<P: Projection>(snapshot: Snapshot) -> Result<Vec<(String, String)>> {
-    snapshot.generation.map_or(Ok(()), |shown| shown.check_version(P::NAME, P::VERSION))?;
-    Ok(snapshot.rows)
+/// Nothing, if what is shown is of the version that this projection can read.
+fn check_version<P: MultiProjection>(shown: Option<Generation>) -> Result<()> {
+    shown.map_or(Ok(()), |shown| shown.check_version(P::NAME, P::VERSION))
 }
 
-fn parse<P: Projection>(key: &str, json: &str) -> Result<P::Row> {
-    serde_json::from_str(json).map_err(|e| {
+fn parse<P: MultiProjection>(key: &str, json: &str) -> Result<P::Row> {
+    let corrupt = |why: String, at: usize| {
         let problem = format!(
-            "it is not a row of version {} of the projection ({e}); a rebuild makes it anew",
+            "it is not a row of version {} of the projection ({why}); if rows look otherwise now, raise its VERSION; else `rebuild` it",
             P::VERSION
         );
         let segment = format!("the row `{key}` of the read model `{}`", P::NAME);
-        Corrupt { segment, offset: e.column() as u64, positions: None, problem }.into()
-    })
+        Error::from(Corrupt { segment, offset: at as u64, positions: None, problem })
+    };
+    match catch_unwind(|| serde_json::from_str(json)) {
+        Ok(row) => row.map_err(|e| corrupt(e.to_string(), e.column())),
+        Err(panic) => Err(corrupt(format!("reading it panicked: {}", said(&*panic)), 0)),
+    }
 }
 
 fn to_json(key: &str, row: &impl Serialize) -> Result<String> {
-    serde_json::to_string(row)
-        .map_err(|e| Error::invalid(format!("the row `{key}`"), format!("it cannot be JSON: {e}")))
+    let wrong = |why: String| Error::invalid(format!("the row `{key}`"), why);
+    match catch_unwind(AssertUnwindSafe(|| serde_json::to_string(row))) {
+        Ok(json) => json.map_err(|e| wrong(format!("it cannot be JSON: {e}"))),
+        Err(panic) => Err(wrong(format!("writing it panicked: {}", said(&*panic)))),
+    }
 }
 
 /// One JSON document per key.
@@ -247,7 +395,7 @@ struct Documents<P> {
     reads: Arc<dyn ReadStore>,
 }
 
-impl<P: Projection> Form for Documents<P> {
+impl<P: MultiProjection> Form for Documents<P> {
     fn name(&self) -> &str {
         P::NAME
     }
@@ -270,7 +418,7 @@ impl<P: Projection> Form for Documents<P> {
     }
 }
 
-struct DocumentFiller<P: Projection> {
+struct DocumentFiller<P: MultiProjection> {
     projection: Arc<P>,
     reads: Arc<dyn ReadStore>,
     generation: u32,
@@ -278,107 +426,181 @@ struct DocumentFiller<P: Projection> {
     rows: HashMap<String, Option<P::Row>>,
 }
 
-/// An event with the key of the row that it changes.
-type Keyed<E> = (Option<String>, Recorded<E>);
+/// The changes that a batch makes, in order.
+struct Plan<E> {
+    decoded: Decoded<E>,
+    /// How many of the records are applied.
+    records: usize,
+    changes: Vec<Change>,
+    /// What is wrong with the record after these.
+    problem: Option<Error>,
+    /// Rows that cannot be written in the end: since which record is looked for.
+    unwritable: HashSet<String>,
+}
+
+struct Change {
+    key: String,
+    /// Which record, and which of its events.
+    record: usize,
+    event: usize,
+}
+
+/// The record at which it went wrong, and why.
+type Failed = (usize, Error);
 
 #[async_trait]
-impl<P: Projection> Filler for DocumentFiller<P> {
+impl<P: MultiProjection> Filler for DocumentFiller<P> {
     async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<Filled> {
-        let Batch { from, to, events } = batch;
-        let (events, mut problem) = self.prepare(events);
-        let mut events = &events[..];
-        while let Err((at, error)) = {
-            self.fetch(events).await?;
-            self.evolve(events)
-        } {
-            // A panic may have left a row half changed: begin the batch again, and end it before.
-            (events, problem) = (&events[..at], Some(error));
+        let (from, to) = (batch.from, batch.to);
+        let mut plan = self.plan(batch.decode());
+        let rows = loop {
+            let failed = match self.fetch(&plan).await? {
+                Some(failed) => failed,
+                None => match self.apply(&plan).map(|()| self.changed(&plan)) {
+                    Ok(Ok(rows)) => break rows,
+                    // Which record it was is found the second time.
+                    Ok(Err((key, _))) if plan.unwritable.insert(key.clone()) => {
+                        self.rows.clear();
+                        continue;
+                    }
+                    Ok(Err((_, error))) => (0, error),
+                    Err(failed) => failed,
+                },
+            };
+            plan.end_before(failed);
+            // What is in memory may be half changed: begin the batch again.
             self.rows.clear();
-        }
-        let to = match (&problem, events.last()) {
-            (None, _) => to,
-            (Some(_), Some((_, last))) => to.log.at(last.record.position),
-            (Some(_), None) => return Ok(Filled { checkpoint: from, problem }),
         };
-        let step = Step { generation: self.generation, from, to, rows: self.changed(events)? };
-        self.reads.commit(lease, step).await?;
+        let problem = plan.problem.take();
+        let checkpoint = match problem {
+            None => Some(to),
+            Some(_) => plan.decoded.checkpoint_after(plan.records, from, to),
+        };
+        if let Some(to) = checkpoint
+            && (problem.is_none() || plan.records > 0)
+        {
+            let step = Step { generation: self.generation, from, to, rows };
+            self.reads.commit(lease, step).await?;
+        }
         if self.rows.len() > CACHED_ROWS {
             self.rows.clear();
         }
-        Ok(Filled { checkpoint: Some(to), problem })
+        Ok(Filled { checkpoint, problem })
     }
 }
 
-impl<P: Projection> DocumentFiller<P> {
-    /// Decodes the events and finds their keys, up to the first for which that fails.
-    fn prepare(&self, records: Vec<crate::RecordedEvent>) -> (Vec<Keyed<P::Event>>, Option<Error>) {
-        let (mut events, mut parts) = (Vec::with_capacity(records.len()), Vec::new());
-        for record in records {
-            if let Err(error) = Recorded::decode(record, &mut parts) {
-                return (events, Some(error));
-            }
-            let before = events.len();
-            for event in parts.drain(..) {
-                match unharmed(&event, P::NAME, || self.projection.key(&event)) {
-                    Ok(key) => events.push((key, event)),
+impl<E: EventSet> Plan<E> {
+    fn event(&self, change: &Change) -> Option<&Recorded<E>> {
+        self.decoded.events(change.record).get(change.event)
+    }
+
+    fn end_before(&mut self, (record, error): Failed) {
+        self.records = record;
+        self.changes.retain(|change| change.record < record);
+        self.problem = Some(error);
+        self.unwritable.clear();
+    }
+}
+
+impl<P: MultiProjection> DocumentFiller<P> {
+    /// Finds the keys, up to the first record for which that fails.
+    fn plan(&self, mut decoded: Decoded<P::Event>) -> Plan<P::Event> {
+        let (records, problem) = (decoded.len(), decoded.problem.take());
+        let mut plan = Plan {
+            changes: Vec::with_capacity(records),
+            decoded,
+            records,
+            problem,
+            unwritable: HashSet::new(),
+        };
+        for record in 0..records {
+            for (event, of) in plan.decoded.events(record).iter().enumerate() {
+                match unharmed(&of.record, P::NAME, || self.projection.keys(of)) {
+                    Ok(mut keys) => {
+                        // Rows know nothing of each other: their order does not matter.
+                        keys.sort_unstable();
+                        keys.dedup();
+                        plan.changes.extend(keys.into_iter().map(|key| Change { key, record, event }));
+                    }
                     Err(error) => {
-                        events.truncate(before);
-                        return (events, Some(error));
+                        plan.end_before((record, error));
+                        return plan;
                     }
                 }
             }
         }
-        (events, None)
+        plan
     }
 
-    /// Reads the rows that are not in memory yet.
-    async fn fetch(&mut self, events: &[Keyed<P::Event>]) -> Result<()> {
-        let keys = events.iter().filter_map(|(key, _)| key.as_ref());
-        let missing: HashSet<&String> = keys.filter(|key| !self.rows.contains_key(*key)).collect();
+    /// Reads the rows that are not in memory yet. A row that cannot be read is the fault of the first record that needs it.
+    async fn fetch(&mut self, plan: &Plan<P::Event>) -> Result<Option<Failed>> {
+        let mut missing: HashMap<&String, usize> = HashMap::new();
+        for change in plan.changes.iter().filter(|change| !self.rows.contains_key(&change.key)) {
+            missing.entry(&change.key).or_insert(change.record);
+        }
         if missing.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let missing: Vec<String> = missing.into_iter().cloned().collect();
-        let rows = self.reads.rows(P::NAME, self.generation, missing.clone()).await?;
-        for (key, row) in missing.into_iter().zip(rows) {
-            let row = row.map(|row| parse::<P>(&key, &row)).transpose()?;
-            self.rows.insert(key, row);
+        let (keys, firsts): (Vec<String>, Vec<usize>) =
+            missing.into_iter().map(|(key, first)| (key.clone(), first)).unzip();
+        let rows = self.reads.rows(P::NAME, self.generation, keys.clone()).await?;
+        let mut failed: Option<Failed> = None;
+        for ((key, row), first) in keys.into_iter().zip(rows).zip(firsts) {
+            match row.map(|row| parse::<P>(&key, &row)).transpose() {
+                Ok(row) => drop(self.rows.insert(key, row)),
+                Err(error) if failed.as_ref().is_none_or(|(at, _)| first < *at) => {
+                    failed = Some((first, error));
+                }
+                Err(_) => {}
+            }
         }
-        Ok(())
+        Ok(failed)
     }
 
-    /// Applies the events to the rows. In case of a panic: at which event, and what it said.
-    fn evolve(&mut self, events: &[Keyed<P::Event>]) -> Result<(), (usize, Error)> {
-        for (at, (key, event)) in events.iter().enumerate() {
-            let Some(row) = key.as_ref().and_then(|key| self.rows.get_mut(key)) else { continue };
-            let before = row.take();
-            *row = unharmed(event, P::NAME, || self.projection.evolve(before, event))
-                .map_err(|error| (at, error))?;
+    /// Applies the events to the rows.
+    fn apply(&mut self, plan: &Plan<P::Event>) -> Result<(), Failed> {
+        let mut unwritable: HashMap<&String, Failed> = HashMap::new();
+        for change in &plan.changes {
+            let Some(event) = plan.event(change) else { continue };
+            let Some(row) = self.rows.get_mut(&change.key) else { continue };
+            let (before, key) = (row.take(), &change.key);
+            *row = unharmed(&event.record, P::NAME, || self.projection.evolve_row(key, before, event))
+                .map_err(|error| (change.record, error))?;
+            if plan.unwritable.contains(key) {
+                match row.as_ref().map(|row| to_json(key, row)) {
+                    Some(Err(why)) => {
+                        let failed = || (change.record, wrong_with(&event.record, P::NAME, &why));
+                        unwritable.entry(key).or_insert_with(failed);
+                    }
+                    Some(Ok(_)) | None => drop(unwritable.remove(key)),
+                }
+            }
         }
-        Ok(())
+        unwritable.into_values().min_by_key(|(record, _)| *record).map_or(Ok(()), Err)
     }
 
-    /// Each row that the events touched, as JSON.
-    fn changed(&self, events: &[Keyed<P::Event>]) -> Result<Vec<(String, Option<String>)>> {
+    /// Each row that the events touched, as JSON; or one that cannot be.
+    fn changed(&self, plan: &Plan<P::Event>) -> Result<Vec<(String, Option<String>)>, (String, Error)> {
         // In the order of keys, which a tree of pages likes.
-        let touched: BTreeSet<&String> = events.iter().filter_map(|(key, _)| key.as_ref()).collect();
+        let touched: BTreeSet<&String> = plan.changes.iter().map(|change| &change.key).collect();
         let rows = touched.into_iter().map(|key| {
             let row = self.rows.get(key).and_then(Option::as_ref);
-            Ok((key.clone(), row.map(|row| to_json(key, row)).transpose()?))
+            let json = row.map(|row| to_json(key, row)).transpose();
+            json.map(|json| (key.clone(), json)).map_err(|error| (key.clone(), error))
         });
         rows.collect()
     }
 }
 
 /// What `work` on an event gives. A panic in it becomes an error that says where.
-fn unharmed<E, T>(event: &Recorded<E>, projection: &str, work: impl FnOnce() -> T) -> Result<T> {
+fn unharmed<T>(record: &RecordedEvent, projection: &str, work: impl FnOnce() -> T) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let record = &event.record;
-        let (kind, at, stream) = (&record.event_type, record.position, &record.stream);
         let what = format!("the projection `{projection}`");
-        Error::invalid(
-            what,
-            format!("it panicked on `{kind}` at position {at} in `{stream}`: {}", said(&*panic)),
-        )
+        Error::invalid(what, format!("it panicked on {}: {}", place_of(record), said(&*panic)))
     })
+}
+
+fn wrong_with(record: &RecordedEvent, projection: &str, why: &Error) -> Error {
+    let what = format!("the projection `{projection}`");
+    Error::invalid(what, format!("what it makes of {} cannot be kept: {why}", place_of(record)))
 }

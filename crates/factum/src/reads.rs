@@ -8,6 +8,7 @@ use std::{
     cmp::Ordering,
     collections::{BTreeMap, HashMap},
     fmt,
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,6 +21,9 @@ use crate::{
 
 /// Bytes in a read model's name, at most.
 pub const MODEL_NAME_BYTES: usize = 48;
+
+/// Rows that a scan takes from its store at once.
+pub const PAGE: usize = 500;
 
 /// The right to change a read model, until somebody else claims it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,11 +165,81 @@ pub trait ReadStore: Send + Sync + fmt::Debug + 'static {
     /// Failures of the store.
     async fn get(&self, model: &str, key: &str) -> Result<Snapshot>;
 
-    /// All rows, as readers see them.
+    /// Up to `limit` rows whose keys come after `after`, as readers see them.
     ///
     /// # Errors
     /// Failures of the store.
-    async fn snapshot(&self, model: &str) -> Result<Snapshot>;
+    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> Result<Snapshot>;
+
+    /// All rows, as readers see them, at one moment: whatever is written while they are read. A store on a disk MUST NOT hold
+    /// them all in memory.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn scan(&self, model: &str) -> Result<Scan>;
+
+    /// An empty store of the same kind in a temporary place, gone when it is dropped.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn scratch(&self) -> Result<Arc<dyn ReadStore>> {
+        Ok(Arc::new(MemoryReads::new()))
+    }
+
+    /// All rows in memory: what [`scan`](ReadStore::scan) gives.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn snapshot(&self, model: &str) -> Result<Snapshot> {
+        let mut scan = self.scan(model).await?;
+        let mut rows = Vec::new();
+        while let Some(row) = scan.next().await? {
+            rows.push(row);
+        }
+        Ok(Snapshot { generation: scan.generation, rows })
+    }
+}
+
+/// The rows of a model at one moment, page by page.
+pub struct Scan {
+    /// The generation that it shows.
+    pub generation: Option<Generation>,
+    page: std::vec::IntoIter<(String, String)>,
+    pages: Box<dyn Pages>,
+}
+
+/// Where a [`Scan`] comes from.
+#[async_trait]
+pub trait Pages: Send {
+    /// The next rows, sorted by key; none at the end.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn next(&mut self) -> Result<Vec<(String, String)>>;
+}
+
+impl Scan {
+    /// A look at a generation, from page to page.
+    pub fn new(generation: Option<Generation>, pages: impl Pages + 'static) -> Self {
+        Self { generation, page: Vec::new().into_iter(), pages: Box::new(pages) }
+    }
+
+    /// The next row; `None` after the last.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    pub async fn next(&mut self) -> Result<Option<(String, String)>> {
+        if self.page.as_slice().is_empty() {
+            self.page = self.pages.next().await?.into_iter();
+        }
+        Ok(self.page.next())
+    }
+}
+
+impl fmt::Debug for Scan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scan({:?})", self.generation)
+    }
 }
 
 /// Whether a read model can have this name: it becomes a table's name where there are tables.
@@ -198,11 +272,14 @@ pub struct MemoryReads {
     models: Arc<Mutex<HashMap<String, Model>>>,
 }
 
+/// Shared with who scans it: it is copied if it is changed meanwhile.
+type Table = Arc<BTreeMap<String, String>>;
+
 #[derive(Debug, Default)]
 struct Model {
     catalog: Catalog,
     created: u32,
-    tables: HashMap<u32, BTreeMap<String, String>>,
+    tables: HashMap<u32, Table>,
 }
 
 impl MemoryReads {
@@ -228,7 +305,7 @@ impl MemoryReads {
 }
 
 impl Model {
-    fn active_table(&self) -> Option<&BTreeMap<String, String>> {
+    fn active_table(&self) -> Option<&Table> {
         self.tables.get(&self.catalog.active?.number)
     }
 
@@ -263,7 +340,7 @@ impl ReadStore for MemoryReads {
             model.drop_building();
             model.created += 1;
             let generation = Generation { number: model.created, version, checkpoint: None };
-            model.tables.insert(generation.number, BTreeMap::new());
+            model.tables.insert(generation.number, Table::default());
             model.catalog.building = Some(generation);
             Ok(generation)
         })
@@ -300,7 +377,7 @@ impl ReadStore for MemoryReads {
                 }
                 _ => return Err(lease.fenced(epoch)),
             }
-            let table = model.tables.entry(step.generation).or_default();
+            let table = Arc::make_mut(model.tables.entry(step.generation).or_default());
             for (key, row) in step.rows {
                 match row {
                     Some(row) => table.insert(key, row),
@@ -325,13 +402,42 @@ impl ReadStore for MemoryReads {
         Ok(Snapshot { generation: model.catalog.active, rows })
     }
 
-    async fn snapshot(&self, model: &str) -> Result<Snapshot> {
+    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> Result<Snapshot> {
         let models = self.models();
         let Some(model) = models.get(model) else { return Ok(Snapshot::default()) };
-        let rows = model.active_table().into_iter().flatten();
-        let rows = rows.map(|(key, row)| (key.clone(), row.clone())).collect();
+        let rows = model.active_table().map(|table| page(table, after, limit)).unwrap_or_default();
         Ok(Snapshot { generation: model.catalog.active, rows })
     }
+
+    async fn scan(&self, model: &str) -> Result<Scan> {
+        let models = self.models();
+        let model = models.get(model);
+        let table = model.and_then(Model::active_table).cloned().unwrap_or_default();
+        Ok(Scan::new(model.and_then(|model| model.catalog.active), TablePages { table, after: None }))
+    }
+}
+
+struct TablePages {
+    table: Table,
+    after: Option<String>,
+}
+
+#[async_trait]
+impl Pages for TablePages {
+    async fn next(&mut self) -> Result<Vec<(String, String)>> {
+        let rows = page(&self.table, self.after.take(), PAGE);
+        self.after = rows.last().map(|(key, _)| key.clone());
+        if rows.is_empty() {
+            self.table = Table::default();
+        }
+        Ok(rows)
+    }
+}
+
+fn page(table: &Table, after: Option<String>, limit: usize) -> Vec<(String, String)> {
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let rows = table.range((start, Bound::Unbounded)).take(limit);
+    rows.map(|(key, row)| (key.clone(), row.clone())).collect()
 }
 
 #[cfg(test)]

@@ -16,18 +16,17 @@ use tokio::{
 };
 
 use crate::{
-    consumer::{Batch, Filler, Form, State, ended},
+    batch::Batch,
+    consumer::{Filler, Form, State, ended},
     error::{Error, Outcome, Result},
-    event::RecordedEvent,
+    pass::{self, News, Road, What},
     position::{Position, Token},
     query::Query,
     reads::{Catalog, Generation, Lease},
-    store::{EventStore, subscribe},
-    subscription::Delivery,
+    rebuild::{Asker, RebuildProgress, cancelled},
+    store::EventStore,
 };
 
-/// Events in one transaction of the read store, at most.
-const BATCH: usize = 1000;
 /// How far a consumer may look over events that do not concern it before it stores how far it has looked.
 const LOOKED_FAR: u64 = 10_000;
 /// The first and the longest pause after a failure that may pass.
@@ -39,7 +38,9 @@ const UNCLAIMED: u64 = 0;
 /// What a consumer is told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Rebuild(oneshot::Sender<Result<()>>),
+    Rebuild(Asker),
+    /// Gives up a rebuild, whoever asked for it.
+    Cancel(oneshot::Sender<()>),
     Stop,
 }
 
@@ -49,8 +50,39 @@ pub(crate) struct Progress {
     /// How far readers see.
     pub(crate) token: Option<Token>,
     pub(crate) state: State,
-    pub(crate) rebuilding: Option<Position>,
+    pub(crate) rebuilding: Option<Rebuilding>,
     pub(crate) rate: Rate,
+}
+
+/// How a rebuild comes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rebuilding {
+    position: Position,
+    head: Position,
+    /// Events per second.
+    events: Rate,
+    /// Positions per second.
+    positions: Rate,
+}
+
+impl Rebuilding {
+    fn new() -> Self {
+        let (position, head) = (Position::START, Position::START);
+        Self { position, head, events: Rate::new(), positions: Rate::new() }
+    }
+
+    fn come_to(&mut self, position: Position, head: Position, events: usize) {
+        self.events.count(events as u64);
+        self.positions.count(position.0.saturating_sub(self.position.0));
+        (self.position, self.head) = (position, head.max(position));
+    }
+
+    pub(crate) fn now(&self) -> RebuildProgress {
+        let (position, head, rate) = (self.position, self.head, self.events.now());
+        let left = (head.0 - position.0) as f64 / self.positions.now();
+        let time_left = Duration::try_from_secs_f64(left).ok().filter(|_| position > Position::START);
+        RebuildProgress { position, head, rate, time_left }
+    }
 }
 
 impl Progress {
@@ -74,11 +106,11 @@ impl Rate {
         Self { since: Instant::now(), events: 0, before: 0.0 }
     }
 
-    fn count(&mut self, events: usize) {
+    fn count(&mut self, events: u64) {
         if self.since.elapsed() >= Self::SPAN {
             *self = Self { since: Instant::now(), events: 0, before: self.now() };
         }
-        self.events += events as u64;
+        self.events += events;
     }
 
     pub(crate) fn now(&self) -> f64 {
@@ -93,7 +125,7 @@ impl Rate {
 struct Lane {
     generation: Generation,
     filler: Box<dyn Filler>,
-    feed: mpsc::Receiver<Result<Delivery>>,
+    feed: mpsc::Receiver<Result<News>>,
     /// How far it has looked: at the checkpoint, or beyond it where nothing concerned it.
     seen: Option<Token>,
     live: bool,
@@ -113,35 +145,49 @@ enum Turn {
 /// See the module.
 pub(crate) struct Worker {
     store: Arc<dyn EventStore>,
+    road: Arc<Road>,
     query: Query,
     form: Box<dyn Form>,
     lease: Lease,
-    orders: mpsc::Receiver<Command>,
+    orders: mpsc::UnboundedReceiver<Command>,
     progress: watch::Sender<Progress>,
     /// What readers see. `None` if it is not followed: stopped, or of another version.
     active: Option<Lane>,
     building: Option<Lane>,
     /// Who waits for a rebuild.
-    rebuilds: Vec<oneshot::Sender<Result<()>>>,
+    rebuilds: Vec<Asker>,
+    /// Why what readers see is not followed, until a rebuild has replaced it.
+    stopped: Option<Error>,
     open: bool,
     failures: u32,
 }
 
 impl Worker {
     pub(crate) fn new(
-        store: Arc<dyn EventStore>,
+        road: Arc<Road>,
         query: Query,
         form: Box<dyn Form>,
-        model: &str,
-        orders: mpsc::Receiver<Command>,
+        orders: mpsc::UnboundedReceiver<Command>,
     ) -> (Self, watch::Receiver<Progress>) {
         let progress =
             Progress { token: None, state: State::CatchingUp, rebuilding: None, rate: Rate::new() };
         let (progress, receiver) = watch::channel(progress);
-        let lease = Lease { model: model.to_owned(), epoch: UNCLAIMED };
-        let (active, building, rebuilds, open, failures) = (None, None, Vec::new(), false, 0);
-        let worker =
-            Self { store, query, form, lease, orders, progress, active, building, rebuilds, open, failures };
+        let lease = Lease { model: form.name().to_owned(), epoch: UNCLAIMED };
+        let worker = Self {
+            store: road.store().clone(),
+            road,
+            query,
+            form,
+            lease,
+            orders,
+            progress,
+            active: None,
+            building: None,
+            rebuilds: Vec::new(),
+            stopped: None,
+            open: false,
+            failures: 0,
+        };
         (worker, receiver)
     }
 
@@ -185,12 +231,27 @@ impl Worker {
             self.open = true;
         }
         tokio::select! {
-            order = self.orders.recv() => match order {
-                Some(Command::Rebuild(reply)) => self.start_rebuild(reply).await?,
-                Some(Command::Stop) | None => return Ok(Turn::Over),
+            // Orders come before work: what is given up shall not go on for another batch.
+            biased;
+            order = self.orders.recv() => return self.obey(order).await,
+            () = gone(&mut self.rebuilds) => if self.rebuilds.is_empty() {
+                self.cancel_rebuild().await?;
             },
-            delivery = next(&mut self.active) => self.take(Which::Active, delivery).await?,
-            delivery = next(&mut self.building) => self.take(Which::Building, delivery).await?,
+            (which, news) = either(&mut self.active, &mut self.building) => self.take(which, news).await?,
+        }
+        Ok(Turn::Went)
+    }
+
+    async fn obey(&mut self, order: Option<Command>) -> Result<Turn> {
+        match order {
+            Some(Command::Rebuild(asker)) => self.start_rebuild(asker).await?,
+            Some(Command::Cancel(done)) => {
+                let cancelled = self.cancel_rebuild().await;
+                // Nobody is there to hear it if the caller has gone.
+                let _ = done.send(());
+                cancelled?;
+            }
+            Some(Command::Stop) | None => return Ok(Turn::Over),
         }
         Ok(Turn::Went)
     }
@@ -201,8 +262,12 @@ impl Worker {
         let version = self.form.version();
         let mut catalog = self.form.reads().catalog(&self.lease.model).await?;
         if self.lease.epoch == UNCLAIMED {
-            // Who follows another log must not end the worker that follows the model's own.
+            // Who follows another log, or cannot make its tables, must not end the worker that keeps the model.
             self.check_history(&catalog).await?;
+            let known = [catalog.active, catalog.building];
+            if !known.into_iter().flatten().any(|generation| generation.version == version) {
+                self.form.rehearse().await?;
+            }
             self.lease = self.form.reads().claim(&self.lease.model).await?;
             catalog = self.form.reads().catalog(&self.lease.model).await?;
         }
@@ -219,7 +284,11 @@ impl Worker {
             }
         });
         self.check_history(&catalog).await?;
+        self.rebuilds.retain_mut(Asker::is_there);
         match (catalog.active, catalog.building) {
+            (None, Some(building)) if building.version == version && !self.rebuilds.is_empty() => {
+                self.building = Some(self.lane(building));
+            }
             (None, _) => {
                 // Nobody has seen anything yet, so readers may watch it grow.
                 let first = self.form.create(&self.lease).await?;
@@ -227,12 +296,20 @@ impl Worker {
                 self.active = Some(self.lane(first));
             }
             (Some(active), building) if active.version == version => {
-                self.active = Some(self.lane(active));
+                if self.stopped.is_none() {
+                    self.active = Some(self.lane(active));
+                }
                 match building {
                     Some(building) if !self.rebuilds.is_empty() => self.building = Some(self.lane(building)),
                     // Left by a crash in a rebuild that nobody waits for any more.
                     Some(_) => self.form.reads().discard(&self.lease).await?,
-                    None => self.answer_rebuilds(&Ok(())),
+                    // It was switched, and the answer lost.
+                    None if !self.rebuilds.is_empty() => {
+                        self.answer_rebuilds(&Ok(()));
+                        self.stopped = None;
+                        self.active = Some(self.lane(active));
+                    }
+                    None => {}
                 }
             }
             (Some(_), Some(building)) if building.version == version => {
@@ -240,14 +317,17 @@ impl Worker {
             }
             (Some(_), _) => self.building = Some(self.lane(self.form.create(&self.lease).await?)),
         }
+        if let (None, None, Some(error)) = (&self.active, &self.building, self.stopped.clone()) {
+            self.halt(&error);
+        }
         Ok(())
     }
 
     /// Nothing, if the log has what the generations that it would follow are made of.
     async fn check_history(&self, catalog: &Catalog) -> Result<()> {
         let version = self.form.version();
-        let followed =
-            [catalog.active, catalog.building].into_iter().flatten().filter(|g| g.version == version);
+        let active = catalog.active.filter(|_| self.stopped.is_none());
+        let followed = [active, catalog.building].into_iter().flatten().filter(|g| g.version == version);
         let head = self.store.head().await?.token;
         for checkpoint in followed.filter_map(|generation| generation.checkpoint) {
             checkpoint.position_in(head.log, head.position)?;
@@ -256,7 +336,7 @@ impl Worker {
     }
 
     fn lane(&self, generation: Generation) -> Lane {
-        let feed = feed(self.store.clone(), self.query.clone(), generation.checkpoint);
+        let feed = feed(self.road.lane(self.query.clone(), generation.checkpoint));
         let filler = self.form.filler(generation.number);
         Lane { generation, filler, feed, seen: generation.checkpoint, live: false }
     }
@@ -264,36 +344,54 @@ impl Worker {
     /// Begins a generation for a rebuild, which is also the moment to take over a model of another history.
     async fn create(&mut self) -> Result<Generation> {
         if self.lease.epoch == UNCLAIMED {
+            self.form.rehearse().await?;
             self.lease = self.form.reads().claim(&self.lease.model).await?;
         }
         self.form.create(&self.lease).await
     }
 
-    async fn start_rebuild(&mut self, reply: oneshot::Sender<Result<()>>) -> Result<()> {
+    async fn start_rebuild(&mut self, mut asker: Asker) -> Result<()> {
+        if !asker.is_there() {
+            return Ok(());
+        }
         if self.building.is_none() {
             match self.create().await {
                 Ok(generation) => self.building = Some(self.lane(generation)),
                 Err(error) => {
-                    // Nobody is there to hear it if the caller has gone.
-                    let _ = reply.send(Err(error));
+                    asker.answer(Err(error));
                     return Ok(());
                 }
             }
             self.show(|progress| {
-                progress.rebuilding = Some(Position::START);
+                progress.rebuilding = Some(Rebuilding::new());
                 if let State::Stopped(_) = progress.state {
                     progress.state = State::CatchingUp;
                 }
             });
         }
-        self.rebuilds.push(reply);
+        self.rebuilds.push(asker);
         Ok(())
     }
 
+    /// Gives a rebuild up. The filling of a new version is no rebuild: without it there would be nothing to see.
+    async fn cancel_rebuild(&mut self) -> Result<()> {
+        self.answer_rebuilds(&Err(cancelled(&self.lease.model)));
+        if self.building.is_none() || (self.active.is_none() && self.stopped.is_none()) {
+            return Ok(());
+        }
+        self.building = None;
+        if let Some(error) = self.stopped.clone() {
+            self.halt(&error);
+        } else {
+            self.tell();
+        }
+        self.form.reads().discard(&self.lease).await
+    }
+
     /// Handles what the log has told one of the lanes.
-    async fn take(&mut self, which: Which, delivery: Result<Delivery>) -> Result<()> {
-        let handled = match delivery {
-            Ok(delivery) => self.handle(which, delivery).await,
+    async fn take(&mut self, which: Which, news: Result<News>) -> Result<()> {
+        let handled = match news {
+            Ok(news) => self.handle(which, news).await,
             // The feed itself tries again.
             Err(error) if error.is_retryable() => {
                 self.wait(error);
@@ -301,48 +399,86 @@ impl Worker {
             }
             Err(error) => Err(error),
         };
+        let alone = match which {
+            Which::Active => self.building.is_none(),
+            Which::Building => self.active.is_none(),
+        };
         match handled {
             Ok(()) => {
                 self.failures = 0;
                 self.tell();
                 self.switch_if_ready().await
             }
-            Err(error) if which == Which::Building && self.active.is_some() && is_own_fault(&error) => {
+            Err(error) if alone || !is_own_fault(&error) => {
+                if which == Which::Building
+                    && let Some(reason) = self.stopped.clone().filter(|_| is_own_fault(&error))
+                {
+                    // A rebuild that was to mend it, and could not.
+                    self.answer_rebuilds(&Err(error));
+                    self.building = None;
+                    self.halt(&reason);
+                    return self.form.reads().discard(&self.lease).await;
+                }
+                Err(error)
+            }
+            Err(error) if which == Which::Active => {
+                // What is being built may do without it.
+                let seen = self.active.take().and_then(|lane| lane.seen);
+                self.show(|progress| progress.token = later(progress.token, seen));
+                self.stopped = Some(error);
+                self.tell();
+                self.switch_if_ready().await
+            }
+            Err(error) => {
                 self.building = None;
-                self.form.reads().discard(&self.lease).await?;
                 self.answer_rebuilds(&Err(error));
                 self.tell();
-                Ok(())
+                self.form.reads().discard(&self.lease).await
             }
-            Err(error) => Err(error),
         }
     }
 
-    async fn handle(&mut self, which: Which, delivery: Delivery) -> Result<()> {
+    async fn handle(&mut self, which: Which, news: News) -> Result<()> {
         let lane = match which {
             Which::Active => &mut self.active,
             Which::Building => &mut self.building,
         };
         let Some(lane) = lane else { return Ok(()) };
-        let looked_far = |lane: &Lane, to: Token| {
+        let News { what, token, head } = news;
+        let looked_far = |lane: &Lane| {
             let stored = lane.generation.checkpoint.map_or(0, |token| token.position.0);
-            to.position.0 - stored.min(to.position.0) >= LOOKED_FAR
+            token.position.0 - stored.min(token.position.0) >= LOOKED_FAR
         };
-        match delivery {
-            Delivery::Events { events, token } => {
-                let count = events.len();
-                let filled = lane.fill(&self.lease, events, token).await;
-                self.progress.send_modify(|progress| progress.rate.count(count));
-                return filled;
+        let mut count = 0;
+        let handled = match what {
+            What::Events(pieces) => {
+                let batch = Batch::of(lane.generation.checkpoint, token, pieces);
+                count = batch.len();
+                lane.fill(&self.lease, batch).await
             }
-            Delivery::LookedTo(token) if looked_far(lane, token) => {
-                lane.fill(&self.lease, Vec::new(), token).await?;
+            What::LookedTo if looked_far(lane) => lane.look(&self.lease, token).await,
+            What::LookedTo => {
+                lane.seen = Some(token);
+                Ok(())
             }
-            Delivery::LookedTo(token) => lane.seen = Some(token),
-            Delivery::CaughtUp(token) => (lane.seen, lane.live) = (Some(token), true),
-            Delivery::FellBehind(_) => lane.live = false,
-        }
-        Ok(())
+            What::CaughtUp => {
+                (lane.seen, lane.live) = (Some(token), true);
+                Ok(())
+            }
+            What::FellBehind => {
+                lane.live = false;
+                Ok(())
+            }
+        };
+        let at = lane.seen.map_or(Position::START, |seen| seen.position);
+        self.progress.send_modify(|progress| {
+            progress.rate.count(count as u64);
+            if which == Which::Building {
+                let rebuilding = progress.rebuilding.get_or_insert_with(Rebuilding::new);
+                rebuilding.come_to(at, head.position, count);
+            }
+        });
+        handled
     }
 
     /// Shows readers the generation that was built, once it is no older than what they see.
@@ -355,10 +491,11 @@ impl Worker {
             return Ok(());
         }
         if building.generation.checkpoint != Some(seen) {
-            building.fill(&self.lease, Vec::new(), seen).await?;
+            building.look(&self.lease, seen).await?;
         }
         self.form.reads().activate(&self.lease, building.generation.number).await?;
         self.active = self.building.take();
+        self.stopped = None;
         self.answer_rebuilds(&Ok(()));
         self.tell();
         Ok(())
@@ -368,12 +505,12 @@ impl Worker {
     fn tell(&self) {
         let token = self.active.as_ref().and_then(|lane| lane.seen);
         let live = self.active.as_ref().is_some_and(|lane| lane.live);
-        let rebuilding =
-            self.building.as_ref().map(|lane| lane.seen.map_or(Position::START, |seen| seen.position));
+        let building = self.building.is_some();
         self.show(|progress| {
             progress.token = later(progress.token, token);
             progress.state = if live { State::Live } else { State::CatchingUp };
-            progress.rebuilding = rebuilding;
+            progress.rebuilding =
+                building.then(|| progress.rebuilding.take().unwrap_or_else(Rebuilding::new));
         });
     }
 
@@ -387,7 +524,7 @@ impl Worker {
         let token = self.active.as_ref().and_then(|lane| lane.seen);
         (self.active, self.building) = (None, None);
         // Nothing is to be opened until a rebuild is asked for.
-        self.open = true;
+        (self.open, self.stopped) = (true, Some(error.clone()));
         self.answer_rebuilds(&Err(error.clone()));
         self.show(|progress| {
             progress.token = later(progress.token, token);
@@ -401,9 +538,8 @@ impl Worker {
     }
 
     fn answer_rebuilds(&mut self, answer: &Result<()>) {
-        for reply in self.rebuilds.drain(..) {
-            // Nobody is there to hear it if the caller has gone.
-            let _ = reply.send(answer.clone());
+        for asker in self.rebuilds.drain(..) {
+            asker.answer(answer.clone());
         }
     }
 
@@ -417,9 +553,14 @@ impl Worker {
                 () = &mut pause => return true,
                 order = self.orders.recv() => match order {
                     // It begins once the stores answer again.
-                    Some(Command::Rebuild(reply)) => {
+                    Some(Command::Rebuild(asker)) => {
                         let why = "the read model waits for its stores to answer; ask for the rebuild again later".into();
-                        let _ = reply.send(Err(Error::Unavailable { why, outcome: Outcome::No }));
+                        asker.answer(Err(Error::Unavailable { why, outcome: Outcome::No }));
+                    }
+                    // What has been built is dropped once the stores answer again.
+                    Some(Command::Cancel(done)) => {
+                        self.answer_rebuilds(&Err(cancelled(&self.lease.model)));
+                        let _ = done.send(());
                     }
                     Some(Command::Stop) | None => return false,
                 },
@@ -433,20 +574,35 @@ impl Worker {
             && let Some(seen) = lane.seen
             && lane.generation.checkpoint != Some(seen)
         {
-            lane.fill(&self.lease, Vec::new(), seen).await?;
+            lane.look(&self.lease, seen).await?;
         }
         Ok(())
     }
 }
 
 impl Lane {
-    async fn fill(&mut self, lease: &Lease, events: Vec<RecordedEvent>, to: Token) -> Result<()> {
-        let batch = Batch { from: self.generation.checkpoint, to, events };
+    /// Stores how far it has looked.
+    async fn look(&mut self, lease: &Lease, to: Token) -> Result<()> {
+        let nothing = Batch::of(self.generation.checkpoint, to, Vec::new());
+        self.fill(lease, nothing).await
+    }
+
+    async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<()> {
         let filled = unharmed(self.filler.fill(lease, batch)).await?;
         self.generation.checkpoint = filled.checkpoint;
         self.seen = filled.checkpoint;
         filled.problem.map_or(Ok(()), Err)
     }
+}
+
+/// Ends when one of those who wait for a rebuild has gone. Never, if none does.
+async fn gone(rebuilds: &mut Vec<Asker>) {
+    poll_fn(|context| {
+        let before = rebuilds.len();
+        rebuilds.retain_mut(|asker| asker.poll_gone(context).is_pending());
+        if rebuilds.len() < before { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Whether the projection or its data is at fault, rather than the right to write.
@@ -464,7 +620,15 @@ fn later(shown: Option<Token>, token: Option<Token>) -> Option<Token> {
     }
 }
 
-async fn next(lane: &mut Option<Lane>) -> Result<Delivery> {
+/// Of two that have news, neither comes first for long.
+async fn either(active: &mut Option<Lane>, building: &mut Option<Lane>) -> (Which, Result<News>) {
+    tokio::select! {
+        news = next(active) => (Which::Active, news),
+        news = next(building) => (Which::Building, news),
+    }
+}
+
+async fn next(lane: &mut Option<Lane>) -> Result<News> {
     match lane {
         Some(lane) => lane.feed.recv().await.unwrap_or_else(|| {
             let why = "the subscription ended unexpectedly".into();
@@ -474,13 +638,13 @@ async fn next(lane: &mut Option<Lane>) -> Result<Delivery> {
     }
 }
 
-/// A subscription with a task of its own, so that the next batch is read while one is being applied.
-fn feed(store: Arc<dyn EventStore>, query: Query, from: Option<Token>) -> mpsc::Receiver<Result<Delivery>> {
+/// A lane with a task of its own, so that the next batch is read while one is being applied.
+fn feed(lane: pass::Lane) -> mpsc::Receiver<Result<News>> {
     let (deliveries, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         tokio::select! {
             () = deliveries.closed() => {}
-            pumped = unharmed(pump(store, query, from, &deliveries)) => if let Err(panic) = pumped {
+            pumped = unharmed(pump(lane, &deliveries)) => if let Err(panic) = pumped {
                 // Nobody is there to hear it if the worker has gone.
                 let _ = deliveries.send(Err(panic)).await;
             }
@@ -490,33 +654,18 @@ fn feed(store: Arc<dyn EventStore>, query: Query, from: Option<Token>) -> mpsc::
 }
 
 /// Ends when nobody listens, or after an error that will not pass.
-async fn pump(
-    store: Arc<dyn EventStore>,
-    query: Query,
-    mut from: Option<Token>,
-    deliveries: &mpsc::Sender<Result<Delivery>>,
-) -> Result<()> {
-    let mut subscription = None;
+async fn pump(mut lane: pass::Lane, deliveries: &mpsc::Sender<Result<News>>) -> Result<()> {
     let mut failures = 0;
     loop {
-        let delivery = match &mut subscription {
-            Some(subscription) => crate::Subscription::next(subscription).await,
-            None => match subscribe(store.clone(), query.clone(), from).await {
-                Ok(begun) => {
-                    subscription = Some(begun.with_batch(BATCH));
-                    continue;
-                }
-                Err(error) => Err(error),
-            },
-        };
-        let failed = delivery.as_ref().err().map(Error::is_retryable);
-        if deliveries.send(delivery).await.is_err() || failed == Some(false) {
+        let news = lane.next().await;
+        let failed = news.as_ref().err().map(Error::is_retryable);
+        if deliveries.send(news).await.is_err() || failed == Some(false) {
             return Ok(());
         }
         failures = if failed.is_some() { failures + 1 } else { 0 };
         if failures > 0 {
             // Begun anew, it tells when it has caught up: the worker shall hear that the log is well again.
-            from = subscription.take().map_or(from, |failed| Some(failed.token()));
+            lane.begin_again();
             tokio::time::sleep(jittered(failures)).await;
         }
     }

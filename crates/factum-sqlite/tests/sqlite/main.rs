@@ -8,8 +8,11 @@ mod snapshots;
 mod sql;
 #[path = "../../../factum/tests/domain/support.rs"]
 mod support;
+mod together;
 #[path = "../../../factum/tests/domain/troubles.rs"]
 mod troubles;
+#[path = "../../../factum/tests/domain/views.rs"]
+mod views;
 
 use factum_sqlite::Sqlite;
 

@@ -278,9 +278,7 @@ impl Keeper {
 
     /// Whether the snapshot may go on its way: one of a key at a time, and not too many of all.
     fn begin(&self, key: &SnapshotKey) -> bool {
-        self.shared.busy.send_if_modified(|busy| {
-            busy.len() < ON_THE_WAY && !busy.contains(key) && busy.insert(key.clone())
-        })
+        self.shared.busy.send_if_modified(|busy| busy.len() < ON_THE_WAY && busy.insert(key.clone()))
     }
 
     /// Forgets what is kept of a stream, in the background: what the log does not bear out is not kept any longer than it must.

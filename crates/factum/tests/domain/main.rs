@@ -12,6 +12,7 @@ mod snapshots;
 mod support;
 mod testkit;
 mod troubles;
+mod views;
 
 /// Where the tests of projections keep their models.
 fn reads() -> factum::MemoryReads {

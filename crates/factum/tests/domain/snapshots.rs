@@ -283,7 +283,12 @@ async fn a_load_reads_what_came_after_the_snapshot() {
     let done = place.with.execute(&till(), Pay(13)).await.unwrap();
     assert_eq!((done.attempts, done.events[0].revision), (1, Revision(12)));
     place.pay([14]).await;
-    assert_eq!(place.agree("with four more").await, 5);
+    for _ in 0..2 {
+        assert_eq!(place.agree("with four more, one too few for another snapshot").await, 5);
+        place.settled().await;
+    }
+    place.pay([15]).await;
+    assert_eq!(place.agree("with five more").await, 6);
     place.settled().await;
     assert_eq!(place.agree("once there is a new one").await, 1);
     let status = place.status();
@@ -510,7 +515,7 @@ async fn an_event_that_means_nothing_today_counts_in_guards_and_snapshots() {
         assert_eq!(done.attempts, 1, "round {round}: the stream is where it was read");
         place.log.append(Append::to(stream(), [dropped()])).await.unwrap();
         place.settled().await;
-        assert!(place.agree("with events that were dropped").await <= 5);
+        assert!(place.agree("with events that were dropped").await < 8);
     }
 }
 

@@ -14,7 +14,7 @@ use factum::{
     Append, Appended, Error, EventStore, EventStoreExt, Head, Limits, MemoryReads, MemoryStore, Outcome,
     Page, Read, ReadStore, StreamName, StreamState, Token,
     prelude::*,
-    reads::{Catalog, Generation, Lease, Snapshot, Step},
+    reads::{Catalog, Generation, Lease, Scan, Snapshot, Step},
 };
 use tokio::sync::Notify;
 
@@ -352,7 +352,15 @@ impl<R: ReadStore> ReadStore for Faulty<R> {
         self.inner.get(model, key).await
     }
 
-    async fn snapshot(&self, model: &str) -> factum::Result<Snapshot> {
-        self.inner.snapshot(model).await
+    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> factum::Result<Snapshot> {
+        self.inner.page(model, after, limit).await
+    }
+
+    async fn scan(&self, model: &str) -> factum::Result<Scan> {
+        self.inner.scan(model).await
+    }
+
+    async fn scratch(&self) -> factum::Result<Arc<dyn ReadStore>> {
+        self.inner.scratch().await
     }
 }

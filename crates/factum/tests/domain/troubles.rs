@@ -15,7 +15,7 @@ use factum::{
     NewEvent, Outcome, Page, Read, ReadStore, Retention, State, StreamName, StreamState, Token,
     prelude::*,
     read::Start,
-    reads::{Catalog, Generation, Lease, Snapshot, Step},
+    reads::{Catalog, Generation, Lease, Scan, Snapshot, Step},
 };
 use tokio::{
     runtime::{Builder, Handle},
@@ -126,8 +126,16 @@ impl ReadStore for Unsteady {
     async fn get(&self, model: &str, key: &str) -> factum::Result<Snapshot> {
         self.inner.get(model, key).await
     }
-    async fn snapshot(&self, model: &str) -> factum::Result<Snapshot> {
-        self.inner.snapshot(model).await
+    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> factum::Result<Snapshot> {
+        self.inner.page(model, after, limit).await
+    }
+
+    async fn scan(&self, model: &str) -> factum::Result<Scan> {
+        self.inner.scan(model).await
+    }
+
+    async fn scratch(&self) -> factum::Result<Arc<dyn ReadStore>> {
+        self.inner.scratch().await
     }
 }
 
