@@ -325,7 +325,7 @@ async fn no_byte_of_it_is_believed_that_was_not_written() {
         place.agree(wrong).await;
         place.settled().await;
     }
-    assert_eq!(place.status().refused as usize, text.len() + 7);
+    assert_eq!(place.status().refused, text.len() as u64 + 7);
 }
 
 #[tokio::test]
