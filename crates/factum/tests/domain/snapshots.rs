@@ -540,7 +540,9 @@ async fn a_store_that_is_in_trouble_troubles_nobody() {
         assert!(start.elapsed() < Duration::from_millis(600), "{mood:?}: {:?}", start.elapsed());
         *place.snapshots.gets.lock().unwrap() = Mood::Works;
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(place.agree("it works again").await, 1);
+        for _ in 0..3 {
+            assert_eq!(place.agree("it works again").await, 1);
+        }
     }
 }
 
