@@ -150,7 +150,7 @@ mod tests {
             let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('*')).collect();
             let count = count(&read(example));
             assert_eq!(
-                (cells[3], cells[4]),
+                (cells[3], cells[5]),
                 (&*count.lines.to_string(), &*count.ceremony.to_string()),
                 "{row}"
             );

@@ -241,6 +241,13 @@ impl<M: Models> Models for Vec<M> {
     }
 }
 
+/// Nothing to know: for a decision that only records.
+impl Models for () {
+    async fn load(&mut self, _: &dyn EventStore, _: &mut Loaded) -> Result<()> {
+        Ok(())
+    }
+}
+
 macro_rules! tuple_of_models {
     ($($model:ident $at:tt),*) => {
         impl<$($model: Models),*> Models for ($($model,)*) {

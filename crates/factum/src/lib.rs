@@ -71,4 +71,5 @@ pub use self::{
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
 #[cfg(feature = "macros")]
+#[doc(inline)]
 pub use factum_macros::{Event, EventSet};

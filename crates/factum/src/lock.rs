@@ -35,7 +35,8 @@
 //! |---|---|
 //! | a field comes, and is optional (`Option`, `#[serde(default)]`), at any depth | yes: run with `FACTUM_UPDATE=1`, and commit |
 //! | the fields or alternatives stand in another order; a Rust type has another name | yes, and the file does not change |
-//! | anything else: a field goes, is needed, or of another type; an enum gets a variant | no: a new version and an upcaster |
+//! | an optional field goes | yes; it stays in the file, so that its name never comes to mean something else |
+//! | anything else: another field goes, is needed, or of another type; an enum gets a variant | no: a new version and an upcaster |
 //! | a variant comes | yes, with `FACTUM_UPDATE=1` |
 //! | a variant goes or is renamed | if a step of its [`evolution`](crate::Event::evolution) begins at its old name |
 //! | what a sample becomes | with `FACTUM_UPDATE=1`: look at the diff, it is what an old event means |
@@ -263,7 +264,7 @@ impl EventsLock {
             let ((category, name), sample) = (key.clone(), known.stored.sample.clone());
             let block = Block { category, name, shape, sample, becomes: None };
             news.push(format!("{}: it is new", block.title()));
-            match known.becoming(block) {
+            match known.becoming(block).and_then(|block| known.as_written(block)) {
                 Ok(block) => drop(done.insert(key.clone(), block)),
                 Err(problem) => problems.push(problem),
             }
@@ -305,9 +306,11 @@ impl Known {
                 if changes.iter().any(|change| !change.harmless) {
                     return Err(self.needs_a_version(&title, &said(|change| !change.harmless)));
                 }
-                if !changes.is_empty() {
+                let mut shape = shape.clone();
+                shape.keep(&block.shape);
+                if shape != block.shape {
                     news.push(format!("{title}: {}", said(|_| true)));
-                    block.shape = shape.clone();
+                    block.shape = shape;
                 }
             }
             _ if changes.iter().any(|change| !change.reads) => {
@@ -343,6 +346,17 @@ impl Known {
              `{variant}` the version {version} (`VERSIONS`, or `#[event(version = {version})]`), and say in `evolution` what the old events \
              are: `.upcast(\"{name}\", \"{variant}.v{version}\", |old| …)`. {NEVER_STORED}"
         )
+    }
+
+    /// A sample that was made up, in the form in which it would be stored.
+    fn as_written(&self, mut block: Block) -> Result<Block, String> {
+        match block.becomes.as_deref() {
+            Some([(name, data)]) if *name == block.name => {
+                block.sample = Some(data.clone());
+                self.becoming(block)
+            }
+            _ => Ok(block),
+        }
     }
 
     /// The block with what its sample is today.

@@ -8,6 +8,7 @@ mod snapshots;
 mod sql;
 #[path = "../../../factum/tests/domain/support.rs"]
 mod support;
+mod together;
 #[path = "../../../factum/tests/domain/troubles.rs"]
 mod troubles;
 #[path = "../../../factum/tests/domain/views.rs"]

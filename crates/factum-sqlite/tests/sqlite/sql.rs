@@ -7,7 +7,7 @@ use crate::support::*;
 
 /// How much went in and out, per account and in all; withdrawals of 13 are refused.
 #[derive(Debug)]
-struct Flows<const VERSION: u32 = 1>;
+pub(crate) struct Flows<const VERSION: u32 = 1>;
 
 impl<const V: u32> SqlProjection for Flows<V> {
     const NAME: &'static str = "flows";

@@ -97,6 +97,13 @@ impl Comparison {
         let of = |fields: &[Field], name: &str| fields.iter().find(|field| field.name == name).cloned();
         for Field { name, required, kind } in &old.fields {
             match of(&new.fields, name) {
+                None if new.rest == Rest::Refused => {
+                    self.say(&at(name), Whom::All, "is gone, and refused where it is stored");
+                }
+                // Who reads the old shape can do without it. But its name stays taken: see `keep`.
+                None if !required && kind.stands_alone() => {
+                    self.say(&at(name), Whom::Nobody, "is read no more");
+                }
                 None => self.say(&at(name), Whom::Older, "is gone"),
                 Some(now) => {
                     match (required, now.required) {
@@ -146,26 +153,85 @@ impl Comparison {
             let old = Kind::Union(old.to_vec());
             return self.say(path, Whom::Older, format!("was {old}, and is {wide}"));
         }
+        let mut lost = Vec::new();
         let mut come: Vec<&Kind> = new.iter().filter(|kind| !old.contains(kind)).collect();
         for gone in old.iter().filter(|kind| !new.contains(kind)) {
-            // Objects of one tag are the same alternative; so are those that are the only one of their sort.
-            let sort = std::mem::discriminant(gone);
-            let alike =
-                |kinds: &[Kind]| kinds.iter().filter(|kind| std::mem::discriminant(*kind) == sort).count();
-            let same = if alike(old) == 1 && alike(new) == 1 {
-                come.iter().position(|kind| std::mem::discriminant(*kind) == sort)
-            } else {
-                come.iter().position(|kind| tag(kind).is_some() && tag(kind) == tag(gone))
-            };
+            let same = counterpart(gone, old, new, &come);
             let wider = || come.iter().position(|kind| holds(kind, gone));
             match same.or_else(wider) {
                 Some(at) => self.kinds(gone, come.remove(at), path),
-                None => self.say(path, Whom::All, format!("could be {gone}, and can no more")),
+                None => lost.push(gone),
             }
+        }
+        if let ([was], [is]) = (&lost[..], &come[..]) {
+            return self.kinds(was, is, path);
+        }
+        for gone in lost {
+            self.say(path, Whom::All, format!("could be {gone}, and can no more"));
         }
         for kind in come {
             self.say(path, Whom::Older, format!("can also be {kind}, which older readers do not know"));
         }
+    }
+}
+
+/// Which of the alternatives `among` in the union `new` is `one` in the union `old`: objects of one tag, or those that are the
+/// only one of their sort.
+fn counterpart(one: &Kind, old: &[Kind], new: &[Kind], among: &[&Kind]) -> Option<usize> {
+    let sort = std::mem::discriminant(one);
+    let alike = |kinds: &[Kind]| kinds.iter().filter(|kind| std::mem::discriminant(*kind) == sort).count();
+    if alike(old) == 1 && alike(new) == 1 {
+        among.iter().position(|kind| std::mem::discriminant(*kind) == sort)
+    } else {
+        among.iter().position(|kind| tag(kind).is_some() && tag(kind) == tag(one))
+    }
+}
+
+impl Shape {
+    /// Keeps the optional fields that were stored once, and that this shape does not read any more: a field of the same name that
+    /// means something else must not come. Only for a shape without changes that do harm.
+    pub(crate) fn keep(&mut self, old: &Self) {
+        self.kind.keep(&old.kind);
+    }
+}
+
+impl Kind {
+    fn keep(&mut self, old: &Self) {
+        match (self, old) {
+            (Self::Named(_, new), old) if !matches!(old, Self::Named(..)) => new.keep(old),
+            (new, Self::Named(_, old)) if !matches!(new, Self::Named(..)) => new.keep(old),
+            (Self::Named(_, new), Self::Named(_, old))
+            | (Self::List(new), Self::List(old))
+            | (Self::Array(new, _), Self::Array(old, _))
+            | (Self::Map(_, new), Self::Map(_, old)) => new.keep(old),
+            (Self::Tuple(new), Self::Tuple(old)) => {
+                new.iter_mut().zip(old).for_each(|(new, old)| new.keep(old));
+            }
+            (Self::Record(new), Self::Record(old)) => {
+                for field in &old.fields {
+                    match new.fields.iter_mut().find(|now| now.name == field.name) {
+                        Some(now) => now.kind.keep(&field.kind),
+                        None => new.fields.push(field.clone()),
+                    }
+                }
+            }
+            (Self::Union(new), Self::Union(old)) => {
+                for one in old.iter().filter(|kind| matches!(kind, Self::Record(_))) {
+                    let among: Vec<&Self> = new.iter().collect();
+                    if let Some(at) = counterpart(one, old, new, &among) {
+                        new[at].keep(one);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it holds nothing that is numbered.
+    fn stands_alone(&self) -> bool {
+        let mut alone = true;
+        self.visit(&mut |kind| alone &= !matches!(kind, Self::Named(..) | Self::Again(_)));
+        alone
     }
 }
 
@@ -264,13 +330,40 @@ mod tests {
     }
 
     #[test]
+    fn an_optional_field_may_go_but_its_name_stays_taken() {
+        for (old, new, kept) in [
+            ("{ a: u8, b?: bool }", "{ a: u8 }", "{ a: u8, b?: bool }"),
+            ("{ a: u8, b?: bool }", "{ c?: u8, a: u8 }", "{ c?: u8, a: u8, b?: bool }"),
+            (
+                "[{ x: { y?: u8 } | null }]",
+                "[{ x: null | { z?: u8 } }]",
+                "[{ x: null | { z?: u8, y?: u8 } }]",
+            ),
+            (
+                r#"{ t: "a", x?: u8 } | { t: "b", y?: u8 }"#,
+                r#"{ t: "b" } | { t: "a" }"#,
+                r#"{ t: "b", y?: u8 } | { t: "a", x?: u8 }"#,
+            ),
+            ("#1 = ({ a?: u8, n?: #1 })", "#1 = ({ n?: #1 })", "#1 = ({ n?: #1, a?: u8 })"),
+        ] {
+            let [from, mut to]: [Shape; 2] = [old, new].map(|text| text.parse().unwrap());
+            assert!(changes(&from, &to).iter().all(|change| change.harmless), "{old} to {new}");
+            to.keep(&from);
+            assert_eq!(to.to_string(), kept);
+        }
+        assert_eq!(said("{ b?: bool }", "{}"), ["+ `b` is read no more"]);
+    }
+
+    #[test]
     fn all_else_needs_a_version() {
         for (old, new, expected) in [
             ("u32", "u64", "! it was u32, and is u64"),
             ("string", "string(uuid)", "! it was string, and is string(uuid)"),
             ("any", "{ a: u8 }", "! it was any, and is { a: u8 }"),
             ("{ a: u8 }", "any", "! it was { a: u8 }, and is any"),
-            ("{ a: u8, b?: u8 }", "{ a: u8 }", "! `b` is gone"),
+            ("{ a: u8, b: u8 }", "{ a: u8 }", "! `b` is gone"),
+            ("only { a?: u8 }", "only {}", "! `a` is gone, and refused where it is stored"),
+            ("#1 = ({ a?: #1 })", "{}", "! `a` is gone"),
             ("{ a: u8 }", "{ a?: u8 }", "! `a` was always there, and may be left out"),
             ("{ a?: u8 }", "{ a: u8 }", "! `a` could be left out, and is needed"),
             ("{ a: u8 }", "{ a: u8 | null }", "! `a` can also be null, which older readers do not know"),

@@ -54,11 +54,13 @@ where
     Property { step, seed: given.unwrap_or_else(|| fastrand::u64(..)), of: PhantomData }
 }
 
+/// Does it; the refusal, if it is refused.
+type Take = dyn Fn(&Factum) -> Result<(), String>;
+
 /// A command or a decision, with the words for it.
 pub struct Step<A = ()> {
     words: String,
-    /// The refusal, if it is refused.
-    take: Arc<dyn Fn(&Factum) -> Result<(), String>>,
+    take: Arc<Take>,
     of: PhantomData<A>,
 }
 

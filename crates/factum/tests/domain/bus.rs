@@ -1,6 +1,12 @@
 //! The buses: who answers what, what the layers let pass, and what they leave behind.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use factum::{
     Error, MemoryReads, MemoryStore,
@@ -10,6 +16,7 @@ use factum::{
     },
     prelude::*,
 };
+use tracing::span;
 
 use crate::support::*;
 
@@ -97,6 +104,20 @@ impl Authorise<Anyone> for NameOfTheBank {
     fn authorise(&self, _: &Anyone, _: &str) -> Result<(), Forbidden> {
         Ok(())
     }
+}
+
+#[tokio::test]
+async fn what_a_reaction_sends_is_in_the_flow_of_what_it_saw() {
+    let factum = bank().await;
+    let commands = CommandBus::new(factum.clone());
+    let opened = factum.history(&Account::id("1")).await.unwrap().remove(0).record;
+    let reaction = commands.within(|factum| factum.caused_by(&opened));
+    for repeated in [false, true] {
+        let done = reaction.identified(opened.id).execute(&Account::id("2"), Pay { cents: 5 }).await.unwrap();
+        assert_eq!((done.repeated, Some(done.correlation_id)), (repeated, opened.metadata.correlation_id()));
+    }
+    let paid = factum.history(&Account::id("2")).await.unwrap().remove(1).record;
+    assert_eq!(paid.metadata.causation_id(), Some(opened.id.to_string()));
 }
 
 /// Notes what passes it, on the way in and out.
@@ -300,14 +321,24 @@ async fn queries_find_who_answers_them() {
     assert!(matches!(failing.ask(NameOfTheBank).await, Err(Rejected::Store(Error::NotFound { .. }))));
 }
 
-/// A subscriber of `tracing` that writes down spans and events.
-#[derive(Clone, Default)]
-struct Log {
-    lines: Arc<Mutex<Vec<String>>>,
-    /// Each span with what it is.
-    spans: Arc<Mutex<Vec<(tracing::span::Id, &'static tracing::Metadata<'static>)>>>,
-    entered: Arc<Mutex<Vec<tracing::span::Id>>>,
+/// A subscriber of `tracing` that writes down spans and events, for each thread by itself: it is there for all tests of this file,
+/// since whether a span is wanted at all is decided once for all threads.
+struct Log;
+
+#[derive(Default)]
+struct Seen {
+    lines: Vec<String>,
+    /// Each span with its line and what it is.
+    spans: Vec<(span::Id, usize, &'static tracing::Metadata<'static>)>,
+    entered: Vec<span::Id>,
 }
+
+thread_local! {
+    static SEEN: RefCell<Seen> = RefCell::default();
+}
+
+/// Ids of spans, none twice on whatever thread.
+static SPANS: AtomicU64 = AtomicU64::new(1);
 
 struct Fields<'a>(&'a mut String);
 
@@ -322,51 +353,54 @@ impl tracing::Subscriber for Log {
         metadata.target().starts_with("factum")
     }
 
-    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
         let mut text = format!("{} {}", span.metadata().level(), span.metadata().name());
         span.record(&mut Fields(&mut text));
-        let mut lines = self.lines.lock().unwrap();
-        lines.push(text);
-        let id = tracing::span::Id::from_u64(lines.len() as u64);
-        self.spans.lock().unwrap().push((id.clone(), span.metadata()));
+        let id = span::Id::from_u64(SPANS.fetch_add(1, Ordering::Relaxed));
+        SEEN.with_borrow_mut(|seen| {
+            seen.spans.push((id.clone(), seen.lines.len(), span.metadata()));
+            seen.lines.push(text);
+        });
         id
     }
 
-    fn record(&self, span: &tracing::span::Id, values: &tracing::span::Record<'_>) {
-        let line = usize::try_from(span.into_u64()).unwrap() - 1;
-        values.record(&mut Fields(&mut self.lines.lock().unwrap()[line]));
+    fn record(&self, span: &span::Id, values: &span::Record<'_>) {
+        SEEN.with_borrow_mut(|seen| {
+            if let Some((_, line, _)) = seen.spans.iter().find(|(id, ..)| id == span) {
+                values.record(&mut Fields(&mut seen.lines[*line]));
+            }
+        });
     }
 
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &tracing::Event<'_>) {
         let mut text = format!("{}", event.metadata().level());
         event.record(&mut Fields(&mut text));
-        self.lines.lock().unwrap().push(text);
+        SEEN.with_borrow_mut(|seen| seen.lines.push(text));
     }
 
-    fn enter(&self, span: &tracing::span::Id) {
-        self.entered.lock().unwrap().push(span.clone());
+    fn enter(&self, span: &span::Id) {
+        SEEN.with_borrow_mut(|seen| seen.entered.push(span.clone()));
     }
 
-    fn exit(&self, _: &tracing::span::Id) {
-        self.entered.lock().unwrap().pop();
+    fn exit(&self, _: &span::Id) {
+        SEEN.with_borrow_mut(|seen| seen.entered.pop());
     }
 
     fn current_span(&self) -> tracing_core::span::Current {
-        let spans = self.spans.lock().unwrap();
-        let current = self.entered.lock().unwrap().last().cloned();
-        match spans.iter().find(|(id, _)| Some(id) == current.as_ref()) {
-            Some((id, metadata)) => tracing_core::span::Current::new(id.clone(), metadata),
-            None => tracing_core::span::Current::none(),
-        }
+        SEEN.with_borrow(|seen| {
+            let known = seen.spans.iter().find(|(id, ..)| Some(id) == seen.entered.last());
+            known.map_or_else(tracing_core::span::Current::none, |(id, _, metadata)| {
+                tracing_core::span::Current::new(id.clone(), metadata)
+            })
+        })
     }
 }
 
 #[tokio::test]
 async fn each_message_has_a_span() {
-    let log = Log::default();
-    let _subscribed = tracing::subscriber::set_default(log.clone());
+    tracing::subscriber::set_global_default(Log).unwrap();
     let (store, factum) = (Meddled::default(), |store: &Meddled| Factum::new(store.clone()));
     let factum = factum(&store);
     let account = Account::id("1");
@@ -379,7 +413,7 @@ async fn each_message_has_a_span() {
     commands.execute(&account, Pay { cents: 0 }).await.unwrap_err();
     let queries = QueryBus::new((bus::on(|_: NameOfTheBank| async { Ok(()) }),)).with(bus::Tracing);
     queries.ask(NameOfTheBank).await.unwrap();
-    let seen = log.lines.lock().unwrap().join("\n");
+    let seen = SEEN.with_borrow(|seen| seen.lines.join("\n"));
     let expected = "\
 INFO command message=\"Pay\" target_id=\"1\" attempts=2 repeated=false outcome=\"done\"
 DEBUG message=somebody else was quicker; it is decided again attempts=1 conflict=stream `account-1` was expected at revision 0, but it is at revision 1
