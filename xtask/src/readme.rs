@@ -2,6 +2,7 @@
 
 use crate::{
     lanes::Pass,
+    proofs,
     shell::{Shell, Stop},
     year::Scratch,
 };
@@ -31,6 +32,10 @@ pub(crate) async fn run(shell: &mut Shell) -> Result<Pass, Stop> {
             )));
         }
     }
+    let printed = newcomer(shell, &blocks, &scratch).await?;
+    if printed.trim_end() != promised[0].trim_end() {
+        return Err(Stop::Failed(format!("in a project of its own the README's example printed\n{printed}")));
+    }
     let commands = commands(&blocks);
     if commands.is_empty() {
         return Err(Stop::Failed("README.md has no ```sh block with a `cargo run` line to try".to_owned()));
@@ -39,7 +44,38 @@ pub(crate) async fn run(shell: &mut Shell) -> Result<Pass, Stop> {
         let words: Vec<&str> = command.split_whitespace().skip(1).collect();
         shell.run(shell.cargo(&words)).await?;
     }
-    Ok(Pass::Done(format!("the example {} times, {} of its commands", promised.len(), commands.len())))
+    let told = format!(
+        "the example {} times, once in a project of its own, {} of its commands",
+        promised.len(),
+        commands.len()
+    );
+    Ok(Pass::Done(told))
+}
+
+/// What somebody does who has only the README: an empty project outside of the workspace, the dependencies and the program as they
+/// stand there. Returns what it printed.
+async fn newcomer(shell: &mut Shell, blocks: &[Block], scratch: &Scratch) -> Result<String, Stop> {
+    let block = |language: &str| {
+        let found = blocks.iter().find(|block| block.language == language).map(|block| block.text.clone());
+        found.ok_or_else(|| {
+            Stop::Failed(format!("README.md has no ```{language} block for a newcomer's project"))
+        })
+    };
+    let root = shell.root().to_owned();
+    let dependencies = block("toml")?.replace("\"../factum/", &format!("\"{}/", root.display()));
+    let manifest = format!(
+        "[workspace]\n[package]\nname = \"newcomer\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{dependencies}"
+    );
+    let project = scratch.0.join("newcomer");
+    let lock =
+        std::fs::read_to_string(root.join("Cargo.lock")).map_err(Stop::at("cannot read Cargo.lock"))?;
+    std::fs::create_dir_all(project.join("src")).map_err(Stop::at("cannot begin a newcomer's project"))?;
+    for (file, text) in [("Cargo.toml", manifest), ("Cargo.lock", lock), ("src/main.rs", block("rust")?)] {
+        proofs::write(&project.join(file), &text).map_err(Stop::at(format!("cannot write {file}")))?;
+    }
+    let mut run = shell.cargo(&["run", "--quiet", "--target-dir"]);
+    run.arg(shell.target()).current_dir(&project);
+    shell.output(run).await
 }
 
 /// A fenced block of Markdown.

@@ -12,6 +12,7 @@ use factum::{ContentType, Error, LogIdentity, Outcome, Position, RecordedEvent};
 use factum_log::{Cut, Options, Part, Progress, Scavenge, Scavenging, Verification};
 
 use crate::{
+    audit,
     exit::{EXIT_CODES, Exit, Kind},
     progress::Bar,
     show::{count, many, say},
@@ -58,6 +59,12 @@ enum Verb {
         /// The directory of the log
         dir: PathBuf,
     },
+    /// Print the audit trail of one stream: what happened, when, by whom and why
+    ///
+    /// Also who truncated, deleted or revived the stream is in it. What is hidden is not: it was to be forgotten (`factum events` prints
+    /// what is still on the disk). The log may be in use; what is recorded while this runs may or may not be in it.
+    #[command(after_long_help = audit::EXAMPLES)]
+    Audit(audit::Audit),
     /// Copy a log, also one that is in use; into the same place again, only what is new
     Backup {
         /// The directory of the log
@@ -112,7 +119,7 @@ impl Cli {
     /// What to say when it is interrupted.
     pub(crate) fn after_interruption(&self) -> &'static str {
         match self.verb {
-            Verb::Verify { .. } | Verb::Layout { .. } | Verb::Events { .. } => {
+            Verb::Verify { .. } | Verb::Layout { .. } | Verb::Events { .. } | Verb::Audit(_) => {
                 "interrupted; nothing was changed"
             }
             Verb::Backup { .. } => {
@@ -151,6 +158,7 @@ impl Cli {
                 Ok(())
             }
             Verb::Events { dir } => events(&dir),
+            Verb::Audit(audit) => audit.run(),
             Verb::Backup { dir, dest } => {
                 let mut bar = Bar::new("backup");
                 let made = factum_log::backup(&dir, &dest, |progress| bar.at(progress))?;

@@ -1,6 +1,7 @@
-//! The executable `factum`: what an operator does with a log. It verifies every byte, prints what lies in a directory, and backs up,
-//! restores and repairs.
+//! The executable `factum`: what an operator does with a log. It verifies every byte, prints what lies in a directory and the audit trail of a
+//! stream, and backs up, restores and repairs.
 
+mod audit;
 mod cli;
 mod exit;
 mod progress;

@@ -37,6 +37,7 @@ pub mod history;
 pub mod lab;
 pub mod model;
 pub mod recorder;
+pub mod snapshots;
 pub mod workload;
 
 pub use checker::{FinalLog, Kind, Violation, check, verify};
@@ -179,6 +180,7 @@ macro_rules! for_every_case {
                 of_racing_commands_with_one_id_one_is_done,
                 of_racing_decisions_with_one_id_over_many_streams_one_is_done,
                 of_different_commands_racing_for_one_id_one_is_done,
+                of_racing_commands_that_make_something_new_one_does,
                 what_recorded_nothing_is_decided_anew,
                 a_command_is_known_when_its_events_are_hidden,
                 command_ids_are_known_after_a_restart,

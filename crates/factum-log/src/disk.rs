@@ -351,10 +351,12 @@ impl Disk for Directory {
                 let mut owner = String::new();
                 file.read_to_string(&mut owner)?;
                 let process = owner.split_whitespace().next().unwrap_or("unknown").to_owned();
-                return Err(io::Error::new(
-                    ErrorKind::WouldBlock,
-                    format!("process {process}; stop it first"),
-                ));
+                let advice = if process == std::process::id().to_string() {
+                    "this very process: open it once, and clone the store"
+                } else {
+                    "stop it first"
+                };
+                return Err(io::Error::new(ErrorKind::WouldBlock, format!("process {process}; {advice}")));
             }
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }

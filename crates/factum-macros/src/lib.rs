@@ -42,16 +42,15 @@ mod tests {
         code.to_string().split_whitespace().collect()
     }
 
+    fn same(page: &str, derive: fn(&DeriveInput) -> TokenStream) {
+        let (shown, promised) = shown_and_written(page);
+        let written = derive(&syn::parse_str(&shown).unwrap());
+        assert_eq!(words(&written), words(&promised.parse().unwrap()));
+    }
+
     #[test]
     fn the_documentation_shows_what_is_written_word_for_word() {
-        let pages: [(&str, fn(&DeriveInput) -> TokenStream); 2] = [
-            (include_str!("event.md"), crate::event::derive),
-            (include_str!("event_set.md"), crate::event_set::derive),
-        ];
-        for (page, derive) in pages {
-            let (shown, promised) = shown_and_written(page);
-            let written = derive(&syn::parse_str(&shown).unwrap());
-            assert_eq!(words(&written), words(&promised.parse().unwrap()));
-        }
+        same(include_str!("event.md"), crate::event::derive);
+        same(include_str!("event_set.md"), crate::event_set::derive);
     }
 }

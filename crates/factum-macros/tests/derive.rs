@@ -11,7 +11,7 @@ mod derived {
     #[derive(Clone, Debug, PartialEq, Event, Serialize, Deserialize)]
     #[event(category = "account", evolution = Self::older, happened_at = Self::moment, tags = year)]
     #[serde(rename_all_fields = "camelCase")]
-    pub(super) enum AccountEvent {
+    pub(crate) enum AccountEvent {
         AccountOpened {
             #[tag]
             owner_id: Owner,
@@ -56,7 +56,7 @@ mod by_hand {
 
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[serde(rename_all_fields = "camelCase")]
-    pub(super) enum AccountEvent {
+    pub(crate) enum AccountEvent {
         AccountOpened {
             owner_id: Owner,
             referred_by: Option<String>,
@@ -108,7 +108,7 @@ mod by_hand {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Owner(u32);
+struct Owner(u32);
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -255,7 +255,7 @@ fn record(stream: &str, event_type: &str) -> RecordedEvent {
         metadata: factum::Metadata::EMPTY,
         tags: Tags::NONE,
     };
-    assert!(Everything::is_for(&event) == !stream.starts_with("other"));
+    assert!(Everything::is_for(&event) != stream.starts_with("other"));
     event
 }
 

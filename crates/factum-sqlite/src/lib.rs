@@ -3,6 +3,7 @@
 //! - **Documents**: `factum.project(Balances, Sqlite::open("read.db")?)` keeps one JSON document per key, in a view that is
 //!   called like the model: `SELECT key, row ->> 'balance' FROM balances`.
 //! - **SQL**: a [`SqlProjection`] makes tables of its own and changes them with statements of its own, event by event.
+//! - **Snapshots** of aggregates, if wanted: `factum.with_snapshots(Sqlite::open("read.db")?)`.
 //!
 //! Rows and checkpoint change in one transaction, under a fencing epoch, so that each event counts once, whatever fails. A
 //! rebuild fills tables beside those that readers see, and switches the views in one transaction.
@@ -14,6 +15,7 @@
 mod fault;
 mod models;
 mod scan;
+mod snapshots;
 mod sql;
 mod thread;
 mod value;

@@ -41,6 +41,7 @@ pub(crate) fn set_up(connection: &mut Connection, place: &str) -> Result<(), Fau
     }
     let tx = begin(connection)?;
     tx.execute_batch(CATALOG)?;
+    tx.execute_batch(crate::snapshots::TABLE)?;
     Ok(tx.commit()?)
 }
 

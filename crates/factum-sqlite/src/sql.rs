@@ -181,12 +181,24 @@ fn resolve(sql: &str, prefix: &str) -> String {
 }
 
 /// A projection in SQL that is kept up to date in the background. It stops when the last clone is dropped.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct SqlProjected<P> {
     consumer: Consumer,
     projection: Arc<P>,
     sqlite: Sqlite,
     store: Arc<dyn EventStore>,
+}
+
+impl<P> Clone for SqlProjected<P> {
+    fn clone(&self) -> Self {
+        let Self { consumer, projection, sqlite, store } = self;
+        Self {
+            consumer: consumer.clone(),
+            projection: projection.clone(),
+            sqlite: sqlite.clone(),
+            store: store.clone(),
+        }
+    }
 }
 
 impl<P> Deref for SqlProjected<P> {

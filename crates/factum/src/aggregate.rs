@@ -19,6 +19,8 @@ use crate::{
 ///
 /// The variant's (serde) name is the event type, and its content the JSON data: see [`codec`]. Names are pinned for as long
 /// as events of them exist: what changes them says so in [`evolution`](Event::evolution).
+///
+/// Implemented by hand, or by the derive of the same name (feature `macros`), whose page shows what it writes.
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What the names of the streams of these events begin with, up to the first `-`: `account` for `account-17`.
     const CATEGORY: &'static str;
@@ -43,7 +45,8 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 }
 
-/// What a model or a projection is made from: one [`Event`], or several in an enum of them.
+/// What a model or a projection is made from: one [`Event`], or several in an enum of them. This is what one writes, or the
+/// derive of the same name (feature `macros`):
 ///
 /// ```
 /// # use factum::{EventSet, Query, RecordedEvent, Result, prelude::*};
@@ -245,6 +248,10 @@ impl<A> fmt::Debug for Id<A> {
 }
 
 /// A wish, and the rule that decides on it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no command for `{A}`",
+    note = "write `impl Command<{A}> for {Self}`, with the rule that decides on it"
+)]
 pub trait Command<A: Aggregate>: Send + Sync {
     /// Why it can be refused.
     type Error: std::error::Error + Send + Sync + 'static;

@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// What to say of a type that is not an enum in serde's usual form.
-const NOT_AN_ENUM: &str =
+pub(crate) const NOT_AN_ENUM: &str =
     "an event must be an enum with one variant per kind, without serde's `tag` or `untagged`";
 
 /// The event as a store takes it, with a new id and its tags.
@@ -91,11 +91,20 @@ pub fn decode_each<E: Event>(record: &RecordedEvent, each: &mut dyn FnMut(E)) ->
             match evolution.apply(record, each) {
                 Some(done) => done.map_err(|error| wrong(error.to_string()))?,
                 None if evolution.ignores_unknown() && !is_known::<E>(&record.event_type)? => {}
-                None => return Err(wrong(error.to_string())),
+                None => return Err(wrong(format!("{error}; {}", advice::<E>(record)?))),
             }
         }
     }
     Ok(())
+}
+
+/// What to do about an event that is none of today's, and that no step of the evolution takes.
+fn advice<E: Event>(record: &RecordedEvent) -> Result<&'static str> {
+    Ok(if is_known::<E>(&record.event_type)? {
+        "if its shape has changed, give the variant a new version and upcast the old one"
+    } else {
+        "say in its evolution what became of it, or start the program that knows it"
+    })
 }
 
 /// The domain's events that a record holds. See [`decode_each`].

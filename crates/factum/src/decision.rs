@@ -7,14 +7,14 @@ use crate::{
     append::{ExpectedRevision, Guard, Write},
     codec,
     error::{Error, Result},
+    moment::At,
     name::StreamName,
-    position::{Position, Revision, Token},
+    position::{Revision, Token},
     query::Query,
-    read::{AsOf, Page, Read, Source},
+    read::{Page, Read, Source},
     snapshot::{Found, Held, Keeper, Kept, Place, Seal},
     store::{EventStore, EventStoreExt},
     stream::{Life, StreamState},
-    time::Timestamp,
 };
 
 /// A decision over any number of things, recorded as one: all or nothing.
@@ -241,6 +241,13 @@ impl<M: Models> Models for Vec<M> {
     }
 }
 
+/// Nothing to know: for a decision that only records.
+impl Models for () {
+    async fn load(&mut self, _: &dyn EventStore, _: &mut Loaded) -> Result<()> {
+        Ok(())
+    }
+}
+
 macro_rules! tuple_of_models {
     ($($model:ident $at:tt),*) => {
         impl<$($model: Models),*> Models for ($($model,)*) {
@@ -257,35 +264,6 @@ tuple_of_models!(A 0, B 1, C 2);
 tuple_of_models!(A 0, B 1, C 2, D 3);
 tuple_of_models!(A 0, B 1, C 2, D 3, E 4);
 tuple_of_models!(A 0, B 1, C 2, D 3, E 4, F 5);
-
-/// An earlier moment of one thing. Beyond its end, it is as it is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// After its event with this revision.
-    Revision(Revision),
-    /// When the log had come to this position.
-    Position(Position),
-    /// After all that was recorded at this moment or before.
-    Time(Timestamp),
-}
-
-impl From<Revision> for At {
-    fn from(revision: Revision) -> Self {
-        Self::Revision(revision)
-    }
-}
-
-impl From<Position> for At {
-    fn from(position: Position) -> Self {
-        Self::Position(position)
-    }
-}
-
-impl From<Timestamp> for At {
-    fn from(time: Timestamp) -> Self {
-        Self::Time(time)
-    }
-}
 
 /// Makes a model from its events up to `at`, or to the end: from a snapshot on, if there is one that the log bears out.
 pub(crate) async fn load<M: Model>(
@@ -309,7 +287,8 @@ async fn load_events<M: Model>(
     // Where the evolution of its events does not fit, that is to be known before the first old event comes.
     M::Event::query()?;
     let (Some(keeper), Source::Stream(stream)) = (snapshots, &source) else {
-        return Ok(fold(store, Read { source, ..Read::all() }, model, at, None).await?.seen);
+        let read = Read { source, ..Read::all() };
+        return Ok(fold(store, read, model, at, None).await.map_err(End::error)?.seen);
     };
     let found = match model.kept() {
         None => Found::Nothing,
@@ -332,13 +311,12 @@ async fn load_events<M: Model>(
                 return Err(error);
             }
             Err(End::Untrue(why)) => {
-                // What an earlier moment does not show may still be there now.
-                untrue = at.is_none();
+                untrue = true;
                 keeper.refused(stream, why);
             }
         }
     }
-    let folded = fold(store, read, model, at, None).await?;
+    let folded = fold(store, read, model, at, None).await.map_err(End::error)?;
     if !folded.keep(keeper, stream, model, at) && untrue {
         keeper.forget_soon(stream);
     }
@@ -348,7 +326,7 @@ async fn load_events<M: Model>(
 /// What the applying of events has come to.
 struct Folded {
     seen: Seen,
-    /// How many records were read, and the first and the last of them.
+    /// How many records were applied, and the first and the last of those that were read.
     records: u64,
     first: Option<Place>,
     last: Option<Place>,
@@ -363,17 +341,11 @@ enum End {
     Failed(Error),
 }
 
-impl From<Error> for End {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<End> for Error {
-    fn from(end: End) -> Self {
-        match end {
-            End::Untrue(why) => Self::invalid("the snapshot", why),
-            End::Failed(error) => error,
+impl End {
+    fn error(self) -> Error {
+        match self {
+            Self::Untrue(why) => Error::invalid("the snapshot", why),
+            Self::Failed(error) => error,
         }
     }
 }
@@ -386,11 +358,10 @@ async fn fold<M: Model>(
     at: Option<At>,
     mut begin: Option<Held>,
 ) -> Result<Folded, End> {
-    let (read, last) = match at {
-        None => (read, None),
-        Some(At::Revision(last)) => (read, Some(last)),
-        Some(At::Position(position)) => (read.as_of(AsOf::Position(position)), None),
-        Some(At::Time(time)) => (read.as_of(AsOf::Time(time)), None),
+    let read = Read { as_of: at.and_then(At::as_of), ..read };
+    let last = match at {
+        Some(At::Revision(last)) => Some(last),
+        _ => None,
     };
     let (mut folded, mut events): (Option<Folded>, _) = (None, Vec::new());
     let end = store.read_pages(read, |mut page| {
@@ -403,9 +374,12 @@ async fn fold<M: Model>(
             let mut kept = model.kept().ok_or_else(|| Stop::Untrue("there are none any more".to_owned()))?;
             kept.restore(held).map_err(Stop::Untrue)?;
         }
-        let folded = folded.get_or_insert_with(|| Folded::from_here(&page, begun.as_ref()));
+        let folded = folded.get_or_insert_with(|| Folded::from_here(&page));
         let enough = folded.take_note(&mut page, last);
-        for record in page.events.into_iter().skip(usize::from(begun.is_some())) {
+        // The first is in the snapshot.
+        let known = usize::from(begun.is_some());
+        folded.records -= known as u64;
+        for record in page.events.into_iter().skip(known) {
             Recorded::decode(record, &mut events)?;
             events.drain(..).for_each(|event| model.apply(&event));
         }
@@ -434,10 +408,9 @@ impl From<Error> for Stop {
 }
 
 impl Folded {
-    fn from_here(page: &Page, begun: Option<&Held>) -> Self {
+    fn from_here(page: &Page) -> Self {
         // The stream's state as of the first page, which is the moment that all pages show.
-        let seen =
-            Seen { token: page.token, stream: page.stream, last: begun.map(|held| held.of.last.revision) };
+        let seen = Seen { token: page.token, stream: page.stream, last: None };
         Self { seen, records: 0, first: None, last: None, stream: page.stream }
     }
 

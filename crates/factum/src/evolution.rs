@@ -63,10 +63,14 @@ use crate::{
     codec,
     error::{Error, Result},
     event::RecordedEvent,
+    shape::{self, Traced},
 };
 
 type Convert = dyn Fn(&RecordedEvent, &[u8]) -> serde_json::Result<Vec<u8>> + Send + Sync;
 type Split<E> = dyn Fn(&RecordedEvent, &[u8]) -> serde_json::Result<Vec<E>> + Send + Sync;
+
+/// Finds the shape of the content that a step takes.
+type Content = fn() -> Traced;
 
 /// Where steps end.
 enum End<'a> {
@@ -87,9 +91,9 @@ pub struct Evolution<E> {
 
 enum Step<E> {
     /// Events of another name and shape, which may be an older one still.
-    To { name: String, convert: Option<Box<Convert>> },
+    To { name: String, convert: Option<(Box<Convert>, Content)> },
     /// Any number of today's events.
-    Split(Box<Split<E>>),
+    Split(Box<Split<E>>, Content),
     /// Nothing.
     Drop,
 }
@@ -132,7 +136,7 @@ impl<E: Event> Evolution<E> {
         let convert = move |record: &RecordedEvent, data: &[u8]| {
             serde_json::to_vec(&upcast(serde_json::from_slice(data)?, record))
         };
-        self.step(from, Step::To { name: to.into(), convert: Some(Box::new(convert)) })
+        self.step(from, Step::To { name: to.into(), convert: Some((Box::new(convert), shape::trace::<A>)) })
     }
 
     /// Events stored as `from` are called `to` now; their content is the same.
@@ -153,7 +157,7 @@ impl<E: Event> Evolution<E> {
         let split = move |_: &RecordedEvent, data: &[u8]| {
             Ok(split(serde_json::from_slice(data)?).into_iter().collect())
         };
-        self.step(from, Step::Split(Box::new(split)))
+        self.step(from, Step::Split(Box::new(split), shape::trace::<A>))
     }
 
     /// Events stored as `from` mean nothing any more. They stay in the log; who reads it by [`Event`]s does not see them.
@@ -231,7 +235,7 @@ impl<E: Event> Evolution<E> {
         for _ in 0..=self.steps.len() {
             match self.steps.get(name) {
                 Some(Step::To { name: to, .. }) => name = to,
-                Some(Step::Split(_)) => return Some(End::Several),
+                Some(Step::Split(..)) => return Some(End::Several),
                 Some(Step::Drop) => return Some(End::Nothing),
                 None => return Some(End::Name(name)),
             }
@@ -242,6 +246,16 @@ impl<E: Event> Evolution<E> {
     /// The older names.
     pub(crate) fn older(&self) -> impl Iterator<Item = &str> {
         self.steps.keys().map(String::as_str)
+    }
+
+    /// The content of events of an older name, as the first step takes it. `Err`: the step takes it as that of another name.
+    /// `None`: it does not look at it.
+    pub(crate) fn content(&self, name: &str) -> Option<Result<Traced, &str>> {
+        match self.steps.get(name)? {
+            Step::To { convert: Some((_, content)), .. } | Step::Split(_, content) => Some(Ok(content())),
+            Step::To { name, convert: None } => Some(Err(name)),
+            Step::Drop => None,
+        }
     }
 
     /// The older names whose events can be today's `name`: those that lead there, and those that are split.
@@ -273,12 +287,12 @@ impl<E: Event> Evolution<E> {
         while let Some(step) = self.steps.get(name) {
             match step {
                 Step::To { name: to, convert } => {
-                    if let Some(convert) = convert {
+                    if let Some((convert, _)) = convert {
                         data = convert(record, &data)?.into();
                     }
                     name = to;
                 }
-                Step::Split(split) => {
+                Step::Split(split, _) => {
                     split(record, &data)?.into_iter().for_each(each);
                     return Ok(());
                 }
@@ -294,7 +308,7 @@ impl<E> fmt::Debug for Evolution<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let step = |step: &Step<E>| match step {
             Step::To { name, .. } => name.clone(),
-            Step::Split(_) => "split".to_owned(),
+            Step::Split(..) => "split".to_owned(),
             Step::Drop => "nothing".to_owned(),
         };
         f.debug_map().entries(self.steps.iter().map(|(from, to)| (from, step(to)))).finish()

@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
     append::{Append, Appended, Placed},
-    decision::{At, Decide, Entity, Loaded, Model, Models, Seen, Writes, load},
+    decision::{Decide, Entity, Loaded, Model, Models, Seen, Writes, load},
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
     idempotency::{Before, Earlier, Identity},
     ids::Ids,
+    moment::At,
     pass::Road,
     position::Token,
     read::Read,
@@ -198,7 +199,7 @@ impl Factum {
         A: Aggregate,
         C: Command<A>,
     {
-        self.take(&OfOne { id: id.clone(), command }, None).await
+        self.take(&OfOne { id, command: &command }, None).await
     }
 
     /// Takes a decision over several things, and records what follows as one. As [`execute`](Self::execute) otherwise.
@@ -223,6 +224,7 @@ impl Factum {
             let work = Work { identity, metadata: &metadata, correlation_id: &correlation_id, attempts };
             match self.attempt(decision, work).await {
                 Err(Failure::Store(error)) if error.is_conflict() && attempts < self.attempts => {
+                    tracing::debug!(attempts, conflict = %error, "somebody else was quicker; it is decided again");
                     back_off(attempts).await;
                 }
                 outcome => return outcome,
@@ -346,13 +348,18 @@ impl Factum {
         Ok(entity)
     }
 
-    /// The aggregate as it was at a revision, a position of the log, or a recorded time. Beyond its end: as it is.
+    /// The aggregate as it was at a revision, a position of the log, a recorded time, or a time in the world. Beyond its end: as
+    /// it is.
     ///
     /// # Errors
     /// As for [`load`](Self::load).
     pub async fn load_at<A: Aggregate>(&self, id: &Id<A>, at: impl Into<At> + Send) -> Result<Entity<A>> {
+        let at = at.into();
+        if at.business().is_some() {
+            return self.load_business(id, at).await;
+        }
         let mut entity = Entity::of(id);
-        load(&*self.store, &mut entity, Some(at.into()), self.snapshots.as_ref()).await?;
+        load(&*self.store, &mut entity, Some(at), self.snapshots.as_ref()).await?;
         Ok(entity)
     }
 
@@ -402,21 +409,21 @@ impl Work<'_> {
 }
 
 /// A command for one aggregate is a decision over one model.
-pub(crate) struct OfOne<A, C> {
-    pub(crate) id: Id<A>,
-    pub(crate) command: C,
+pub(crate) struct OfOne<'a, A, C> {
+    pub(crate) id: &'a Id<A>,
+    pub(crate) command: &'a C,
 }
 
-impl<A: Aggregate, C: Command<A>> Decide for OfOne<A, C> {
+impl<A: Aggregate, C: Command<A>> Decide for OfOne<'_, A, C> {
     type Models = Entity<A>;
     type Error = C::Error;
 
     fn models(&self) -> Entity<A> {
-        Entity::of(&self.id)
+        Entity::of(self.id)
     }
 
     fn decide(&self, entity: &Entity<A>) -> Result<Writes, C::Error> {
-        Ok(Writes::to(&self.id, self.command.decide(&entity.state)?))
+        Ok(Writes::to(self.id, self.command.decide(&entity.state)?))
     }
 }
 

@@ -88,7 +88,7 @@ impl Identified<Factum> {
         C: Command<A> + Serialize,
     {
         let identity = Identity::of(&self.command_id, Some(id.stream()?), &command)?;
-        self.handle.take(&OfOne { id: id.clone(), command }, Some(&identity)).await
+        self.handle.take(&OfOne { id, command: &command }, Some(&identity)).await
     }
 
     /// As [`Factum::decide`], once.

@@ -5,7 +5,9 @@
 pub mod admission;
 pub mod aggregate;
 pub mod append;
+pub mod audit;
 pub mod batch;
+pub mod bus;
 pub mod codec;
 pub mod consumer;
 pub mod decision;
@@ -16,7 +18,9 @@ pub mod handle;
 pub mod idempotency;
 pub mod ids;
 mod json;
+pub mod lock;
 pub mod memory;
+pub mod moment;
 pub mod name;
 pub mod pass;
 pub mod position;
@@ -41,7 +45,7 @@ pub use self::{
     aggregate::{Aggregate, Command, Event, EventSet, Id, Recorded, refuse_if},
     append::{Append, Appended, Durability, ExpectedRevision, Guard, Limits, Placed, Write},
     consumer::{Consumer, State, Status},
-    decision::{At, Decide, Entity, Model, Models, Writes},
+    decision::{Decide, Entity, Model, Models, Writes},
     error::{Error, Outcome, Result},
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     evolution::Evolution,
@@ -49,6 +53,7 @@ pub use self::{
     idempotency::Identified,
     ids::{CountedIds, Ids},
     memory::MemoryStore,
+    moment::{At, Changes},
     name::{EventType, StreamName},
     pass::Pass,
     position::{LogIdentity, Position, Revision, Token},
@@ -66,4 +71,5 @@ pub use self::{
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
 #[cfg(feature = "macros")]
+#[doc(inline)]
 pub use factum_macros::{Event, EventSet};

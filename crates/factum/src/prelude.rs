@@ -6,9 +6,10 @@ pub use serde::{Deserialize, Serialize};
 
 pub use crate::{
     aggregate::{Aggregate, Command, Event, EventSet, Id, Recorded, refuse_if},
-    decision::{At, Decide, Entity, Model, Writes},
+    decision::{Decide, Entity, Model, Writes},
     evolution::Evolution,
     handle::{Done, Factum, Failure},
+    moment::At,
     position::{Position, Revision},
     projection::{Projected, Projection},
     query::Query,

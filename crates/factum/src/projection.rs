@@ -369,7 +369,7 @@ fn check_version<P: MultiProjection>(shown: Option<Generation>) -> Result<()> {
 fn parse<P: MultiProjection>(key: &str, json: &str) -> Result<P::Row> {
     let corrupt = |why: String, at: usize| {
         let problem = format!(
-            "it is not a row of version {} of the projection ({why}); a rebuild makes it anew",
+            "it is not a row of version {} of the projection ({why}); if rows look otherwise now, raise its VERSION; else `rebuild` it",
             P::VERSION
         );
         let segment = format!("the row `{key}` of the read model `{}`", P::NAME);

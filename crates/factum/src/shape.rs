@@ -40,19 +40,22 @@
 //! | `only { a: T }` | the same, but other fields are refused |
 //! | `T \| U` | one of them |
 //! | `#1 = T`, `#1` | a shape that holds itself |
-//! | `any` | what nothing is known of: it takes any JSON, or it could not be seen what it takes |
+//! | `any` | any JSON |
+//! | `unknown` | something, but it could not be seen what |
 //!
 //! ## What cannot be seen
 //!
 //! serde reads an untagged enum, and what stands in a `flatten` or in an internally tagged variant, by taking any JSON first and looking
 //! at it later. Of these, required fields are found by leaving them out (the error names them); optional ones are not, and so such
-//! an object ends in `...`. An untagged enum that holds anything but plain values is `any`. So is a type that refuses every value
+//! an object ends in `...`. An untagged enum that holds anything but plain values is `unknown`. So is a type that refuses every value
 //! that we can think of, and what lies behind it. What a type *writes* is not looked at.
 //!
-//! A type cannot do harm: what panics is `any`, and what goes on asking is stopped. (One that loops without asking for anything hangs
+//! A type cannot do harm: what panics is `unknown`, and what goes on asking is stopped. (One that loops without asking for anything hangs
 //! here as it would on its first event.)
 
+mod change;
 mod play;
+mod schema;
 mod step;
 mod text;
 mod trace;
@@ -67,7 +70,12 @@ use std::{
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use self::trace::Traced;
+pub use self::schema::{DIALECT, schemas};
+pub(crate) use self::{
+    change::{Change, changes},
+    text::quoted,
+    trace::Traced,
+};
 
 /// The JSON that a type reads. Two are equal if they say the same, in whatever order fields and alternatives are declared.
 #[derive(Clone)]
@@ -93,6 +101,16 @@ fn traced<T: DeserializeOwned + 'static>() -> Arc<Traced> {
     traced
 }
 
+/// The contents of the variants of an enum in serde's usual form, by their names.
+pub(crate) fn of_variants<T: DeserializeOwned>() -> Option<Vec<(&'static str, Traced)>> {
+    trace::variants::<T>()
+}
+
+/// What can be found of a type that may not live for ever, each time anew.
+pub(crate) fn trace<T: DeserializeOwned>() -> Traced {
+    trace::trace::<T>()
+}
+
 impl Shape {
     /// A number that is the same for equal shapes only (but for a chance of 2⁻⁶⁰), whatever the machine, the version of the compiler and
     /// the order in which fields are declared.
@@ -101,13 +119,18 @@ impl Shape {
         digest.as_u64_pair().0
     }
 
-    /// Whether it has fields that could not be seen, or something of which nothing is known.
+    /// Whether something in it could not be seen: `unknown`, or fields behind a `...`.
     pub fn is_partial(&self) -> bool {
         let mut partial = false;
         self.kind.visit(&mut |kind| {
-            partial |= matches!(kind, Kind::Any | Kind::Record(Record { rest: Rest::Unseen, .. }));
+            partial |= matches!(kind, Kind::Unknown | Kind::Record(Record { rest: Rest::Unseen, .. }));
         });
         partial
+    }
+
+    /// That of which nothing is known.
+    pub(crate) fn unknown() -> Self {
+        Self { kind: Kind::Unknown }
     }
 
     /// One text for all equal shapes.
@@ -142,7 +165,10 @@ impl fmt::Debug for Shape {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Kind {
+    /// It takes any JSON.
     Any,
+    /// It could not be seen what it takes.
+    Unknown,
     Null,
     Bool,
     Int {
@@ -214,8 +240,8 @@ impl Kind {
         for kind in kinds {
             let inner = if let Self::Union(inner) = kind { inner } else { vec![kind] };
             for kind in inner {
-                if kind == Self::Any {
-                    return Self::Any;
+                if matches!(kind, Self::Any | Self::Unknown) {
+                    return kind;
                 }
                 if !flat.contains(&kind) {
                     flat.push(kind);
@@ -223,7 +249,7 @@ impl Kind {
             }
         }
         match flat.len() {
-            0 => Self::Any,
+            0 => Self::Unknown,
             1 => flat.remove(0),
             _ => Self::Union(flat),
         }

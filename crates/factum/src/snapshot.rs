@@ -52,7 +52,7 @@ use uuid::Uuid;
 
 pub(crate) use self::keeper::{Found, Held, Place, Seal};
 pub use self::keeper::{Keeper, Kept, SnapshotStatus};
-use crate::{aggregate::Aggregate, codec, error::Result, name::StreamName};
+use crate::{aggregate::Aggregate, codec, error::Result, name::StreamName, shape};
 
 /// Forms of one stream's state that a store keeps; of more, those go that were put longest ago.
 pub const FORMS: usize = 8;
@@ -64,7 +64,7 @@ pub struct Snapshots<A> {
     pub(crate) every: u64,
     pub(crate) version: u32,
     /// What the state and its events look like. It takes a while: ask once.
-    pub(crate) shape: fn() -> Result<Vec<String>>,
+    pub(crate) form: fn() -> Result<Vec<String>>,
     pub(crate) save: fn(&A) -> serde_json::Result<String>,
     pub(crate) restore: fn(&str) -> serde_json::Result<A>,
     pub(crate) same: fn(&A, &A) -> bool,
@@ -79,7 +79,7 @@ impl<A: Aggregate + Serialize + DeserializeOwned + PartialEq> Snapshots<A> {
         Self {
             every: events.max(1),
             version: 1,
-            shape: shape::<A>,
+            form: form::<A>,
             save: serde_json::to_string,
             restore: |json| serde_json::from_str(json),
             same: A::eq,
@@ -90,7 +90,7 @@ impl<A: Aggregate + Serialize + DeserializeOwned + PartialEq> Snapshots<A> {
 impl<A> Snapshots<A> {
     /// Raise it when events come to mean something else: when `apply`, or a step of the evolution, does something else with the
     /// events that there are. Snapshots of other versions are not looked at. Another *shape*, of the state or of its events, is
-    /// noticed without.
+    /// noticed without, as far as [`shape::of`] can see it (not within `untagged` and `flatten`).
     #[must_use]
     pub fn version(self, version: u32) -> Self {
         Self { version, ..self }
@@ -113,11 +113,15 @@ impl<A> fmt::Debug for Snapshots<A> {
 
 /// All that tells whether a state that was kept can be one of `A` today. A type that moved or was renamed costs no more than a
 /// snapshot; one that is taken for another would cost the truth.
-fn shape<A: Aggregate + DeserializeOwned>() -> Result<Vec<String>> {
+fn form<A: Aggregate + DeserializeOwned>() -> Result<Vec<String>> {
+    let mut form = vec![type_name::<A>().to_owned()];
     // A field that serde does not see may have come or gone: that shows in the size, nearly always.
-    let mut shape = vec![type_name::<A>().to_owned(), size_of::<A>().to_string()];
-    shape.extend(codec::types::<A::Event>()?.iter().map(|name| (*name).to_owned()));
-    Ok(shape)
+    form.push(size_of::<A>().to_string());
+    form.push(shape::of::<A>().hash().to_string());
+    // A program that knows less of the events makes another state of them, as while a new version replaces an old one.
+    form.push(shape::of::<A::Event>().hash().to_string());
+    form.extend(codec::stored_types::<A::Event>()?);
+    Ok(form)
 }
 
 /// Which state: of which stream, and in which form.
@@ -277,4 +281,122 @@ fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> Uuid {
         bytes.extend_from_slice(part.as_bytes());
     }
     Uuid::new_v5(&NAMESPACE, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prelude::*;
+
+    macro_rules! version {
+        ($name:ident, $events:item, $state:item) => {
+            fn $name() -> String {
+                #[derive(Serialize, Deserialize)]
+                $events
+                impl Event for MeterEvent {
+                    const CATEGORY: &'static str = "meter";
+                }
+                #[derive(Default, PartialEq, Serialize, Deserialize)]
+                $state
+                impl Aggregate for Meter {
+                    type Event = MeterEvent;
+                    fn apply(&mut self, _: &MeterEvent) {}
+                    fn snapshots() -> Option<Snapshots<Self>> {
+                        Some(Snapshots::every(1))
+                    }
+                }
+                form_of::<Meter>()
+            }
+        };
+    }
+    version!(
+        first,
+        enum MeterEvent {
+            Read { value: u64 },
+        },
+        struct Meter {
+            value: u64,
+        }
+    );
+    version!(
+        again,
+        enum MeterEvent {
+            Read { value: u64 },
+        },
+        struct Meter {
+            value: u64,
+        }
+    );
+    version!(
+        other_field,
+        enum MeterEvent {
+            Read { value: u64 },
+        },
+        struct Meter {
+            #[serde(default)]
+            reads: u64,
+        }
+    );
+    version!(
+        other_type,
+        enum MeterEvent {
+            Read { value: u64 },
+        },
+        struct Meter {
+            value: i64,
+        }
+    );
+    version!(
+        skipped,
+        enum MeterEvent {
+            Read { value: u64 },
+        },
+        struct Meter {
+            value: u64,
+            #[serde(skip)]
+            _x: u64,
+        }
+    );
+    version!(
+        event_field,
+        enum MeterEvent {
+            Read {
+                value: u64,
+                #[serde(default)]
+                by: String,
+            },
+        },
+        struct Meter {
+            value: u64,
+        }
+    );
+    version!(
+        event_kind,
+        enum MeterEvent {
+            Read { value: u64 },
+            Reset,
+        },
+        struct Meter {
+            value: u64,
+        }
+    );
+
+    /// What tells the forms of a type apart, without what its path tells.
+    fn form_of<A: Aggregate>() -> String {
+        (A::snapshots().unwrap().form)().unwrap()[1..].join(" ")
+    }
+
+    #[test]
+    fn another_shape_of_the_state_or_of_its_events_is_another_form() {
+        assert_eq!(first(), again());
+        for (name, other) in [
+            ("a field of another name, with a default", other_field()),
+            ("a field of another type", other_type()),
+            ("a field that serde skips", skipped()),
+            ("a field more in an event, with a default", event_field()),
+            ("a kind of event more", event_kind()),
+        ] {
+            assert_ne!(first(), other, "{name}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! rows through a worker into a read store. Nothing here is asynchronous, so that an ordinary `#[test]` will do.
 //!
 //! ```
-//! # use factum::{prelude::*, testkit::{SUBJECT, any_sequence, given, given_stored}};
+//! # use factum::{prelude::*, testkit::{SUBJECT, Step, any_sequence, given, given_stored}};
 //! # #[derive(Serialize, Deserialize)] enum AccountEvent { MoneyDeposited { cents: i64 }, MoneyWithdrawn { cents: i64 } }
 //! # impl Event for AccountEvent { const CATEGORY: &'static str = "account";
 //! #   fn evolution() -> Evolution<Self> { Evolution::new().rename("Deposit", "MoneyDeposited") } }
@@ -32,14 +32,14 @@
 //!
 //! // Whatever happens.
 //! any_sequence(|random| Step::command(Withdraw { cents: random.i64(0..100) })).keeps(|account: &Account| account.cents >= 0);
-//! # use factum::testkit::Step;
 //! ```
 //!
 //! What is given, and what comes, is of one aggregate, [`SUBJECT`]. Of several things it is the same [`Writes`] as in production:
 //! `given(Writes::to(&a, […]).and(&b, […])).when(Transfer { … }).then(Writes::to(…))`.
 //!
 //! Time stands still at [`START`] unless a test moves it (`given([…]).at("2026-03-31T12:00:00Z").and([…])`), and ids count from
-//! one: a test that ran once runs for ever. For whatever has no word here there is a [`World`].
+//! one: a test that ran once runs for ever. For whatever has no word here there is a [`World`]: `given([…]).world().factum` is a handle as in
+//! production, on which, for example, a projection in SQL can run (`Sqlite::memory()?.project(&world.factum, Turnover)`).
 
 mod property;
 mod story;
@@ -264,7 +264,7 @@ impl<E: Event> Given<One<E>> {
     /// Tries the command.
     #[track_caller]
     pub fn when<A: Aggregate<Event = E>, C: Command<A>>(self, command: C) -> Outcome<C::Error> {
-        Outcome::of_command(self.into_world(E::CATEGORY), &A::id(SUBJECT), command)
+        Outcome::of_command(&self.into_world(E::CATEGORY), &A::id(SUBJECT), command)
     }
 
     /// A world in which this has happened, for whatever else a test wants to do in it.
@@ -307,7 +307,7 @@ impl Given<Stored> {
     /// Tries the command.
     #[track_caller]
     pub fn when<A: Aggregate, C: Command<A>>(self, command: C) -> Outcome<C::Error> {
-        Outcome::of_command(self.into_world(A::Event::CATEGORY), &A::id(SUBJECT), command)
+        Outcome::of_command(&self.into_world(A::Event::CATEGORY), &A::id(SUBJECT), command)
     }
 
     /// Read today, these are the events, in this order, and no others.
@@ -375,13 +375,13 @@ pub struct Outcome<R> {
 impl<R: std::error::Error> Outcome<R> {
     #[track_caller]
     fn of_command<A: Aggregate, C: Command<A, Error = R>>(
-        world: World,
+        world: &World,
         subject: &crate::Id<A>,
         command: C,
     ) -> Self {
         let past = world.events();
         let answer = at_once(world.factum.execute(subject, command));
-        Self::new(&world, &past, short_name::<C>(), answer, Vec::new())
+        Self::new(world, &past, short_name::<C>(), answer, Vec::new())
     }
 
     #[track_caller]

@@ -412,17 +412,6 @@ mod tests {
         let data = r#"{"date":"2026-01-05","amount":"3.00","counterparty":{"account":"20747721","bank":"AB"},"booking":{"transaction":"7","operation":"transfer out","balance_after":"-1.50"}}"#;
         assert_eq!((&*encoded.event_type, &*encoded.data), ("TransferSent", data.as_bytes()));
         assert!(encoded.tags.contains("transaction:7"));
-        assert_eq!(
-            factum::codec::types::<AccountEvent>().unwrap(),
-            [
-                "AccountOpened",
-                "BalanceBroughtForward",
-                "MoneyDeposited",
-                "MoneyWithdrawn",
-                "TransferSent",
-                "TransferReceived",
-                "BalanceRounded"
-            ]
-        );
+        factum::events_lock!(AccountEvent);
     }
 }

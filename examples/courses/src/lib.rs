@@ -7,11 +7,13 @@ use factum::prelude::*;
 pub const COURSES_PER_STUDENT: usize = 5;
 
 /// What can happen. Each event says which course and which student it concerns, so that it is found from both sides.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Event, Serialize, Deserialize)]
+#[event(category = "course")]
 pub enum CourseEvent {
     /// A course with so many seats.
     Offered {
         /// Its id.
+        #[tag]
         course: String,
         /// How many can subscribe.
         seats: usize,
@@ -19,6 +21,7 @@ pub enum CourseEvent {
     /// The number of seats is another now.
     SeatsChanged {
         /// Which course.
+        #[tag]
         course: String,
         /// How many can subscribe from now on.
         seats: usize,
@@ -26,32 +29,21 @@ pub enum CourseEvent {
     /// A student has a seat.
     Subscribed {
         /// In which course.
+        #[tag]
         course: String,
         /// Who.
+        #[tag]
         student: String,
     },
     /// A student gave the seat back.
     Unsubscribed {
         /// In which course.
+        #[tag]
         course: String,
         /// Who.
+        #[tag]
         student: String,
     },
-}
-
-impl Event for CourseEvent {
-    const CATEGORY: &'static str = "course";
-
-    fn tags(&self) -> Vec<String> {
-        match self {
-            Self::Offered { course, .. } | Self::SeatsChanged { course, .. } => {
-                vec![format!("course:{course}")]
-            }
-            Self::Subscribed { course, student } | Self::Unsubscribed { course, student } => {
-                vec![format!("course:{course}"), format!("student:{student}")]
-            }
-        }
-    }
 }
 
 /// A course, as far as decisions must know it.

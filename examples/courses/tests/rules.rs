@@ -3,7 +3,7 @@
 use courses::{
     COURSES_PER_STUDENT, ChangeSeats, CourseEvent, Offer, Refusal, Roster, Subscribe, Unsubscribe,
 };
-use factum::{prelude::*, testkit::given_writes};
+use factum::{prelude::*, testkit::given};
 
 fn course(id: &str, events: impl IntoIterator<Item = CourseEvent>) -> Writes {
     Writes::to_stream(format!("course-{id}"), events)
@@ -25,7 +25,7 @@ fn subscribe(student: &str, course: &str) -> Subscribe {
 fn a_seat_is_taken_while_there_is_one() {
     let algebra = |taken: &[&str]| {
         let taken = taken.iter().map(|student| subscribed("algebra", student));
-        given_writes(course("algebra", [offered("algebra", 2)].into_iter().chain(taken)))
+        given(course("algebra", [offered("algebra", 2)].into_iter().chain(taken)))
     };
     algebra(&["ada"])
         .when(subscribe("bob", "algebra"))
@@ -42,14 +42,14 @@ fn a_student_takes_so_many_courses_and_no_more() {
         let id = n.to_string();
         past = past.and_stream(format!("course-{id}"), [offered(&id, 1), subscribed(&id, "ada")]);
     }
-    given_writes(past).when(subscribe("ada", "last")).then_refused(Refusal::TooManyCourses);
+    given(past).when(subscribe("ada", "last")).then_refused(Refusal::TooManyCourses);
 }
 
 #[test]
 fn a_seat_that_is_given_back_is_free_again() {
     let past = || {
         let left = CourseEvent::Unsubscribed { course: "algebra".into(), student: "ada".into() };
-        given_writes(course("algebra", [offered("algebra", 1), subscribed("algebra", "ada"), left]))
+        given(course("algebra", [offered("algebra", 1), subscribed("algebra", "ada"), left]))
     };
     past().when(subscribe("bob", "algebra")).then(course("algebra", [subscribed("algebra", "bob")]));
     let again = Unsubscribe { student: "ada".into(), course: "algebra".into() };
@@ -58,7 +58,7 @@ fn a_seat_that_is_given_back_is_free_again() {
 
 #[test]
 fn seats_are_never_fewer_than_are_taken() {
-    let past = || given_writes(course("algebra", [offered("algebra", 2), subscribed("algebra", "ada")]));
+    let past = || given(course("algebra", [offered("algebra", 2), subscribed("algebra", "ada")]));
     let change = |seats| ChangeSeats { course: "algebra".into(), seats };
     past().when(change(0)).then_refused(Refusal::SeatsTaken);
     past().when(change(2)).then_nothing();

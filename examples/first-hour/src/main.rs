@@ -1,12 +1,9 @@
 use factum::prelude::*;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Event, Serialize, Deserialize)]
 enum AccountEvent {
     Deposited { cents: u64 },
     Withdrawn { cents: u64 },
-}
-impl Event for AccountEvent {
-    const CATEGORY: &'static str = "account";
 }
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Account(u64);

@@ -1,15 +1,12 @@
 use factum::prelude::*;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Event, Serialize, Deserialize)]
 enum UserEvent {
-    Registered { email: String, name: String },
-}
-impl Event for UserEvent {
-    const CATEGORY: &'static str = "user";
-    fn tags(&self) -> Vec<String> {
-        let Self::Registered { email, .. } = self;
-        vec![format!("email:{email}")]
-    }
+    Registered {
+        #[tag]
+        email: String,
+        name: String,
+    },
 }
 
 struct Register {

@@ -12,8 +12,8 @@ fn register(email: &str, name: &str) -> Register {
 
 #[test]
 fn an_e_mail_is_one_users_however_it_is_written() {
-    use factum::testkit::given_writes;
-    let ada = || given_writes(Writes::to_stream("user-1", [registered("ada@example.org", "Ada")]));
+    use factum::testkit::given;
+    let ada = || given(Writes::to_stream("user-1", [registered("ada@example.org", "Ada")]));
     ada().when(register("Ada@Example.org", "Eve")).then_refused(EmailTaken);
 }
 

@@ -21,6 +21,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// What a crate may use besides in its own tests: the suite, and a store to run on.
 const IN_TESTS: &[&str] = &["factum-conformance", "factum-log", "factum-sqlite"];
 
+/// What only tests may see from below: derives are tried where they are used.
+const IN_TESTS_OF: (&str, &str) = ("factum-macros", "factum");
+
 /// The only packages that may know these from outside, directly.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("anyhow", &[]),
@@ -50,10 +53,11 @@ pub(super) fn direction(tree: &Tree) -> Vec<Finding> {
                 // The examples may use the whole product, the workshop nothing of it: it checks from outside.
                 None => package.name != "xtask",
                 Some(may_use) => {
+                    let from_above = package.name != "factum" && package.name != "factum-macros";
                     may_use.contains(&dependency.name.as_str())
                         || dependency.dev
-                            && package.name != "factum"
-                            && IN_TESTS.contains(&dependency.name.as_str())
+                            && (from_above && IN_TESTS.contains(&dependency.name.as_str())
+                                || (&*package.name, &*dependency.name) == IN_TESTS_OF)
                 }
             };
             if !allowed {
@@ -170,7 +174,11 @@ mod tests {
         let suite = Dependency { dev: true, ..on("factum-conformance") };
         let fine = package("factum-log", "crates/factum-log/Cargo.toml", vec![on("factum"), suite]);
         let example = package("bank", "examples/bank/Cargo.toml", vec![on("factum"), on("factum-log")]);
-        assert_eq!(direction(&tree(vec![fine, example])), []);
+        let tested = Dependency { dev: true, ..on("factum") };
+        let derives = package("factum-macros", "crates/factum-macros/Cargo.toml", vec![tested]);
+        assert_eq!(direction(&tree(vec![fine, example, derives])), []);
+        let down = package("factum-macros", "crates/factum-macros/Cargo.toml", vec![on("factum")]);
+        assert_eq!(direction(&tree(vec![down])).len(), 1);
     }
 
     #[test]

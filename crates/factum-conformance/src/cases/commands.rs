@@ -108,6 +108,26 @@ impl Decide for Collect {
     }
 }
 
+/// Makes a new purse, with an id of its own each time that it is sent.
+#[derive(Clone, Serialize)]
+struct Make {
+    #[serde(skip)]
+    purse: Option<Id<Purse>>,
+    coins: u64,
+}
+
+impl Decide for Make {
+    type Models = ();
+    type Error = TooPoor;
+
+    fn models(&self) {}
+
+    fn decide(&self, (): &()) -> Result<Writes, TooPoor> {
+        let purse = self.purse.as_ref().ok_or(TooPoor)?;
+        Ok(Writes::to(purse, [Filled { coins: self.coins }]))
+    }
+}
+
 struct Name {
     purse: Id<Purse>,
     name: String,
@@ -302,6 +322,27 @@ pub async fn of_different_commands_racing_for_one_id_one_is_done(lab: Lab) -> Re
         }
     }
     assert_eq!((winners, lab.all().await?.len()), (2, 1));
+    Ok(Tried::Yes)
+}
+
+pub async fn of_racing_commands_that_make_something_new_one_does(lab: Lab) -> Result<Tried> {
+    let factum = factum(&lab);
+    for round in 0..5u64 {
+        let answers = race(RACERS, |n| {
+            let factum = factum.clone();
+            let make = Make { purse: Some(Purse::id(format!("{round}-{n}"))), coins: 1 };
+            async move { done(factum.identified(format!("make-{round}")).decide(make).await) }
+        });
+        let (mut firsts, mut places) = (0, Vec::new());
+        for answer in answers.await {
+            let answer = answer?;
+            firsts += usize::from(!answer.repeated);
+            places.push(answer.events);
+        }
+        places.dedup();
+        assert_eq!((firsts, places.len()), (1, 1), "round {round}");
+    }
+    assert_eq!(lab.all().await?.len(), 5);
     Ok(Tried::Yes)
 }
 

@@ -4,6 +4,7 @@
 mod files;
 #[path = "../../../factum/tests/domain/projections.rs"]
 mod projections;
+mod snapshots;
 mod sql;
 #[path = "../../../factum/tests/domain/support.rs"]
 mod support;

@@ -1,7 +1,7 @@
 //! Projections in SQL.
 
-use factum::{Error, MemoryStore, State, prelude::*};
-use factum_sqlite::{Sql, SqlProjection, Sqlite};
+use factum::{Error, MemoryStore, State, bus, prelude::*};
+use factum_sqlite::{Sql, SqlProjected, SqlProjection, Sqlite};
 
 use crate::support::*;
 
@@ -264,4 +264,34 @@ async fn tables_of_another_version_are_not_taken_for_its_own() {
         assert!(refused.to_string().contains("shows version 1 until version 2 is filled"), "{refused}");
     }
     first.query("SELECT 1 FROM {per_account}", ()).await.unwrap();
+}
+
+/// The kinds of events of which there were so many at least.
+struct Frequent {
+    at_least: i64,
+}
+
+impl bus::Query<SqlProjected<Flows>> for Frequent {
+    type Result = Vec<String>;
+
+    async fn answer(&self, flows: &SqlProjected<Flows>) -> factum::Result<Vec<String>> {
+        let sql = "SELECT kind FROM {in_all} WHERE events >= ?1 ORDER BY kind";
+        flows.query(sql, (self.at_least,)).await?.iter().map(|row| row.get(0)).collect()
+    }
+}
+
+#[tokio::test]
+async fn tables_answer_typed_queries_on_a_bus() {
+    let factum = Factum::new(MemoryStore::new());
+    let sqlite = Sqlite::memory().unwrap();
+    let flows = sqlite.project(&factum, Flows::<1>).await.unwrap();
+    let balances = factum.project(Balances::<1>, sqlite).await.unwrap();
+    let queries = bus::QueryBus::new((balances, flows.clone())).with(bus::Tracing);
+    let account = Account::id("1");
+    factum.execute(&account, Open { cents: 10 }).await.unwrap();
+    factum.execute(&account, Deposit { cents: 10 }).await.unwrap();
+    let done = factum.execute(&account, Deposit { cents: 10 }).await.unwrap();
+    flows.wait_for(&done).await.unwrap();
+    assert_eq!(queries.ask(Frequent { at_least: 2 }).await.unwrap(), ["Deposited"]);
+    assert_eq!(queries.ask(Frequent { at_least: 1 }).await.unwrap(), ["Deposited", "Opened"]);
 }

@@ -64,6 +64,7 @@ impl Kind {
     fn write(&self, out: &mut String, lines: Option<usize>) -> fmt::Result {
         match self {
             Self::Any => out.write_str("any"),
+            Self::Unknown => out.write_str("unknown"),
             Self::Null => out.write_str("null"),
             Self::Bool => out.write_str("bool"),
             Self::Int { signed, bits } => write!(out, "{}{bits}", if *signed { 'i' } else { 'u' }),
@@ -272,6 +273,7 @@ impl<'t> Reader<'t> {
         let at = self.at;
         let kind = match self.word() {
             "any" => Kind::Any,
+            "unknown" => Kind::Unknown,
             "null" => Kind::Null,
             "bool" => Kind::Bool,
             "char" => Kind::Text(Format::Char),

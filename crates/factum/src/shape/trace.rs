@@ -36,7 +36,7 @@ pub(crate) struct Traced {
 }
 
 impl Traced {
-    const UNKNOWN: Self = Self { kind: Kind::Any, sample: None };
+    const UNKNOWN: Self = Self { kind: Kind::Unknown, sample: None };
 
     fn literal(text: &str) -> Self {
         Self { kind: Kind::Literal(text.to_owned()), sample: Some(text.into()) }
@@ -48,13 +48,20 @@ pub(super) fn trace<T: DeserializeOwned>() -> Traced {
 }
 
 /// The contents of an enum's variants; `None` if it is not an enum in serde's usual form.
-#[expect(dead_code, reason = "the lock of events is to ask")]
 pub(super) fn variants<T: DeserializeOwned>() -> Option<Vec<(&'static str, Traced)>> {
     let deserialize = |step: Step<'_>| T::deserialize(step).map(drop);
     let Some(Asked { hint: Hint::Enum(names), .. }) = Tracer::new(&deserialize).ask() else { return None };
     let content = |name: &'static str| {
         let mut tracer = Tracer::new(&deserialize);
-        (name, tracer.at(Turn::Variant(name.to_owned()), Tracer::explore))
+        let traced = tracer.at(Turn::Variant(name.to_owned()), |tracer| match tracer.ask() {
+            // Stored as `{}`, and read from anything.
+            Some(Asked { hint: Hint::Nothing, .. }) => {
+                let kind = Kind::Record(Record { fields: Vec::new(), rest: Rest::Ignored });
+                Traced { kind, sample: Some(json!({})) }
+            }
+            _ => tracer.explore(),
+        });
+        (name, traced)
     };
     Some(names.iter().copied().map(content).collect())
 }
@@ -217,7 +224,7 @@ impl<'t> Tracer<'t> {
         while kinds.len() < len.min(TUPLE) {
             // One that cannot be passed hides those behind it.
             if samples.len() < kinds.len() {
-                kinds.push(Kind::Any);
+                kinds.push(Kind::Unknown);
                 continue;
             }
             let found = self.at(Turn::Element { before: samples.clone() }, Self::explore);
@@ -232,7 +239,7 @@ impl<'t> Tracer<'t> {
         }
         let kind = match same {
             Some(kind) if len > 1 => Kind::Array(Box::new(kind), len),
-            _ if len > TUPLE => Kind::Array(Box::new(Kind::Any), len),
+            _ if len > TUPLE => Kind::Array(Box::new(Kind::Unknown), len),
             _ => Kind::Tuple(kinds),
         };
         let sample = (samples.len() == len).then_some(Value::Array(samples));
@@ -248,7 +255,7 @@ impl<'t> Tracer<'t> {
         let name = match &key.sample {
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
-            None => return self.plain(Kind::Map(Box::new(key.kind), Box::new(Kind::Any)), [json!({})]),
+            None => return self.plain(Kind::Map(Box::new(key.kind), Box::new(Kind::Unknown)), [json!({})]),
         };
         let value = self.at(Turn::Field { before: Vec::new(), name: name.clone() }, Self::explore);
         let full = value.sample.map(|value| object([(&*name, &value)]));
@@ -448,7 +455,7 @@ impl<'t> Tracer<'t> {
         }
         let sample = found.iter().find_map(|found| found.sample.clone());
         // Whoever refuses in words of its own may have refused only this value, and not all of its kind.
-        let kind = if dark { Kind::Any } else { Kind::one_of(narrow(found)) };
+        let kind = if dark { Kind::Unknown } else { Kind::one_of(narrow(found)) };
         Traced { kind, sample }
     }
 

@@ -20,9 +20,10 @@ use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::Instant};
 use super::{SnapshotKey, SnapshotStore, Snapshots, digest};
 use crate::{
     aggregate::{Aggregate, Event},
-    decision::{At, Entity},
+    decision::Entity,
     error::Result,
     event::{EventId, RecordedEvent},
+    moment::At,
     name::StreamName,
     position::{LogIdentity, Position, Revision},
     read::Page,
@@ -30,9 +31,10 @@ use crate::{
     time::Timestamp,
 };
 
-/// How long a load waits for the store of snapshots, unless it is told otherwise.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// How long a store that failed is left alone.
+/// How long a load waits for the store of snapshots, unless it is told otherwise. Long, since a busy machine would be busier without
+/// snapshots.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a store that failed is left alone, before one call tries again.
 const REST: Duration = Duration::from_secs(1);
 /// How long the putting of a snapshot may take.
 const PUT_PATIENCE: Duration = Duration::from_secs(30);
@@ -54,12 +56,44 @@ type Forms = HashMap<(TypeId, u32), Option<Arc<str>>>;
 struct Shared {
     store: Arc<dyn SnapshotStore>,
     forms: Mutex<Forms>,
-    /// The store failed, and is not asked again before that.
-    rests_until: Mutex<Option<Instant>>,
+    /// Whether the store may be asked for snapshots, and whether it may be given any.
+    gets: Rest,
+    puts: Rest,
     /// What is on its way to the store.
     busy: watch::Sender<HashSet<SnapshotKey>>,
     counts: Counts,
     trouble: Mutex<Option<String>>,
+}
+
+/// A store that fails is left alone for a while. After that one call tries; all others wait for what comes of it.
+#[derive(Default)]
+struct Rest {
+    /// Not to be asked before that. `None` once the store has answered.
+    until: Mutex<Option<Instant>>,
+}
+
+impl Rest {
+    fn begin(&self) {
+        *lock(&self.until) = Some(Instant::now() + REST);
+    }
+
+    fn end(&self) {
+        *lock(&self.until) = None;
+    }
+
+    fn lasts(&self) -> bool {
+        lock(&self.until).is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether this call may ask.
+    fn lets_ask(&self) -> bool {
+        let (now, mut until) = (Instant::now(), lock(&self.until));
+        let rests = until.is_some_and(|until| now < until);
+        if until.is_some() && !rests {
+            *until = Some(now + REST);
+        }
+        !rests
+    }
 }
 
 #[derive(Default)]
@@ -111,7 +145,8 @@ impl Keeper {
         let shared = Shared {
             store,
             forms: Mutex::default(),
-            rests_until: Mutex::default(),
+            gets: Rest::default(),
+            puts: Rest::default(),
             busy: watch::Sender::default(),
             counts: Counts::default(),
             trouble: Mutex::default(),
@@ -119,8 +154,8 @@ impl Keeper {
         Self { shared: Arc::new(shared), patience: PATIENCE }
     }
 
-    /// The same, but a load waits for the store so long at most: 50 ms, unless said otherwise. A store that did not answer in time,
-    /// or failed, is not asked again for a second.
+    /// The same, but a load waits for the store so long at most: half a second, unless said otherwise. A store that did not answer in
+    /// time, or failed, is asked once in a second until it answers.
     #[must_use]
     pub fn patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
@@ -149,19 +184,9 @@ impl Keeper {
         self.shared.store.delete(stream).await
     }
 
-    /// Whether the store is to be left alone, as is everything where there is no runtime that could keep the time.
-    fn rests(&self) -> bool {
-        lock(&self.shared.rests_until).is_some_and(|until| Instant::now() < until)
-    }
-
     fn trouble(&self, what: impl Into<String>) {
         self.shared.counts.failed.fetch_add(1, Relaxed);
         *lock(&self.shared.trouble) = Some(what.into());
-    }
-
-    fn rest(&self, what: impl Into<String>) {
-        self.trouble(what);
-        *lock(&self.shared.rests_until) = Some(Instant::now() + REST);
     }
 
     fn key(&self, stream: &StreamName, kept: &Kept<'_>) -> Option<SnapshotKey> {
@@ -181,7 +206,7 @@ impl Keeper {
         let Some(key) = self.key(stream, &kept) else { return Found::Nothing };
         drop(kept);
         let (store, wanted) = (self.shared.store.clone(), key.clone());
-        match self.in_time(self.patience, async move { store.get(&wanted).await }).await {
+        match self.in_time(&self.shared.gets, self.patience, async move { store.get(&wanted).await }).await {
             None => Found::Nothing,
             Some(None) => {
                 self.shared.counts.absent.fetch_add(1, Relaxed);
@@ -205,10 +230,11 @@ impl Keeper {
     /// What the store answers, if it does so in time. On a task of its own: what panics there, or blocks, does so alone.
     async fn in_time<T: Send + 'static>(
         &self,
+        rest: &Rest,
         patience: Duration,
         asked: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Option<T> {
-        if self.rests() || Handle::try_current().is_err() {
+        if Handle::try_current().is_err() || !rest.lets_ask() {
             return None;
         }
         // A runtime may have no timer. Then nothing can be waited for.
@@ -216,22 +242,27 @@ impl Keeper {
         // It is aborted where nobody waits for it any more.
         let mut task = JoinSet::new();
         task.spawn(asked);
-        tokio::select! {
+        let trouble = tokio::select! {
             biased;
             answer = task.join_next() => match answer? {
-                Ok(Ok(answer)) => return Some(answer),
-                Ok(Err(error)) => self.rest(error.to_string()),
-                Err(broken) => self.rest(format!("the store of snapshots broke: {broken}")),
+                Ok(Ok(answer)) => {
+                    rest.end();
+                    return Some(answer);
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(broken) => format!("the store of snapshots broke: {broken}"),
             },
-            () = timer => self.rest(format!("the store of snapshots took longer than {patience:?}")),
-        }
+            () = timer => format!("the store of snapshots took longer than {patience:?}"),
+        };
+        rest.begin();
+        self.trouble(trouble);
         None
     }
 
     /// Puts a snapshot of that state away, in the background. Whether there is one.
     pub(crate) fn keep(&self, stream: &StreamName, kept: &Kept<'_>, of: Seal) -> bool {
         let Some(key) = self.key(stream, kept) else { return false };
-        if self.rests() || Handle::try_current().is_err() || !self.begin(&key) {
+        if self.shared.puts.lasts() || Handle::try_current().is_err() || !self.begin(&key) {
             return false;
         }
         let on_the_way = OnTheWay { keeper: self.clone(), key };
@@ -247,21 +278,26 @@ impl Keeper {
 
     /// Whether the snapshot may go on its way: one of a key at a time, and not too many of all.
     fn begin(&self, key: &SnapshotKey) -> bool {
-        self.shared.busy.send_if_modified(|busy| {
-            busy.len() < ON_THE_WAY && !busy.contains(key) && busy.insert(key.clone())
-        })
+        self.shared.busy.send_if_modified(|busy| busy.len() < ON_THE_WAY && busy.insert(key.clone()))
     }
 
     /// Forgets what is kept of a stream, in the background: what the log does not bear out is not kept any longer than it must.
     pub(crate) fn forget_soon(&self, stream: &StreamName) {
         let key = SnapshotKey { stream: stream.clone(), form: String::new() };
-        if self.rests() || Handle::try_current().is_err() || !self.begin(&key) {
+        if self.shared.puts.lasts() || Handle::try_current().is_err() || !self.begin(&key) {
             return;
         }
         let on_the_way = OnTheWay { keeper: self.clone(), key };
         tokio::spawn(async move {
             let (store, stream) = (on_the_way.keeper.shared.store.clone(), on_the_way.key.stream.clone());
-            on_the_way.keeper.in_time(PUT_PATIENCE, async move { store.delete(&stream).await }).await;
+            on_the_way
+                .keeper
+                .in_time(
+                    &on_the_way.keeper.shared.puts,
+                    PUT_PATIENCE,
+                    async move { store.delete(&stream).await },
+                )
+                .await;
         });
     }
 
@@ -289,7 +325,11 @@ impl OnTheWay {
         tokio::spawn(async move {
             let Some(text) = Held::text(&self.key, of, state) else { return };
             let (keeper, store, key) = (&self.keeper, self.keeper.shared.store.clone(), self.key.clone());
-            if keeper.in_time(PUT_PATIENCE, async move { store.put(&key, text).await }).await.is_some() {
+            if keeper
+                .in_time(&keeper.shared.puts, PUT_PATIENCE, async move { store.put(&key, text).await })
+                .await
+                .is_some()
+            {
                 keeper.shared.counts.written.fetch_add(1, Relaxed);
             }
         });
@@ -367,6 +407,8 @@ impl Seal {
             Some(At::Revision(revision)) => self.last.revision <= revision,
             Some(At::Position(position)) => self.last.position <= position,
             Some(At::Time(time)) => self.last.recorded_at <= time,
+            // What has happened does not come in the order of the log.
+            Some(At::Business(_) | At::Both { .. }) => false,
         }
     }
 
@@ -490,11 +532,11 @@ impl<A: Aggregate> Keep for OfEntity<'_, A> {
     }
 
     fn form(&self) -> Result<String, String> {
-        let shape = (self.how.shape)().map_err(|error| {
+        let form = (self.how.form)().map_err(|error| {
             format!("`{}` has no snapshots, because its shape cannot be told: {error}", type_name::<A>())
         })?;
         let (category, version) = (A::Event::CATEGORY, self.how.version);
-        Ok(format!("{category} v{version} {}", digest(shape.iter().map(String::as_str))))
+        Ok(format!("{category} v{version} {}", digest(form.iter().map(String::as_str))))
     }
 
     fn save(&self) -> Result<String, String> {

@@ -54,11 +54,13 @@ where
     Property { step, seed: given.unwrap_or_else(|| fastrand::u64(..)), of: PhantomData }
 }
 
+/// Does it; the refusal, if it is refused.
+type Take = dyn Fn(&Factum) -> Result<(), String>;
+
 /// A command or a decision, with the words for it.
 pub struct Step<A = ()> {
     words: String,
-    /// The refusal, if it is refused.
-    take: Arc<dyn Fn(&Factum) -> Result<(), String>>,
+    take: Arc<Take>,
     of: PhantomData<A>,
 }
 
@@ -78,8 +80,10 @@ impl<A: Aggregate> Step<A> {
     /// A command for the one aggregate.
     pub fn command<C: Command<A> + Debug + 'static>(command: C) -> Self {
         let words = format!("{command:?}");
-        let one = OfOne { id: A::id(SUBJECT), command };
-        Self { words, take: Arc::new(move |factum| tried(at_once(factum.take(&one, None)))), of: PhantomData }
+        let id = A::id(SUBJECT);
+        let take =
+            move |factum: &Factum| tried(at_once(factum.take(&OfOne { id: &id, command: &command }, None)));
+        Self { words, take: Arc::new(take), of: PhantomData }
     }
 }
 

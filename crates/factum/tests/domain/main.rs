@@ -1,6 +1,8 @@
 //! The domain layer on the memory store.
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
+mod audit;
+mod bus;
 mod codec;
 mod commands;
 mod evolution;

@@ -216,13 +216,13 @@ fn invariants() {
 #[test]
 fn what_failing_tests_show() {
     shows("refused", || {
-        given([Opened { cents: 1 }]).when(Withdraw { cents: 2 }).then([Withdrawn { cents: 2 }])
+        given([Opened { cents: 1 }]).when(Withdraw { cents: 2 }).then([Withdrawn { cents: 2 }]);
     });
     shows("another_refusal", || {
-        given([]).when(Withdraw { cents: 2 }).then_refused(Refusal::InsufficientFunds)
+        given([]).when(Withdraw { cents: 2 }).then_refused(Refusal::InsufficientFunds);
     });
     shows("not_refused", || {
-        given([Opened { cents: 1 }]).when(Lend { cents: 2 }).then_refused(Refusal::InsufficientFunds)
+        given([Opened { cents: 1 }]).when(Lend { cents: 2 }).then_refused(Refusal::InsufficientFunds);
     });
     shows("not_nothing", || given([Opened { cents: 1 }]).when(Lend { cents: 2 }).then_nothing());
     shows("other_events", || {
