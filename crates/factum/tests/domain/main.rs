@@ -7,6 +7,7 @@ mod codec;
 mod commands;
 mod evolution;
 mod idempotency;
+mod passes;
 mod projections;
 mod rebuilds;
 mod snapshots;
