@@ -62,7 +62,8 @@ enum Verb {
     /// Print the audit trail of one stream: what happened, when, by whom and why
     ///
     /// Also who truncated, deleted or revived the stream is in it. What is hidden is not: it was to be forgotten (`factum events` prints
-    /// what is still on the disk). The log may be in use; what is recorded while this runs may or may not be in it.
+    /// what is still on the disk). The log may be in use; what is recorded while this runs may or may not be in it. When an event happened in
+    /// the world, if that is another moment, is known to the program alone: the column `happened_at` is empty here.
     #[command(after_long_help = audit::EXAMPLES)]
     Audit(audit::Audit),
     /// Copy a log, also one that is in use; into the same place again, only what is new

@@ -69,7 +69,7 @@ pub fn run<F>(fresh: fn() -> Box<dyn Harness>, case: impl FnOnce(Lab) -> F)
 where
     F: Future<Output = Result<Tried>>,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = runtime.expect("a runtime for the case").block_on(async {
         tokio::time::timeout(HUNG, async { case(Lab::with(fresh, Limits::default()).await?).await }).await
     });

@@ -120,6 +120,7 @@ impl<'a> Events<'a> {
         });
         quote! {
             #[automatically_derived]
+            #[allow(deprecated)]
             impl #krate::Event for #name {
                 const CATEGORY: &'static str = #category;
                 #versions

@@ -25,6 +25,7 @@ fn written(input: &DeriveInput) -> Result<TokenStream> {
     let (first, others) = (all[0], &all[1..]);
     Ok(quote! {
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #set for #name {
             fn query() -> #krate::Result<#krate::Query> {
                 ::std::result::Result::Ok(<#first as #set>::query()? #(.or(<#others as #set>::query()?))*)

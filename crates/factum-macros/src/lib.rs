@@ -53,4 +53,13 @@ mod tests {
         same(include_str!("event.md"), crate::event::derive);
         same(include_str!("event_set.md"), crate::event_set::derive);
     }
+
+    #[test]
+    fn no_arm_is_written_that_nothing_reaches() {
+        let arms = |variants: &str| {
+            let events = format!("enum SeatEvent {{ SeatTaken {{ #[tag] seat: u8 }}{variants} }}");
+            words(&crate::event::derive(&syn::parse_str(&events).unwrap())).matches("=>{").count()
+        };
+        assert_eq!((arms(""), arms(", Rebuilt")), (1, 2));
+    }
 }

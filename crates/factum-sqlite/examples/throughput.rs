@@ -36,6 +36,21 @@ impl Projection for Balances {
     }
 }
 
+/// One of several models of the same events.
+struct Count<const N: usize>;
+
+const NAMES: [&str; 4] = ["count_a", "count_b", "count_c", "count_d"];
+
+impl<const N: usize> Projection for Count<N> {
+    const NAME: &'static str = NAMES[N];
+    type Event = AccountEvent;
+    type Row = u64;
+
+    fn evolve(&self, row: Option<u64>, _: &Recorded<AccountEvent>) -> Option<u64> {
+        Some(row.unwrap_or(0) + 1)
+    }
+}
+
 struct Sums;
 
 impl SqlProjection for Sums {
@@ -73,7 +88,7 @@ async fn filled(events: u64, accounts: u64) -> factum::Result<(Factum, Token)> {
 }
 
 fn report(what: &str, accounts: u64, events: u64, took: Duration) {
-    println!("{what:<28} {accounts:>9} keys  {:>9.0} events/s", events as f64 / took.as_secs_f64());
+    println!("{what:<32} {accounts:>9} keys  {:>9.0} events/s", events as f64 / took.as_secs_f64());
 }
 
 async fn documents(factum: &Factum, to: Token, reads: impl ReadStore) -> factum::Result<Duration> {
@@ -82,6 +97,51 @@ async fn documents(factum: &Factum, to: Token, reads: impl ReadStore) -> factum:
     balances.wait_for_within(to, Duration::from_secs(600)).await?;
     let took = begin.elapsed();
     balances.stop().await;
+    Ok(took)
+}
+
+/// Four models of the same events, in one pass or each for itself.
+async fn four(
+    factum: &Factum,
+    to: Token,
+    reads: impl ReadStore + Clone,
+    together: bool,
+) -> factum::Result<Duration> {
+    let begin = Instant::now();
+    let pass = factum.pass();
+    let each = if together { &*pass } else { factum };
+    let models = (
+        each.project(Count::<0>, reads.clone()).await?,
+        each.project(Count::<1>, reads.clone()).await?,
+        each.project(Count::<2>, reads.clone()).await?,
+        each.project(Count::<3>, reads).await?,
+    );
+    pass.start();
+    for model in [&*models.0, &models.1, &models.2, &models.3] {
+        model.wait_for_within(to, Duration::from_secs(600)).await?;
+    }
+    Ok(begin.elapsed())
+}
+
+/// A rebuild beside what is read, as its handle tells it.
+async fn rebuilt(factum: &Factum, to: Token, reads: impl ReadStore) -> factum::Result<Duration> {
+    let balances = factum.project(Balances, reads).await?;
+    balances.wait_for_within(to, Duration::from_secs(600)).await?;
+    let begin = Instant::now();
+    let mut rebuild = balances.rebuild();
+    let mut now_and_then = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            done = &mut rebuild => { done?; break }
+            _ = now_and_then.tick() => if let Some(progress) = rebuild.progress() {
+                println!("  rebuilding: {progress}");
+            },
+        }
+    }
+    let took = begin.elapsed();
+    let begin = Instant::now();
+    let differences = balances.verify().await?.len();
+    println!("  verified in {:.1} s, {differences} differences", begin.elapsed().as_secs_f64());
     Ok(took)
 }
 
@@ -99,6 +159,15 @@ async fn main() -> factum::Result<()> {
         let sums = file("sql.db")?.project(&factum, Sums).await?;
         sums.wait_for_within(to, Duration::from_secs(600)).await?;
         report("SQL in SQLite", accounts, events, begin.elapsed());
+        report("rebuild in SQLite", accounts, events, rebuilt(&factum, to, file("rebuild.db")?).await?);
+        for (what, together) in [("four, each for itself", false), ("four in one pass", true)] {
+            report(what, accounts, events, four(&factum, to, MemoryReads::new(), together).await?);
+        }
+        for (what, together) in
+            [("four in SQLite, each for itself", false), ("four in SQLite in one pass", true)]
+        {
+            report(what, accounts, events, four(&factum, to, file(what)?, together).await?);
+        }
     }
     Ok(())
 }

@@ -21,6 +21,10 @@ use crate::{
 /// as events of them exist: what changes them says so in [`evolution`](Event::evolution).
 ///
 /// Implemented by hand, or by the derive of the same name (feature `macros`), whose page shows what it writes.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no event",
+    note = "write `#[derive(Event, Serialize, Deserialize)]` on an enum with one variant per kind of thing that happened"
+)]
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What the names of the streams of these events begin with, up to the first `-`: `account` for `account-17`.
     const CATEGORY: &'static str;
@@ -71,6 +75,11 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no event, and no set of events",
+    note = "write `#[derive(Event, Serialize, Deserialize)]` on an enum with one variant per kind of thing that happened, or \
+            `#[derive(EventSet)]` on an enum of several such enums"
+)]
 pub trait EventSet: Sized + Send + Sync + 'static {
     /// The events of its category or categories.
     ///

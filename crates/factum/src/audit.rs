@@ -83,7 +83,7 @@ pub struct Entry<E = ()> {
 }
 
 impl Entry {
-    /// The entry of a record of whatever type.
+    /// The entry of a record of whatever type. When it happened in the world is not known then.
     pub fn of(record: RecordedEvent) -> Self {
         Self::with(record, None, Vec::new())
     }

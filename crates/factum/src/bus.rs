@@ -48,7 +48,7 @@
 //! # let factum = Factum::new(factum::MemoryStore::new());
 //! let balances = factum.project(Balances, factum::MemoryReads::new()).await?;
 //! let commands = CommandBus::new(factum).with(bus::Tracing).with(Authorisation).with(Validation);
-//! let queries = QueryBus::new((balances.clone(),)).with(bus::Tracing);
+//! let queries = QueryBus::new(balances.clone()).with(bus::Tracing);
 //!
 //! let ada = Teller { name: "ada".into(), may_deposit: true };
 //! let done = commands.by(ada).execute(&Account::id("17"), Deposit { cents: 100 }).await?;
@@ -57,6 +57,7 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Several read models, and closures, are given as a tuple: `QueryBus::new((balances, turnover, bus::on(|_: TimeOfDay| async { … })))`.
 //! A query that nobody answers does not compile:
 //!
 //! ```compile_fail,E0277

@@ -376,7 +376,7 @@ impl Factum {
         let parts = [
             ("actor", self.actor.as_deref()),
             ("causation_id", self.causation_id.as_deref().or(identity.map(Identity::id))),
-            ("command", identity.map(|identity| identity.name)),
+            ("command", identity.map(|identity| &*identity.name)),
             ("command_digest", identity.map(|identity| &*identity.digest)),
             ("correlation_id", Some(correlation_id)),
         ];

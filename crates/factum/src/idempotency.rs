@@ -109,12 +109,24 @@ pub(crate) fn short_name<T: ?Sized>() -> &'static str {
     bare.rsplit("::").next().unwrap_or(bare)
 }
 
+/// The name of a type, and of its parameters, without their paths: `Pay<Euro>`.
+fn full_name<T: ?Sized>() -> String {
+    let (mut name, mut path) = (String::new(), type_name::<T>());
+    while let Some(end) = path.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':') {
+        let after = end + path[end..].chars().next().map_or(0, char::len_utf8);
+        name += path[..end].rsplit("::").next().unwrap_or_default();
+        name += &path[end..after];
+        path = &path[after..];
+    }
+    name + path.rsplit("::").next().unwrap_or_default()
+}
+
 /// A command's id, and what tells the command from others.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     id: String,
     /// The command's type.
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// Stands for its content, and for the stream that it is for.
     pub(crate) digest: String,
 }
@@ -142,7 +154,7 @@ impl Identity {
         if id.len() > COMMAND_ID_BYTES {
             return wrong("it is longer than 248 bytes; give a digest of it");
         }
-        let name = short_name::<C>();
+        let name = full_name::<C>();
         let json = serde_json::to_vec(command).map_err(|e| {
             Error::invalid(format!("the command `{name}`"), format!("it cannot be JSON: {e}"))
         })?;
@@ -190,12 +202,12 @@ impl Identity {
     /// Whether what is recorded under this id is this command's.
     fn check(&self, recorded: &Metadata, position: impl fmt::Display) -> Result<()> {
         let (name, digest) = (recorded.get("command"), recorded.get("command_digest"));
-        if name.as_deref() == Some(self.name) && digest.as_deref() == Some(&self.digest) {
+        if name.as_deref() == Some(&self.name) && digest.as_deref() == Some(&self.digest) {
             return Ok(());
         }
-        let (id, own) = (&self.id, self.name);
+        let (id, own) = (&self.id, &self.name);
         let other = match name {
-            Some(name) if name == own => format!("another `{own}`"),
+            Some(name) if name == *own => format!("another `{own}`"),
             Some(name) => format!("`{name}`"),
             None => "something else".into(),
         };
@@ -217,5 +229,24 @@ impl Identity {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, marker::PhantomData};
+
+    use super::*;
+
+    #[test]
+    fn names_have_no_paths() {
+        assert_eq!(full_name::<Identity>(), "Identity");
+        assert_eq!(full_name::<&str>(), "&str");
+        assert_eq!(
+            full_name::<Identified<BTreeMap<String, (u8, Factum)>>>(),
+            "Identified<BTreeMap<String, (u8, Factum)>>"
+        );
+        assert_ne!(full_name::<PhantomData<Factum>>(), full_name::<PhantomData<Done>>());
+        assert_eq!(short_name::<PhantomData<Factum>>(), "PhantomData");
     }
 }

@@ -1,6 +1,11 @@
 //! `events.lock`: the shapes of all events that were ever stored, in a file beside the code that a test keeps true.
 //!
-//! ```ignore
+//! ```no_run
+//! # use factum::prelude::*;
+//! # #[derive(Serialize, Deserialize)] enum AccountEvent { Opened }
+//! # impl Event for AccountEvent { const CATEGORY: &'static str = "account"; }
+//! # #[derive(Serialize, Deserialize)] enum OrderEvent { Placed }
+//! # impl Event for OrderEvent { const CATEGORY: &'static str = "order"; }
 //! #[test]
 //! fn stored_events_keep_their_shapes() {
 //!     factum::events_lock!(AccountEvent, OrderEvent);

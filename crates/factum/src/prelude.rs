@@ -13,6 +13,7 @@ pub use crate::{
     position::{Position, Revision},
     projection::{Projected, Projection},
     query::Query,
+    snapshot::Snapshots,
     tagged::Tagged,
     time::Timestamp,
 };

@@ -78,12 +78,6 @@ pub fn given<P: Past>(past: P) -> Given<P::Of> {
     Given::default().and(past)
 }
 
-/// The same as [`given`].
-#[doc(hidden)]
-pub fn given_writes(writes: Writes) -> Given<Several> {
-    given(writes)
-}
-
 /// What lies in the store: an event of this type, with this JSON as its data, be it of an older shape.
 pub fn given_stored(event_type: &str, json: &str) -> Given<Stored> {
     Given::default().and_stored(event_type, json)

@@ -9,10 +9,11 @@ macro_rules! events {
     };
 }
 
-events! { SeatEvent { SeatTaken { seat: u8 }, SeatFreed { seats: Vec<u8> } } }
+events! { SeatEvent { SeatTaken { seat: u8 }, SeatFreed { seats: Vec<u8> }, SeatSold { r#type: u8 } } }
 
 fn main() {
     assert_eq!(SeatEvent::SeatTaken { seat: 7 }.tags(), ["seat:7"]);
     assert_eq!(SeatEvent::SeatFreed { seats: vec![7, 8] }.tags(), ["seats:7", "seats:8"]);
+    assert_eq!(SeatEvent::SeatSold { r#type: 1 }.tags(), ["type:1"]);
     assert_eq!(SeatEvent::CATEGORY, "seat");
 }

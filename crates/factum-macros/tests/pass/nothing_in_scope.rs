@@ -1,5 +1,6 @@
 //! What is written means the same wherever it is written.
-#![allow(dead_code, non_camel_case_types)]
+#![deny(warnings)]
+#![allow(dead_code)]
 
 struct Vec;
 struct String;
@@ -26,6 +27,19 @@ enum OrderEvent {
     Moved(u8, #[tag("to")] u8, u8),
     #[event(version = 2)]
     Cancelled,
+    #[deprecated]
+    Sent(#[tag("to")] u8),
+    Returned {
+        #[deprecated]
+        #[tag]
+        by: u8,
+    },
+}
+
+#[deprecated]
+#[derive(::factum::Event, ::serde::Serialize, ::serde::Deserialize)]
+enum Old {
+    Noise,
 }
 
 #[derive(::factum::Event, ::serde::Serialize, ::serde::Deserialize)]
@@ -33,6 +47,7 @@ enum Nothing {}
 
 #[derive(::factum::EventSet)]
 enum ShopEvent {
+    #[deprecated]
     Order(OrderEvent),
     Nothing(Nothing),
 }

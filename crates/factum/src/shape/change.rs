@@ -394,6 +394,9 @@ mod tests {
         assert_eq!(said(old, "#1 = ({ a: u16, next?: #1 | null })"), ["! `a` was u8, and is u16"]);
         let came = said("{ a: u8 }", "#1 = ({ a: u8, next?: #1 | null })");
         assert_eq!(came, ["+ `next` is new, and optional"]);
+        // Another number is not another shape.
+        let moved = said("{ z: #1 = ({ n?: #1 }) }", "{ a?: #1 = ([#1]), z: #2 = ({ n?: #2 }) }");
+        assert_eq!(moved, ["+ `a` is new, and optional"]);
         let other = said("#1 = ({ a: #2 = ([#1 | #2]) })", "#1 = ({ a: #2 = ([#2 | #1]) })");
         assert_eq!(other, [""; 0]);
     }

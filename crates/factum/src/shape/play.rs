@@ -110,7 +110,7 @@ impl de::Error for Fault {
     }
 }
 
-/// Ends types that never end by themselves: first with an error, then, should they go on all the same, by unwinding.
+/// Ends types that never end by themselves, and that no error stops.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     asked: Cell<u32>,
@@ -119,14 +119,12 @@ pub(super) struct Meter {
 impl Meter {
     const PATIENCE: u32 = 100_000;
 
-    pub(super) fn tick(&self) -> Result<(), Fault> {
+    pub(super) fn tick(&self) {
         let asked = self.asked.get() + 1;
         self.asked.set(asked);
-        match asked / Self::PATIENCE {
-            0 => Ok(()),
-            1 => Err(Fault::Stopped),
+        if asked > Self::PATIENCE {
             // Not a panic: nothing is printed, and `Tracer::run` catches it.
-            _ => resume_unwind(Box::new(Fault::Stopped)),
+            resume_unwind(Box::new(Fault::Stopped));
         }
     }
 }
@@ -207,7 +205,7 @@ impl<'a> Play<'a> {
     }
 
     pub(super) fn by<'de, V: Visitor<'de>>(self, hint: Hint, visitor: V) -> Result<V::Value, Fault> {
-        self.meter.tick()?;
+        self.meter.tick();
         match (hint, self.value) {
             (Hint::Option, Value::Null) => visitor.visit_none(),
             (Hint::Option, _) => visitor.visit_some(self),
@@ -244,7 +242,7 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
     type Error = Fault;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
-        self.play.meter.tick()?;
+        self.play.meter.tick();
         self.items.next().map(|item| seed.deserialize(self.play.of(item))).transpose()
     }
 }
@@ -259,14 +257,14 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
     type Error = Fault;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
-        self.play.meter.tick()?;
+        self.play.meter.tick();
         let Some((key, value)) = self.entries.next() else { return Ok(None) };
         self.value = Some(value);
         seed.deserialize(Key { text: key, meter: self.play.meter }).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
-        self.play.meter.tick()?;
+        self.play.meter.tick();
         seed.deserialize(self.play.of(self.value.take().ok_or(Fault::Stopped)?))
     }
 }
@@ -320,7 +318,7 @@ pub(super) struct Key<'a> {
 
 impl<'a> Key<'a> {
     pub(super) fn by<'de, V: Visitor<'de>>(self, hint: Hint, visitor: V) -> Result<V::Value, Fault> {
-        self.meter.tick()?;
+        self.meter.tick();
         match hint {
             Hint::Option => visitor.visit_some(self),
             Hint::Newtype => visitor.visit_newtype_struct(self),

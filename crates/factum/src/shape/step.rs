@@ -100,7 +100,7 @@ impl<'r> Step<'r> {
     }
 
     pub(super) fn by<'de, V: Visitor<'de>>(self, hint: Hint, visitor: V) -> Result<V::Value, Fault> {
-        self.run.meter.tick()?;
+        self.run.meter.tick();
         let Some(turn) = self.run.way.get(self.at) else { return self.arrive(hint, visitor) };
         match (turn, hint) {
             (Turn::Some, Hint::Option) => self.run.judge(self.at + 1, visitor.visit_some(self.next())),
@@ -163,7 +163,7 @@ impl<'de> de::MapAccess<'de> for Fields<'_> {
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
         let meter = &self.step.run.meter;
-        meter.tick()?;
+        meter.tick();
         let text = if let Some((name, value)) = self.before.next() {
             self.value = Some(value);
             name
@@ -177,7 +177,7 @@ impl<'de> de::MapAccess<'de> for Fields<'_> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
-        self.step.run.meter.tick()?;
+        self.step.run.meter.tick();
         match self.value.take() {
             Some(sample) => seed.deserialize(self.step.play(sample)),
             None if self.here => self.step.seed(seed),
@@ -195,7 +195,7 @@ impl<'de> de::MapAccess<'de> for FirstKey<'_> {
     type Error = Fault;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
-        self.step.run.meter.tick()?;
+        self.step.run.meter.tick();
         if std::mem::replace(&mut self.asked, true) { Ok(None) } else { self.step.seed(seed).map(Some) }
     }
 
@@ -214,7 +214,7 @@ impl<'de> de::SeqAccess<'de> for Elements<'_> {
     type Error = Fault;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
-        self.step.run.meter.tick()?;
+        self.step.run.meter.tick();
         if let Some(sample) = self.before.next() {
             return seed.deserialize(self.step.play(sample)).map(Some);
         }
@@ -232,7 +232,7 @@ impl<'de, 'r> de::EnumAccess<'de> for Chosen<'r> {
     type Variant = Content<'r>;
 
     fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Content<'r>), Fault> {
-        self.step.run.meter.tick()?;
+        self.step.run.meter.tick();
         let name: StrDeserializer<'_, Fault> = self.name.into_deserializer();
         Ok((seed.deserialize(name)?, Content { step: self.step }))
     }

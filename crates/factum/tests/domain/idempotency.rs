@@ -32,6 +32,24 @@ async fn opened(cents: i64) -> (Meddled, Factum, Id<Account>) {
     (store, factum, account)
 }
 
+/// Opens an account that each sending has thought of another id for.
+#[derive(Serialize)]
+struct OpenNew {
+    #[serde(skip)]
+    account: Id<Account>,
+}
+
+impl Decide for OpenNew {
+    type Models = ();
+    type Error = Refusal;
+
+    fn models(&self) {}
+
+    fn decide(&self, (): &()) -> Result<Writes, Refusal> {
+        Ok(Writes::to(&self.account, [Opened { cents: 0 }]))
+    }
+}
+
 /// What another process records when it does the same command.
 async fn same_by_another(cents: i64) -> Append {
     let (store, factum, account) = opened(cents).await;
@@ -81,6 +99,22 @@ async fn the_same_command_done_meanwhile_is_found() {
         assert_eq!((done.repeated, done.events.len(), done.attempts), (true, 1, attempts));
         assert_eq!(factum.load(&account).await.unwrap().state.cents, 0);
     }
+}
+
+/// Nothing but the look-up and its guard can know: the two write to different streams.
+#[tokio::test]
+async fn the_same_command_done_elsewhere_meanwhile_is_found() {
+    let open = |id: &str| OpenNew { account: Account::id(id) };
+    let another = Meddled::default();
+    Factum::new(another.clone()).identified("k").decide(open("theirs")).await.unwrap();
+    let theirs = another.inner.read_to_end(Read::all()).await.unwrap().remove(0);
+    let event = codec::encode(&Opened { cents: 0 }).unwrap().with_id(theirs.id);
+    let event = event.with_metadata(theirs.metadata).with_tags(theirs.tags);
+    let store = Meddled::default();
+    store.after_read.lock().unwrap().push_back(Append::to(theirs.stream, [event]));
+    let done = Factum::new(store.clone()).identified("k").decide(open("ours")).await.unwrap();
+    assert_eq!((done.repeated, done.attempts, done.events.len()), (true, 1, 1));
+    assert_eq!(store.inner.read_to_end(Read::all()).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

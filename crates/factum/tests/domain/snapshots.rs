@@ -325,7 +325,7 @@ async fn no_byte_of_it_is_believed_that_was_not_written() {
         place.agree(wrong).await;
         place.settled().await;
     }
-    assert_eq!(place.status().refused as usize, text.len() + 7);
+    assert_eq!(place.status().refused, text.len() as u64 + 7);
 }
 
 #[tokio::test]
@@ -540,7 +540,9 @@ async fn a_store_that_is_in_trouble_troubles_nobody() {
         assert!(start.elapsed() < Duration::from_millis(600), "{mood:?}: {:?}", start.elapsed());
         *place.snapshots.gets.lock().unwrap() = Mood::Works;
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(place.agree("it works again").await, 1);
+        for _ in 0..3 {
+            assert_eq!(place.agree("it works again").await, 1);
+        }
     }
 }
 

@@ -412,6 +412,23 @@ sums! {
     Thrice "thrice" 3;
 }
 
+/// It asks for the same events in other words.
+struct Kinds;
+
+impl Projection for Kinds {
+    const NAME: &'static str = "kinds";
+    type Event = Counted;
+    type Row = i64;
+
+    fn query(&self) -> factum::Result<Query> {
+        Query::types(["Happened"])
+    }
+
+    fn evolve(&self, row: Option<i64>, event: &Recorded<Counted>) -> Option<i64> {
+        Once.evolve(row, event)
+    }
+}
+
 async fn counted(store: &dyn EventStore, events: i64) -> Token {
     append(store, "counted-1", (0..events).map(|n| Counted::Happened { n })).await
 }
@@ -427,7 +444,8 @@ async fn in_one_pass_an_event_is_read_once_and_decoded_once() {
     let (pass, reads) = (factum.pass(), reads());
     let once = pass.project(Once, reads.clone()).await.unwrap();
     let twice = pass.project(Twice, reads.clone()).await.unwrap();
-    // It needs other events.
+    // One that needs them in other words, and one that needs others.
+    let kinds = pass.project(Kinds, reads.clone()).await.unwrap();
     let balances = pass.project(Balances::<1>, reads.clone()).await.unwrap();
     let thrice = pass.project(Thrice, Gated::new(reads.clone())).await.unwrap();
     tokio::task::yield_now().await;
@@ -439,6 +457,7 @@ async fn in_one_pass_an_event_is_read_once_and_decoded_once() {
     once.wait_for_within(end, LONG).await.unwrap();
     twice.wait_for_within(end, LONG).await.unwrap();
     balances.wait_for_within(end, LONG).await.unwrap();
+    kinds.wait_for_within(end, LONG).await.unwrap();
     assert_eq!((store.events.load(SeqCst), DECODED.load(SeqCst)), (12_500, 12_000));
     let sum = once.get("1").await.unwrap().unwrap();
     assert_eq!(twice.get("1").await.unwrap(), Some(2 * sum));
@@ -449,6 +468,7 @@ async fn in_one_pass_an_event_is_read_once_and_decoded_once() {
         once.wait_for_within(end, LONG).await.unwrap();
         twice.wait_for_within(end, LONG).await.unwrap();
         balances.wait_for_within(end, LONG).await.unwrap();
+        kinds.wait_for_within(end, LONG).await.unwrap();
     }
     assert_eq!((store.events.load(SeqCst), DECODED.load(SeqCst)), (12_520, 12_020));
 
@@ -464,6 +484,7 @@ async fn in_one_pass_an_event_is_read_once_and_decoded_once() {
     once.wait_for_within(end, LONG).await.unwrap();
     twice.wait_for_within(end, LONG).await.unwrap();
     balances.wait_for_within(end, LONG).await.unwrap();
+    kinds.wait_for_within(end, LONG).await.unwrap();
     // `status` looks into the log as well.
     assert_eq!(store.events.load(SeqCst), 100);
     assert_eq!((once.verify().await.unwrap(), twice.verify().await.unwrap()), (vec![], vec![]));
@@ -503,6 +524,46 @@ async fn in_one_pass_each_has_a_fate_of_its_own() {
     in_time(rebuild).await.unwrap();
     assert_eq!(hanging.get("1").await.unwrap(), Some(2 * 30 * 499_500));
     assert_eq!((hanging.verify().await.unwrap(), stopping.verify().await.unwrap()), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn what_others_have_read_meanwhile_comes_at_once() {
+    let store = Counting::default();
+    let factum = Factum::new(store.clone());
+    let (pass, reads) = (factum.pass(), reads());
+    let gated = Gated::new(reads.clone());
+    let once = pass.project(Once, reads.clone()).await.unwrap();
+    let late = pass.project(Twice, gated.clone()).await.unwrap();
+    pass.start();
+    for _ in 0..7 {
+        once.wait_for_within(counted(&store, 1).await, LONG).await.unwrap();
+        until(async || gated.waiting.load(SeqCst) > 0).await;
+    }
+    gated.open();
+    late.wait_for_within(head(&store).await, LONG).await.unwrap();
+    // The first, two that were on their way to it, and the rest.
+    assert!(gated.waiting.load(SeqCst) <= 4, "{} commits", gated.waiting.load(SeqCst));
+    assert_eq!(store.events.load(SeqCst), 7, "and nothing was read twice");
+}
+
+#[tokio::test]
+async fn who_joins_late_misses_nothing_that_was_read_for_others() {
+    let store = MemoryStore::new();
+    let factum = Factum::new(store.clone());
+    let mut random = seeded();
+    counted(&store, 50).await;
+    write_some(&store, &mut random, 200, 5).await;
+    let end = counted(&store, 50).await;
+    let (pass, reads) = (factum.pass(), reads());
+    let once = pass.project(Once, reads.clone()).await.unwrap();
+    let twice = pass.project(Twice, reads.clone()).await.unwrap();
+    let handle = (*pass).clone();
+    pass.start();
+    once.wait_for_within(end, LONG).await.unwrap();
+    twice.wait_for_within(end, LONG).await.unwrap();
+    let balances = handle.project(Balances::<1>, reads).await.unwrap();
+    balances.wait_for_within(end, LONG).await.unwrap();
+    assert_eq!(balances.all().await.unwrap(), fold(&store).await);
 }
 
 /// Three models of two kinds in one pass, whose stores fail now and then, while events are written, one is rebuilt, and one
@@ -691,7 +752,9 @@ async fn a_rebuild_of_a_stopped_model_that_is_given_up_leaves_it_stopped_and_one
     let factum = Factum::new(store.clone());
     let gated = Gated::new(reads());
     gated.open();
-    walked(&store, &[7]).await;
+    // More than one batch before the one at fault.
+    let many: Vec<_> = (0..1500).map(|_| NewEvent::json_text("Walked", "{\"parts\":[1]}").unwrap()).collect();
+    store.append(Append::to(StreamName::new("walk-1").unwrap(), many)).await.unwrap();
     let bad = walked(&store, &[13]).await;
     let steps = Steps::default();
     let model = factum.project(steps.clone(), gated.clone()).await.unwrap();
@@ -703,16 +766,44 @@ async fn a_rebuild_of_a_stopped_model_that_is_given_up_leaves_it_stopped_and_one
     gated.open.forget_permits(usize::MAX);
     let (rebuild, waited) = (model.rebuild(), gated.waiting.load(SeqCst));
     until(async || gated.waiting.load(SeqCst) > waited).await;
-    gated.open();
-    in_time(rebuild.cancel()).await;
+    let go_on = async { gated.open() };
+    let _ = tokio::join!(biased; in_time(rebuild.cancel()), go_on);
     assert_eq!(model.status().await.unwrap().state, State::Stopped(reason));
     assert_eq!(gated.catalog("steps").await.unwrap().building, None);
-    assert_eq!(model.get("steps").await.unwrap(), Some(7));
+    assert_eq!(model.get("steps").await.unwrap(), Some(1500));
 
     steps.cured.store(true, SeqCst);
     in_time(model.rebuild()).await.unwrap();
     model.wait_for_within(walked(&store, &[1]).await, LONG).await.unwrap();
-    assert_eq!(model.get("steps").await.unwrap(), Some(21));
+    assert_eq!(model.get("steps").await.unwrap(), Some(1514));
+}
+
+#[tokio::test]
+async fn a_rebuild_takes_over_another_history_although_its_store_fails_for_a_moment() {
+    for fault in [Fault::Before, Fault::After] {
+        for at in 0.. {
+            let store = MemoryStore::new();
+            let factum = Factum::new(store.clone());
+            let reads = reads();
+            let model = factum.project(Once, reads.clone()).await.unwrap();
+            model.wait_for_within(counted(&store, 1500).await, LONG).await.unwrap();
+            model.stop().await;
+            drop(model);
+            store.begin_epoch();
+            let faulty = Faulty::new(reads.clone(), at, fault, false);
+            let model = factum.project(Once, faulty.clone()).await.unwrap();
+            until(async || matches!(model.status().await.unwrap().state, State::Stopped(_))).await;
+            while let Err(error) = in_time(model.rebuild()).await {
+                assert!(error.is_retryable(), "{at}: {error}");
+            }
+            model.wait_for_within(counted(&store, 1).await, LONG).await.unwrap();
+            assert_eq!(model.verify().await.unwrap(), []);
+            if faulty.calls() <= at {
+                assert!(at > 5, "the faults did strike: {at}");
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -865,13 +956,13 @@ async fn a_panic_in_the_serde_of_a_row_stops_right_before_the_event_at_fault() {
     // It may be 3 in passing: what is kept then is not.
     deposit("2", 3).await;
     let good = deposit("2", 4).await;
-    let bad = deposit("1", 3).await;
-    let end = deposit("2", 6).await;
+    let bad = deposit("2", 3).await;
+    let end = deposit("1", 6).await;
     let model = factum.project(Deposits, reads.clone()).await.unwrap();
     let stopped = model.wait_for_within(end, LONG).await.unwrap_err();
     let text = stopped.to_string();
     assert!(text.contains("a bug in writing"), "{text}");
-    assert!(text.contains(&format!("`Deposited` at position {} in `account-1`", bad.position)), "{text}");
+    assert!(text.contains(&format!("`Deposited` at position {} in `account-2`", bad.position)), "{text}");
     assert_eq!(model.status().await.unwrap().position, good.position);
     let all = model.all().await.unwrap();
     assert_eq!(all, [("1".to_owned(), Fragile(1)), ("2".to_owned(), Fragile(4))]);

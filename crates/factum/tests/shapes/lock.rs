@@ -358,6 +358,36 @@ impl Event for Crooked {
 fn what_is_written_must_be_read() {
     let told = problem::<Crooked>("");
     assert!(told.contains("`crooked Done`") && told.contains("missing field `count`"), "{told}");
+    let told = problem::<Crooked>("event crooked Done\nshape { count: u32 }\nsample {\"count\":1}\n");
+    assert!(told.contains("missing field `count`"), "{told}");
+}
+
+/// Written in capitals, whatever was read.
+#[derive(Serialize)]
+struct Loud(String);
+
+impl<'de> Deserialize<'de> for Loud {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Self(String::deserialize(from)?.to_uppercase()))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Shouted {
+    Said(Loud),
+}
+
+impl Event for Shouted {
+    const CATEGORY: &'static str = "shout";
+}
+
+#[test]
+fn a_sample_that_was_made_up_is_as_it_would_be_written() {
+    let text = updated::<Shouted>("");
+    assert!(text.ends_with("event shout Said\nshape string\nsample \"TEXT\"\n"), "{text}");
+    // One's own is not touched.
+    let own = updated::<Shouted>(&text.replace("TEXT", "Psst"));
+    assert!(own.ends_with("sample \"Psst\"\nbecomes Said \"PSST\"\n"), "{own}");
 }
 
 #[test]
