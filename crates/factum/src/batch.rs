@@ -60,7 +60,7 @@ pub(crate) enum Selected {
 ///
 /// A record is the unit: it may hold several events or none, and a checkpoint is never put between two events of one record.
 pub struct Decoded<E> {
-    pieces: Vec<(Arc<Records>, Arc<[Slot<E>]>)>,
+    pieces: Vec<(Arc<Records>, Slots<E>)>,
     /// Each record's piece, and its place in it.
     units: Vec<(usize, usize)>,
     /// Why the record after the last of these cannot be decoded.
@@ -68,6 +68,7 @@ pub struct Decoded<E> {
 }
 
 type Slot<E> = OnceLock<Result<Parts<E>>>;
+type Slots<E> = Arc<[Slot<E>]>;
 
 /// The events of one record: nearly always one.
 struct Parts<E> {
@@ -144,14 +145,14 @@ impl Records {
         matching.map(|(at, _)| at).collect()
     }
 
-    fn as_events<E: EventSet>(&self) -> Arc<[Slot<E>]> {
+    fn as_events<E: EventSet>(&self) -> Slots<E> {
         // Nothing panics while this lock is held.
         let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
         let known = decoded.iter().find(|(of, _)| *of == TypeId::of::<E>());
-        if let Some(slots) = known.and_then(|(_, slots)| slots.downcast_ref::<Arc<[Slot<E>]>>()) {
+        if let Some(slots) = known.and_then(|(_, slots)| slots.downcast_ref::<Slots<E>>()) {
             return slots.clone();
         }
-        let slots: Arc<[Slot<E>]> = self.records.iter().map(|_| OnceLock::new()).collect();
+        let slots: Slots<E> = self.records.iter().map(|_| OnceLock::new()).collect();
         decoded.push((TypeId::of::<E>(), Arc::new(slots.clone())));
         slots
     }

@@ -445,6 +445,9 @@ struct Change {
     event: usize,
 }
 
+/// Each key with its new row.
+type Changed = Vec<(String, Option<String>)>;
+
 /// The record at which it went wrong, and why.
 type Failed = (usize, Error);
 
@@ -580,7 +583,7 @@ impl<P: MultiProjection> DocumentFiller<P> {
     }
 
     /// Each row that the events touched, as JSON; or one that cannot be.
-    fn changed(&self, plan: &Plan<P::Event>) -> Result<Vec<(String, Option<String>)>, (String, Error)> {
+    fn changed(&self, plan: &Plan<P::Event>) -> Result<Changed, (String, Error)> {
         // In the order of keys, which a tree of pages likes.
         let touched: BTreeSet<&String> = plan.changes.iter().map(|change| &change.key).collect();
         let rows = touched.into_iter().map(|key| {

@@ -4,6 +4,8 @@
 mod files;
 #[path = "../../../factum/tests/domain/projections.rs"]
 mod projections;
+#[path = "../../../factum/tests/domain/rebuilds.rs"]
+mod rebuilds;
 mod snapshots;
 mod sql;
 #[path = "../../../factum/tests/domain/support.rs"]

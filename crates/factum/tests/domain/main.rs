@@ -8,6 +8,7 @@ mod commands;
 mod evolution;
 mod idempotency;
 mod projections;
+mod rebuilds;
 mod snapshots;
 mod support;
 mod testkit;
