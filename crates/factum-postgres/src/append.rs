@@ -48,7 +48,7 @@ impl Statements {
             record: sql("SELECT first, moment FROM factum.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                 $15, $16, $17, $18, $19, $20, $21, $22)"),
             allocate: sql("SELECT first, moment FROM factum.allocate($1)"),
-            settle: sql("SELECT factum.settle(current_setting('factum.recorded_to')::bigint)"),
+            settle: sql("SELECT factum.settle(current_setting('factum_store.recorded_to')::bigint)"),
             settle_to: sql("SELECT factum.settle($1)"),
             schema: schema.to_owned(),
         }

@@ -25,15 +25,15 @@ pub(crate) struct Statements {
 }
 
 /// The end of what is read, as SQL in the statement after the one that looked out.
-const SAFE: &str = "current_setting('factum.safe')::bigint";
-const NOW: &str = "current_setting('factum.now')::bigint";
+const SAFE: &str = "current_setting('factum_store.safe')::bigint";
+const NOW: &str = "current_setting('factum_store.now')::bigint";
 
 impl Statements {
     pub(crate) fn new(schema: &str) -> Self {
         let sql = |text: &str| in_schema(text, schema);
         Self {
-            look_out: sql("SELECT set_config('factum.safe', factum.safe_head()::text, false)::bigint,
-                set_config('factum.now', factum.moment()::text, false)::bigint, log_id, epoch FROM factum.log"),
+            look_out: sql("SELECT set_config('factum_store.safe', factum.safe_head()::text, false)::bigint,
+                set_config('factum_store.now', factum.moment()::text, false)::bigint, log_id, epoch FROM factum.log"),
             head: sql("SELECT max(recorded_at) FROM factum.events e
                 WHERE e.position = (SELECT max(position) FROM factum.events WHERE position <= $1)"),
             stream: sql(&format!("SELECT {STREAM} FROM factum.streams s WHERE s.name = $1")),

@@ -59,12 +59,12 @@ CREATE INDEX events_by_category ON factum.events (category, position);
 CREATE INDEX events_by_type ON factum.events (event_type, position);
 CREATE INDEX events_by_time ON factum.events (recorded_at, position);
 
--- A position as the second half of an advisory lock's key, and back: the position of which these are the low 32 bits, at or
--- before `drawn`. That is right as long as no transaction lives through 2^32 positions.
+-- A position as the second half of an advisory lock's key, and back: the position nearest to `drawn` of which these are the low
+-- 32 bits, before it or after it (others draw meanwhile). That is right as long as no transaction lives through 2^31 positions.
 CREATE FUNCTION factum.fence_key(at_position bigint) RETURNS integer IMMUTABLE STRICT PARALLEL SAFE LANGUAGE sql
     RETURN ((at_position & 4294967295) - CASE WHEN at_position & 2147483648 <> 0 THEN 4294967296 ELSE 0 END)::integer;
 CREATE FUNCTION factum.fence_position(key oid, drawn bigint) RETURNS bigint IMMUTABLE STRICT PARALLEL SAFE LANGUAGE sql
-    RETURN drawn - ((drawn - key::bigint) & 4294967295);
+    RETURN drawn + ((key::bigint - drawn + 2147483648) & 4294967295) - 2147483648;
 
 -- The present moment, as readers and retention see it: never before the last event.
 CREATE FUNCTION factum.moment() RETURNS bigint VOLATILE LANGUAGE sql AS $$
@@ -196,5 +196,5 @@ BEGIN
              AS n (name, last_revision, hidden_before, hidden_until, truncate_before, max_count, max_age_seconds, life)
         WHERE s.name = n.name;
     -- For the statement after the commit, which settles it.
-    PERFORM set_config('factum.recorded_to', (record.first + cardinality(ids) - 1)::text, false);
+    PERFORM set_config('factum_store.recorded_to', (record.first + cardinality(ids) - 1)::text, false);
 END $$;
