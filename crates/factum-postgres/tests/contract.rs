@@ -20,7 +20,8 @@ impl Default for OnPostgres {
 }
 
 fn url() -> String {
-    std::env::var("FACTUM_TEST_POSTGRES").expect("FACTUM_TEST_POSTGRES names a server to test on")
+    std::env::var("FACTUM_TEST_POSTGRES")
+        .expect("a server to test on: run `cargo xtask test postgres`, or name one in FACTUM_TEST_POSTGRES")
 }
 
 impl OnPostgres {
