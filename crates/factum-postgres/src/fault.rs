@@ -80,7 +80,7 @@ fn explain(place: &str, error: &tokio_postgres::Error, outcome: Outcome) -> Erro
         },
         "28P01" | "28000" => refused(format!("{message}; look at the user and the password of the URL")),
         "3D000" => refused(format!("{message}; create it, or look at the name in the URL")),
-        "42501" => refused(format!("{message}; the role lacks a right that docs/postgres.md lists")),
+        "42501" => refused(format!("{message}; the role lacks a right that docs/postgres.md names")),
         "XX001" | "XX002" => {
             let problem = format!("{message}; restore the database from a backup");
             Corrupt { segment: format!("PostgreSQL {place}"), offset: 0, positions: None, problem }.into()

@@ -212,7 +212,10 @@ fn configured(url: &str, options: &Options) -> Result<Config> {
     let settings = format!(
         "-c synchronous_commit=on -c statement_timeout={patience} -c idle_in_transaction_session_timeout={patience} -c default_transaction_isolation=read\\ committed"
     );
-    config.options(settings).application_name("factum").connect_timeout(options.patience);
+    config
+        .options(settings)
+        .application_name(format!("factum {}", options.schema))
+        .connect_timeout(options.patience);
     Ok(config)
 }
 

@@ -1,9 +1,11 @@
 //! The contract, on a PostgreSQL of the test's own or the one that `FACTUM_TEST_POSTGRES` names; each case in a schema of its own.
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
+mod support;
+
 use std::sync::Arc;
 
-use factum::{EventId, EventStore, Limits, Result};
+use factum::{EventStore, Limits, Result};
 use factum_conformance::Harness;
 use factum_postgres::{Options, PostgresStore};
 
@@ -15,13 +17,8 @@ struct OnPostgres {
 
 impl Default for OnPostgres {
     fn default() -> Self {
-        Self { schema: format!("t_{}", EventId::new().0.simple()), limits: Limits::default() }
+        Self { schema: support::fresh_schema(), limits: Limits::default() }
     }
-}
-
-fn url() -> String {
-    std::env::var("FACTUM_TEST_POSTGRES")
-        .expect("a server to test on: run `cargo xtask test postgres`, or name one in FACTUM_TEST_POSTGRES")
 }
 
 impl OnPostgres {
@@ -32,7 +29,7 @@ impl OnPostgres {
             connections: 8,
             ..Options::default()
         };
-        Ok(Arc::new(PostgresStore::open(&url(), options).await?))
+        Ok(Arc::new(PostgresStore::open(&support::url(), options).await?))
     }
 }
 
