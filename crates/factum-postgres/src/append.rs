@@ -55,12 +55,17 @@ impl Statements {
     }
 }
 
+/// A stream and an id in it.
+type Key = (String, EventId);
+/// Where the event of an id is, and the digest of its content.
+type Content = (Placed, Vec<u8>);
+
 /// What the database knows that concerns an append, while its rows are locked.
 struct Known {
     identity: LogIdentity,
     drawn: Position,
     streams: HashMap<StreamName, StreamState>,
-    recorded: HashMap<(String, EventId), (Placed, Vec<u8>)>,
+    recorded: HashMap<Key, Content>,
     /// The answers to the guards on queries, in their order.
     matches: Vec<(Query, Position, Option<Position>)>,
 }
@@ -196,7 +201,7 @@ async fn ask(client: &Object, statements: &Statements, append: &Append) -> Resul
     Ok(Known { identity, drawn, streams, recorded, matches })
 }
 
-fn recorded_event(row: &Row) -> Result<((String, EventId), (Placed, Vec<u8>)), Fault> {
+fn recorded_event(row: &Row) -> Result<(Key, Content), Fault> {
     let placed =
         Placed { position: Position(number(row.try_get(2)?)), revision: Revision(number(row.try_get(3)?)) };
     Ok(((row.try_get(0)?, EventId(row.try_get(1)?)), (placed, row.try_get(4)?)))

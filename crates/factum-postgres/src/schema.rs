@@ -34,7 +34,7 @@ pub(crate) fn check_name(schema: &str) -> Result<()> {
 
 /// Brings the schema up to date. One that is newer than this program is refused.
 pub(crate) async fn migrate(client: &mut Client, schema: &str) -> Result<(), Fault> {
-    if applied(client, schema).await? == MIGRATIONS.len() as i32 {
+    if applied(client, schema).await? == last_known() {
         return Ok(());
     }
     let tx = client.transaction().await?;
@@ -75,8 +75,13 @@ async fn applied(client: &Client, schema: &str) -> Result<i32, Fault> {
     Ok(last)
 }
 
+/// The last migration that this program knows.
+fn last_known() -> i32 {
+    MIGRATIONS.last().map_or(0, |(number, ..)| *number)
+}
+
 fn refuse_newer(schema: &str, applied: i32) -> Result<(), Fault> {
-    let known = MIGRATIONS.len() as i32;
+    let known = last_known();
     if applied <= known {
         return Ok(());
     }

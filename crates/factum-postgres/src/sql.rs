@@ -86,9 +86,9 @@ pub(crate) fn visible(sql: &mut Sql, now: &str) {
 }
 
 /// How many places there are for appends and guards to meet.
-const PLACES: u64 = 256;
+const PLACES: i32 = 256;
 /// The place of guards that ask for no tag, category or stream: every append takes it.
-const EVERYWHERE: i32 = PLACES as i32;
+const EVERYWHERE: i32 = PLACES;
 
 /// The places where an append's events can be met.
 pub(crate) fn places_of_events(append: &factum::Append) -> Vec<i32> {
@@ -119,5 +119,5 @@ pub(crate) fn places_of_query(query: &Query) -> impl Iterator<Item = i32> {
 
 fn place(kind: &str, name: &str) -> i32 {
     let hash = xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), kind.len() as u64);
-    i32::try_from(hash % PLACES).unwrap_or(EVERYWHERE)
+    i32::try_from(hash % u64::from(PLACES.unsigned_abs())).unwrap_or(EVERYWHERE)
 }
