@@ -131,7 +131,7 @@ async fn delivered(subscription: &mut Subscription) -> Vec<String> {
     loop {
         match tokio::time::timeout(Duration::from_millis(1500), subscription.next()).await {
             Ok(Ok(Delivery::Events { events, .. })) => {
-                streams.extend(events.into_iter().map(|e| e.stream.as_str().to_owned()))
+                streams.extend(events.into_iter().map(|e| e.stream.as_str().to_owned()));
             }
             Ok(Ok(Delivery::CaughtUp(_)) | Err(_)) | Err(_) => return streams,
             Ok(Ok(_)) => {}
