@@ -57,8 +57,7 @@ impl Postgres {
         .arg(&data);
         shell.output(init).await?;
         let port = free_port()?;
-        let log =
-            fs::File::create(directory.join("log")).map_err(Stop::at("cannot make the server's log"))?;
+        let log = made(&directory.join("log"))?;
         let mut serve = as_server(shell, &bin.join("postgres"));
         serve.arg("-D").arg(&data).args(["-p", &port.to_string(), "-k"]).arg(&directory);
         for setting in ["listen_addresses=127.0.0.1", "max_connections=400", "max_prepared_transactions=8"] {
@@ -155,6 +154,11 @@ fn as_server(shell: &Shell, program: &Path) -> Command {
     // Its user need not be able to look into the working directory.
     command.current_dir("/");
     command
+}
+
+#[allow(clippy::disallowed_methods, reason = "a server's log is no data file of the product's")]
+fn made(file: &Path) -> Result<fs::File, Stop> {
+    fs::File::create(file).map_err(Stop::at(format!("cannot make {}", file.display())))
 }
 
 /// A port that nobody has at this moment.
