@@ -46,8 +46,11 @@ pub struct Filled {
 #[derive(Default)]
 pub(crate) struct Records {
     pub(crate) records: Vec<RecordedEvent>,
-    decoded: Mutex<Vec<(TypeId, Arc<dyn Any + Send + Sync>)>>,
+    decoded: Mutex<Vec<AsEvents>>,
 }
+
+/// The records as events of one type: the type, and its [`Slots`].
+type AsEvents = (TypeId, Arc<dyn Any + Send + Sync>);
 
 /// Which of the records.
 #[derive(Clone, Debug)]

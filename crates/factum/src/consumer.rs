@@ -31,7 +31,7 @@ pub trait Form: Send + Sync + 'static {
     /// The model's name.
     fn name(&self) -> &str;
 
-    /// The projection's version. Another than the stored one rebuilds.
+    /// The projection's version. One later than the stored one rebuilds.
     fn version(&self) -> u32;
 
     /// The events that it is made from.
@@ -283,7 +283,7 @@ impl Consumer {
 
     /// Fills the model anew from the beginning of the log, beside the one that readers see, and switches once it has caught
     /// up: `balances.rebuild().await?`. Commands and readers go on meanwhile, and readers never see an older state than
-    /// before. It also mends a model that has stopped.
+    /// before. It also mends a model that has stopped, unless another worker has taken it over: start it anew then.
     ///
     /// It has begun when this returns. See [`Rebuild`] for its progress, and for how to give it up.
     pub fn rebuild(&self) -> Rebuild {

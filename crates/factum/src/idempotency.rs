@@ -72,6 +72,9 @@ impl Factum {
     /// is a `BTreeSet`: a `HashSet` has another order in each process. The type counts with the path of its module and its
     /// parameters: one that was moved or renamed is another command.
     ///
+    /// For that, a digest of the command without a key is recorded in the metadata of its events, and whoever has the log can
+    /// guess at it: put only opaque or keyed values (ids, sealed texts, an HMAC) into such a command, and no address in plain.
+    ///
     /// What is remembered is events: a command that was refused, or had nothing to do, is decided anew.
     pub fn identified(&self, command_id: impl fmt::Display) -> Identified<Self> {
         Identified { handle: self.clone(), command_id: command_id.to_string() }

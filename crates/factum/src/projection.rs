@@ -448,6 +448,9 @@ struct Change {
 /// Each key with its new row.
 type Changed = Vec<(String, Option<String>)>;
 
+/// The changed rows, or the key of one that cannot be written and why.
+type Written = Result<Changed, (String, Error)>;
+
 /// The record at which it went wrong, and why.
 type Failed = (usize, Error);
 
@@ -583,7 +586,7 @@ impl<P: MultiProjection> DocumentFiller<P> {
     }
 
     /// Each row that the events touched, as JSON; or one that cannot be.
-    fn changed(&self, plan: &Plan<P::Event>) -> Result<Changed, (String, Error)> {
+    fn changed(&self, plan: &Plan<P::Event>) -> Written {
         // In the order of keys, which a tree of pages likes.
         let touched: BTreeSet<&String> = plan.changes.iter().map(|change| &change.key).collect();
         let rows = touched.into_iter().map(|key| {

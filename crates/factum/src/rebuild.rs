@@ -90,7 +90,8 @@ impl Rebuild {
         self.consumer.rebuilding()
     }
 
-    /// Lets it go on although nobody waits for it.
+    /// Lets it go on although nobody waits for it, for as long as there is a handle of the read model: a consumer stops with its
+    /// last one, and this may be it.
     pub fn detach(self) {
         self.detached.store(true, Ordering::SeqCst);
     }

@@ -261,6 +261,10 @@ impl Worker {
         (self.active, self.building) = (None, None);
         let version = self.form.version();
         let mut catalog = self.form.reads().catalog(&self.lease.model).await?;
+        self.rebuilds.retain_mut(Asker::is_there);
+        if let Some(newer) = self.outdated_by(&catalog) {
+            return self.leave_to(newer, &catalog).await;
+        }
         if self.lease.epoch == UNCLAIMED {
             // Who follows another log, or cannot make its tables, must not end the worker that keeps the model.
             self.check_history(&catalog).await?;
@@ -270,6 +274,10 @@ impl Worker {
             }
             self.lease = self.form.reads().claim(&self.lease.model).await?;
             catalog = self.form.reads().catalog(&self.lease.model).await?;
+            // One that began in between is fenced now, but keeps what it has made.
+            if let Some(newer) = self.outdated_by(&catalog) {
+                return self.leave_to(newer, &catalog).await;
+            }
         }
         if catalog.epoch != self.lease.epoch {
             return Err(self.lease.fenced(catalog.epoch));
@@ -284,7 +292,6 @@ impl Worker {
             }
         });
         self.check_history(&catalog).await?;
-        self.rebuilds.retain_mut(Asker::is_there);
         match (catalog.active, catalog.building) {
             (None, Some(building)) if building.version == version && !self.rebuilds.is_empty() => {
                 self.building = Some(self.lane(building));
@@ -319,6 +326,29 @@ impl Worker {
         }
         if let (None, None, Some(error)) = (&self.active, &self.building, self.stopped.clone()) {
             self.halt(&error);
+        }
+        Ok(())
+    }
+
+    /// A later version that is shown or being filled, unless somebody has asked to go back to this one.
+    fn outdated_by(&self, catalog: &Catalog) -> Option<u32> {
+        let known = [catalog.active, catalog.building].into_iter().flatten();
+        let newer = known.map(|generation| generation.version).filter(|known| *known > self.form.version());
+        newer.max().filter(|_| self.rebuilds.is_empty())
+    }
+
+    /// Stops before it takes anything from a newer program. Who wants to go back says so by a rebuild.
+    async fn leave_to(&mut self, newer: u32, catalog: &Catalog) -> Result<()> {
+        let (model, version) = (&self.lease.model, self.form.version());
+        let what = format!("the read model `{model}`");
+        let why = format!(
+            "it is kept by a program of version {newer}, and this one has version {version}: start the newer program, or go back by `rebuild`"
+        );
+        self.halt(&Error::invalid(what, why));
+        // Of a rebuild to go back that nobody waits for any more.
+        let own = catalog.building.is_some_and(|building| building.version == version);
+        if own && catalog.epoch == self.lease.epoch {
+            self.form.reads().discard(&self.lease).await?;
         }
         Ok(())
     }

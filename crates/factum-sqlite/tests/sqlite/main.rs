@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
 mod files;
+#[path = "../../../factum/tests/domain/passes.rs"]
+mod passes;
 #[path = "../../../factum/tests/domain/projections.rs"]
 mod projections;
 #[path = "../../../factum/tests/domain/rebuilds.rs"]

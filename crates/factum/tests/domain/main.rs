@@ -8,6 +8,7 @@ mod commands;
 mod evolution;
 mod hiding;
 mod idempotency;
+mod passes;
 mod projections;
 mod rebuilds;
 mod snapshots;

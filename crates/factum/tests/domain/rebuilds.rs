@@ -8,9 +8,10 @@ use factum::{
 };
 
 use crate::{
+    passes::{Gated, Once, counted},
     reads,
     support::*,
-    views::{Gated, Once, Steps, counted, head, in_time, until, walked},
+    views::{Steps, head, in_time, until, walked},
 };
 
 const LONG: Duration = Duration::from_secs(30);

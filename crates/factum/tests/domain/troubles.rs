@@ -423,6 +423,51 @@ async fn rows_of_another_version_are_not_taken_for_its_own() {
     assert!(refused.contains("shows version 2, which this program with version 1 cannot read"), "{refused}");
 }
 
+/// Readers see the newer version in one case; in the other it is still being filled, when the older program is started again.
+#[tokio::test]
+async fn an_older_program_that_starts_again_leaves_the_newer_version_alone() {
+    for switched in [true, false] {
+        let (store, factum) = deposits(3).await;
+        let reads = Unsteady::new(reads());
+        let end = head(&store).await;
+        let first = factum.project(Balances::<1>, reads.clone()).await.unwrap();
+        first.wait_for_within(end, LONG).await.unwrap();
+        first.stop().await;
+        if switched {
+            let second = factum.project(Balances::<2>, reads.clone()).await.unwrap();
+            second.wait_for_within(end, LONG).await.unwrap();
+            second.stop().await;
+        } else {
+            let lease = reads.claim("balances").await.unwrap();
+            reads.create(&lease, 2).await.unwrap();
+        }
+        let before = reads.catalog("balances").await.unwrap();
+        let again = factum.project(Balances::<1>, reads.clone()).await.unwrap();
+        let State::Stopped(why) = again.status().await.unwrap().state else { panic!("it goes on") };
+        let text = why.to_string();
+        assert!(text.contains("version 2") && text.contains("start the newer program"), "{text}");
+        assert!(again.wait_for_within(deposit(&store).await, LONG).await.is_err());
+        assert_eq!(reads.catalog("balances").await.unwrap(), before, "nothing is touched, nobody is fenced");
+        again.stop().await;
+        assert_eq!(reads.catalog("balances").await.unwrap(), before);
+
+        // Who says so goes back; given up, it leaves the newer version where it was.
+        let again = factum.project(Balances::<1>, reads.clone()).await.unwrap();
+        again.rebuild().cancel().await;
+        assert_eq!(reads.catalog("balances").await.unwrap().active, before.active);
+        assert!(matches!(again.status().await.unwrap().state, State::Stopped(_)));
+        again.rebuild().await.unwrap();
+        assert_eq!(again.get("1").await.unwrap(), Some(2));
+        let active = reads.catalog("balances").await.unwrap().active.unwrap();
+        assert_eq!((active.version, reads.catalog("balances").await.unwrap().building), (1, None));
+        again.wait_for_within(deposit(&store).await, LONG).await.unwrap();
+        again.stop().await;
+        let second = factum.project(Balances::<2>, reads.clone()).await.unwrap();
+        second.wait_for_within(deposit(&store).await, LONG).await.unwrap();
+        assert_eq!(second.get("1").await.unwrap(), Some(4), "and the newer program makes its own again");
+    }
+}
+
 #[tokio::test]
 async fn commits_that_concern_others_cost_no_change_each() {
     let (store, factum) = deposits(3).await;
