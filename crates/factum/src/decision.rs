@@ -396,7 +396,7 @@ async fn fold<M: Model>(
         _ => None,
     };
     let (mut folded, mut events): (Option<Folded>, _) = (None, Vec::new());
-    let mut seam = Seam::of(&read);
+    let (mut seam, source) = (Seam::of(&read), read.source.clone());
     let end = store.read_pages(read, |mut page| {
         seam.check(&page)?;
         if begin.is_some() && page.events.is_empty() && page.next.is_some() {
@@ -419,7 +419,11 @@ async fn fold<M: Model>(
         }
         if enough { Err(Stop::Enough) } else { Ok(()) }
     });
-    match end.await {
+    let end = match end.await {
+        Ok(()) => seam.close(store, &source).await.map_err(Stop::from),
+        stop => stop,
+    };
+    match end {
         Err(Stop::Untrue(why)) => Err(End::Untrue(why)),
         Err(Stop::Torn) => Err(End::Torn),
         Err(Stop::Failed(error)) => Err(End::Failed(error)),

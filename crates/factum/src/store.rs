@@ -115,7 +115,11 @@ pub trait EventStoreExt: EventStore {
                     events.extend(page.events);
                     Ok::<_, Torn>(())
                 });
-                match pages.await {
+                let read_all = match pages.await {
+                    Ok(()) => seam.close(self, &read.source).await,
+                    torn => torn,
+                };
+                match read_all {
                     Ok(()) => return Ok(events),
                     Err(Torn::Failed(error)) => return Err(error),
                     Err(Torn::Gap) => {}
@@ -185,13 +189,15 @@ async fn change_life<S: EventStore + ?Sized>(
 pub(crate) const READINGS: u32 = 8;
 
 /// Whether the pages of a stream, read forwards, fit together: what is hidden is its beginning, so that what can be seen has no
-/// gap, unless more was hidden between two pages.
+/// gap, unless more was hidden meanwhile.
 #[derive(Debug)]
 pub(crate) struct Seam {
     forwards: bool,
-    /// What its pages should come to, if the whole stream is read.
+    /// Whether it is read as it is, and not as of a moment.
     whole: bool,
+    /// What its pages should come to.
     end: Option<Revision>,
+    /// What they have come to.
     last: Option<Revision>,
     pages: u32,
 }
@@ -221,21 +227,36 @@ impl Seam {
         let Some(stream) = page.stream.filter(|_| self.forwards) else { return Ok(()) };
         self.pages += 1;
         if self.pages == 1 {
-            self.end = stream.last_revision.filter(|_| self.whole);
+            self.end = stream.last_revision;
         }
-        match (self.last, page.events.first()) {
-            (Some(last), Some(next)) if next.revision.0 != last.0 + 1 => return Err(Torn::Gap),
-            // All the rest has gone.
-            (Some(last), None) if page.next.is_none() => {
-                let hidden = stream.life != Life::Live || stream.hidden_before.0 > last.0 + 1;
-                if hidden || self.end.is_some_and(|end| end > last) {
-                    return Err(Torn::Gap);
-                }
+        // Also within a page: a store may look at its events one after the other.
+        for event in &page.events {
+            if self.last.is_some_and(|last| event.revision != last.next()) {
+                return Err(Torn::Gap);
             }
-            _ => {}
+            self.last = Some(event.revision);
         }
-        self.last = page.events.last().map(|event| event.revision).or(self.last);
         Ok(())
+    }
+
+    /// After the last page.
+    ///
+    /// # Errors
+    /// [`Torn::Gap`] if all has gone that came after what was read, and those of [`EventStore::stream_state`].
+    pub(crate) async fn close(
+        &self,
+        store: &(impl EventStore + ?Sized),
+        source: &Source,
+    ) -> Result<(), Torn> {
+        let (Source::Stream(stream), Some(last)) = (source, self.last) else { return Ok(()) };
+        // A page's state may be of a later moment than its events. So that it was to come further proves nothing yet.
+        let short = if self.whole { self.end > self.last } else { self.pages > 1 };
+        if !self.forwards || !short {
+            return Ok(());
+        }
+        let state = store.stream_state(stream).await?;
+        let gone = state.life != Life::Live || state.hidden_before > last.next();
+        if gone { Err(Torn::Gap) } else { Ok(()) }
     }
 }
 
