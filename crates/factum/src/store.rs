@@ -254,8 +254,8 @@ impl Seam {
         if !self.forwards || !short {
             return Ok(());
         }
-        let state = store.stream_state(stream).await?;
-        let gone = state.life != Life::Live || state.hidden_before > last.next();
+        // A stream that is deleted hides what came before its next event.
+        let gone = store.stream_state(stream).await?.hidden_before > last.next();
         if gone { Err(Torn::Gap) } else { Ok(()) }
     }
 }
@@ -290,3 +290,39 @@ pub async fn subscribe(
 
 /// How long a subscriber waits for a hint before it looks again all the same.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{event::NewEvent, memory::MemoryStore};
+
+    async fn torn(store: &MemoryStore, read: &Read, pages: Vec<Page>) -> bool {
+        let mut seam = Seam::of(read);
+        pages.iter().any(|page| seam.check(page).is_err()) || seam.close(store, &read.source).await.is_err()
+    }
+
+    /// Stores look at the events of a page, and at the state of its stream, one after the other.
+    #[tokio::test]
+    async fn what_fits_together_is_told_from_what_does_not() {
+        let (store, stream) = (MemoryStore::new(), StreamName::new("s").unwrap());
+        let events = (0..10).map(|_| NewEvent::json_text("E", "{}").unwrap());
+        store.append(Append::to(stream.clone(), events)).await.unwrap();
+        let read = Read::stream(stream.clone());
+        let page = store.read(read.clone()).await.unwrap();
+        assert!(!torn(&store, &read, vec![page.clone()]).await);
+        let mut gap = page.clone();
+        gap.events.drain(3..7);
+        assert!(torn(&store, &read, vec![gap]).await);
+        let mut short = page.clone();
+        short.events.truncate(4);
+        assert!(!torn(&store, &read, vec![short.clone()]).await, "only the state is of a later moment");
+        let mut empty = page.clone();
+        empty.events.clear();
+        assert!(!torn(&store, &read, vec![page, empty.clone()]).await, "an empty page at the end");
+        store.delete(&stream, ExpectedRevision::Any).await.unwrap();
+        assert!(torn(&store, &read, vec![short.clone()]).await, "the rest has gone");
+        let then = read.clone().as_of(AsOf::Position(short.head.position));
+        assert!(torn(&store, &then, vec![short.clone(), empty]).await);
+        assert!(!torn(&store, &read.backwards(), vec![short]).await);
+    }
+}
