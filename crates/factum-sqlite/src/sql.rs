@@ -274,7 +274,8 @@ impl<P: SqlProjection> SqlProjected<P> {
     /// Compares the tables with what the visible events of the log make, up to where the model is. Nothing: they agree.
     ///
     /// The events are applied to a temporary database, and the rows of both are read side by side, sorted. So it needs room on
-    /// the disk, and little memory. At most [`DIFFERENCES`] are listed.
+    /// the disk, and little memory. At most [`DIFFERENCES`] are listed. The tables are held as of one moment meanwhile, and the
+    /// write-ahead log is not folded into the file: it grows with what is written.
     ///
     /// Rows made of events that retention, a deletion or a scavenge has hidden since differ, although nothing is wrong, until a
     /// [rebuild](Consumer::rebuild).
