@@ -27,6 +27,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use self::{
     fault::{Fault, explain},
+    scan::Scans,
     thread::Threads,
 };
 pub use self::{
@@ -42,8 +43,6 @@ const CACHE_KIB: i64 = -32 * 1024;
 const READER_CACHE_KIB: i64 = -8 * 1024;
 /// Connections that read: so many queries at once, while others wait for their turn.
 const READERS: usize = 4;
-/// Connections for those who read a whole model, besides: so many at once, while others wait for their turn.
-const SCANS: usize = 2;
 /// Pages in the write-ahead log before they go to the database file (64 MiB). A rebuild touches pages at random: the longer
 /// the log, the fewer of them are written twice, and the fewer are the waits for the disk.
 const CHECKPOINT_PAGES: i64 = 16 * 1024;
@@ -69,7 +68,13 @@ struct Connections {
 /// What there is only for a database in a file. In memory there is only the one connection.
 struct File {
     readers: Threads,
-    scans: Threads,
+    scans: Arc<Scans>,
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.scans.close();
+    }
 }
 
 impl fmt::Debug for Sqlite {
@@ -92,11 +97,12 @@ impl Sqlite {
             let mut writer = connect(path, false)?;
             models::set_up(&mut writer, &place)?;
             // Opened now, since a path may lead elsewhere later.
-            let some = |count| (0..count).map(|_| connect(path, true)).collect::<Result<_, Fault>>();
-            Ok((writer, some(READERS)?, some(SCANS)?))
+            let readers = (0..READERS).map(|_| connect(path, true)).collect::<Result<_, Fault>>()?;
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            Ok((writer, readers, Scans::new(absolute, &place)?))
         };
         let (writer, readers, scans) = open().map_err(|fault| explain(&place, fault))?;
-        let file = File { readers: Threads::start(readers, &place)?, scans: Threads::start(scans, &place)? };
+        let file = File { readers: Threads::start(readers, &place)?, scans: Arc::new(scans) };
         let connections =
             Connections { file: Some(file), in_memory: false, writer: Threads::start(vec![writer], &place)? };
         Ok(Self { connections: Arc::new(connections), place })

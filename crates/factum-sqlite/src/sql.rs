@@ -19,7 +19,7 @@ use factum::{
     projection::DIFFERENCES,
     reads::{Generation, Lease},
 };
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{CachedStatement, Connection, params_from_iter};
 
 use crate::{
     Params, Row, Sqlite, Value,
@@ -89,7 +89,8 @@ pub trait SqlProjection: Send + Sync + 'static {
     /// Those of [`Sql`].
     fn setup(&self, sql: &Sql<'_>) -> Result<()>;
 
-    /// Changes the tables as the event demands, in the transaction that also moves the checkpoint.
+    /// Changes the tables as the event demands, in the transaction that also moves the checkpoint. So statements that begin,
+    /// commit or roll back are refused; where one such as `INSERT OR ROLLBACK` ends the transaction, it stops before this event.
     ///
     /// # Errors
     /// Those of [`Sql`], and whatever it refuses: the projection then stops before this event, and says so.
@@ -120,10 +121,11 @@ impl<'c> Sql<'c> {
     /// Executes a statement, and says how many rows it changed. It is prepared once.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for what SQLite refuses, and failures of the database.
+    /// [`Error::InvalidInput`] for what SQLite refuses and for statements that begin, commit or roll back, and failures of the
+    /// database.
     pub fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {
         let execute = || {
-            let mut statement = self.connection.prepare_cached(&self.resolve(sql))?;
+            let mut statement = self.prepare(sql)?;
             Ok(statement.execute(params_from_iter(params.values()))?)
         };
         execute().map_err(|fault| explain(&self.place, fault))
@@ -135,7 +137,7 @@ impl<'c> Sql<'c> {
     /// As for [`execute`](Self::execute).
     pub fn query(&self, sql: &str, params: impl Params) -> Result<Vec<Row>> {
         let query = || {
-            let mut statement = self.connection.prepare_cached(&self.resolve(sql))?;
+            let mut statement = self.prepare(sql)?;
             let columns = statement.column_count();
             let row = |row: &rusqlite::Row<'_>| {
                 let values = (0..columns).map(|column| row.get_ref(column).map(Value::from));
@@ -145,6 +147,28 @@ impl<'c> Sql<'c> {
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         };
         query().map_err(|fault| explain(&self.place, fault))
+    }
+
+    /// Refuses whatever is not of the one transaction: outside of it nothing may change, and nobody but its owner ends it.
+    fn prepare(&self, sql: &str) -> Result<CachedStatement<'c>, Fault> {
+        self.check_open()?;
+        let statement = self.connection.prepare_cached(&self.resolve(sql))?;
+        // Of what gives no rows and writes nothing there are settings, and what begins and ends transactions.
+        let is_pragma = sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("pragma"));
+        if statement.readonly() && statement.column_count() == 0 && !is_pragma {
+            let why = "all of it is one transaction with the checkpoint: statements that begin, commit or roll back are not for here";
+            return Err(Error::invalid(format!("the statement `{}`", sql.trim()), why).into());
+        }
+        Ok(statement)
+    }
+
+    /// Nothing, as long as the transaction is there: a statement such as `INSERT OR ROLLBACK` may have ended it.
+    fn check_open(&self) -> Result<()> {
+        if !self.connection.is_autocommit() {
+            return Ok(());
+        }
+        let why = "a statement before rolled the whole transaction back, as `OR ROLLBACK` and `RAISE(ROLLBACK)` do; use `OR ABORT` and `RAISE(ABORT)`";
+        Err(Error::invalid(format!("SQL in {}", self.place), why))
     }
 
     fn resolve(&self, sql: &str) -> Arc<str> {
@@ -250,7 +274,8 @@ impl<P: SqlProjection> SqlProjected<P> {
     /// Compares the tables with what the visible events of the log make, up to where the model is. Nothing: they agree.
     ///
     /// The events are applied to a temporary database, and the rows of both are read side by side, sorted. So it needs room on
-    /// the disk, and little memory. At most [`DIFFERENCES`] are listed.
+    /// the disk, and little memory. At most [`DIFFERENCES`] are listed. The tables are held as of one moment meanwhile, and the
+    /// write-ahead log is not folded into the file: it grows with what is written.
     ///
     /// Rows made of events that retention, a deletion or a scavenge has hidden since differ, although nothing is wrong, until a
     /// [rebuild](Consumer::rebuild).
@@ -385,9 +410,7 @@ impl<P: SqlProjection> Form for SqlForm<P> {
         let rehearse = move |connection: &mut Connection| {
             // It is rolled back at the end.
             let tx = models::begin(connection)?;
-            models::rehearse(&tx, P::NAME, |number| {
-                Ok(projection.setup(&Sql::new(&tx, &place, P::NAME, number))?)
-            })
+            models::rehearse(&tx, P::NAME, |number| set_up(&*projection, &tx, &place, number))
         };
         self.sqlite.writer().run(rehearse).await
     }
@@ -397,7 +420,7 @@ impl<P: SqlProjection> Form for SqlForm<P> {
         self.sqlite
             .change(move |tx| {
                 let generation = models::create(tx, &lease, P::VERSION)?;
-                projection.setup(&Sql::new(tx, &place, P::NAME, generation.number))?;
+                set_up(&*projection, tx, &place, generation.number)?;
                 Ok(generation)
             })
             .await
@@ -407,6 +430,18 @@ impl<P: SqlProjection> Form for SqlForm<P> {
         let (sqlite, projection) = (self.sqlite.clone(), self.projection.clone());
         Box::new(SqlFiller { sqlite, projection, generation })
     }
+}
+
+/// Makes the tables of a generation.
+fn set_up<P: SqlProjection>(
+    projection: &P,
+    tx: &Connection,
+    place: &Arc<str>,
+    number: u32,
+) -> Result<(), Fault> {
+    let sql = Sql::new(tx, place, P::NAME, number);
+    projection.setup(&sql)?;
+    Ok(sql.check_open()?)
 }
 
 struct SqlFiller<P> {
@@ -480,7 +515,9 @@ impl<P: SqlProjection> Work<P> {
         let sql = Sql::new(tx, &self.place, P::NAME, self.generation);
         for record in 0..self.records {
             for event in self.events.events(record) {
-                let applied = catch_unwind(AssertUnwindSafe(|| self.projection.apply(&sql, event)));
+                // An error that the projection forgets may have rolled back what it did before.
+                let apply = || self.projection.apply(&sql, event).and_then(|()| sql.check_open());
+                let applied = catch_unwind(AssertUnwindSafe(apply));
                 let place = || place_of(&event.record);
                 let reason = match applied {
                     Ok(Ok(())) => continue,

@@ -86,7 +86,7 @@ impl Threads {
 }
 
 /// A thread that does this work.
-fn spawn(work: impl FnOnce() + Send + 'static, place: &Arc<str>) -> Result<JoinHandle<()>> {
+pub(crate) fn spawn(work: impl FnOnce() + Send + 'static, place: &Arc<str>) -> Result<JoinHandle<()>> {
     let running = thread::Builder::new().name("factum-sqlite".into()).spawn(work);
     running.map_err(|e| ended(place, &format!("no thread could be started: {e}"), Outcome::No))
 }

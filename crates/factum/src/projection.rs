@@ -257,8 +257,11 @@ impl<P: MultiProjection> Projected<P> {
     /// All rows with their keys, sorted by key, as they are at one moment, without holding them in memory: some hundreds at a
     /// time come from the store as they are asked for.
     ///
+    /// The store keeps that moment until they are read to the end or dropped: in SQLite, where sixteen can be open at once, the
+    /// write-ahead log is not folded into the file meanwhile and grows with what is written. So do not leave them lying.
+    ///
     /// # Errors
-    /// As for [`get`](Self::get).
+    /// As for [`get`](Self::get), and [`Error::Unavailable`] if too many are open.
     pub async fn rows(&self) -> Result<Rows<P>> {
         let scan = self.reads.scan(P::NAME).await?;
         check_version::<P>(scan.generation)?;
@@ -281,7 +284,8 @@ impl<P: MultiProjection> Projected<P> {
     /// Compares the model with what the visible events of the log make, up to where the model is. Nothing: they agree.
     ///
     /// The events are applied, as they are when the model is kept, to an empty model in a temporary place; then the rows of
-    /// both are read side by side. So it needs room on the disk, and little memory. At most [`DIFFERENCES`] are listed.
+    /// both are read side by side. So it needs room on the disk, and little memory. At most [`DIFFERENCES`] are listed. The model's
+    /// rows are held as of one moment meanwhile, like those of [`rows`](Self::rows): SQLite's write-ahead log grows for as long.
     ///
     /// A model keeps what it once made of events that retention, a deletion or a scavenge has hidden since. Rows made of such
     /// events differ, although nothing is wrong, until a [rebuild](Consumer::rebuild) makes them of what is left.

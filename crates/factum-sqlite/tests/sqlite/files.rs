@@ -236,3 +236,37 @@ async fn a_key_is_looked_up_and_not_searched_for() {
         assert!(steps[0].contains("USING INDEX"), "{sql}: {steps:?}");
     }
 }
+
+/// Several lists read side by side, as in a merge: none waits for the others' ends, and too many are told so.
+#[tokio::test]
+async fn many_read_whole_models_side_by_side() {
+    let directory = tempfile::tempdir().unwrap();
+    let sqlite = Sqlite::open(directory.path().join("read.db")).unwrap();
+    let store = MemoryStore::new();
+    let factum = Factum::new(store.clone());
+    let balances = factum.project(Balances::<1>, sqlite.clone()).await.unwrap();
+    // More than the two pages of rows that are on their way in any case.
+    let end = write_some(&store, &mut seeded(), 9000, 5000).await;
+    balances.wait_for(end).await.unwrap();
+    let merged = async {
+        let mut all = Vec::new();
+        for _ in 0..16 {
+            let mut rows = balances.rows().await.unwrap();
+            assert!(rows.next().await.unwrap().is_some());
+            all.push(rows);
+        }
+        all
+    };
+    let mut open = tokio::time::timeout(std::time::Duration::from_secs(20), merged).await.unwrap();
+    tokio::time::pause();
+    let refused = balances.rows().await.unwrap_err();
+    tokio::time::resume();
+    assert!(refused.is_retryable() && refused.to_string().contains("drop them"), "{refused}");
+    open.truncate(15);
+    let rows = balances.all().await.unwrap();
+    assert!(rows.len() > 2000, "{}", rows.len());
+    for mut rows in open {
+        assert!(rows.next().await.unwrap().is_some());
+    }
+    assert_eq!(balances.verify().await.unwrap(), []);
+}

@@ -295,3 +295,107 @@ async fn tables_answer_typed_queries_on_a_bus() {
     assert_eq!(queries.ask(Frequent { at_least: 2 }).await.unwrap(), ["Deposited"]);
     assert_eq!(queries.ask(Frequent { at_least: 1 }).await.unwrap(), ["Deposited", "Opened"]);
 }
+
+/// Counts deposits, and does at each what it must not, forgetting what SQLite says to it.
+#[derive(Debug)]
+struct Steps(&'static [&'static str]);
+
+impl SqlProjection for Steps {
+    const NAME: &'static str = "steps";
+    type Event = AccountEvent;
+
+    fn setup(&self, sql: &Sql<'_>) -> factum::Result<()> {
+        sql.execute("CREATE TABLE {n} (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)", ())?;
+        sql.execute("INSERT INTO {n} VALUES (1, 0)", ()).map(drop)
+    }
+
+    fn apply(&self, sql: &Sql<'_>, event: &Recorded<AccountEvent>) -> factum::Result<()> {
+        sql.execute("UPDATE {n} SET n = n + 1", ())?;
+        if let Deposited { cents: 13 } = event.event {
+            for statement in self.0 {
+                let _ = sql.execute(statement, ());
+                let _ = sql.query(statement, ());
+            }
+            sql.execute("UPDATE {n} SET n = n + 1000", ())?;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_projection_cannot_step_out_of_its_transaction() {
+    // Those that would end it on the way are refused; where the database itself ends it, all of it goes.
+    let refused: &[&'static [&'static str]] = &[
+        &["COMMIT"],
+        &[" ; /* so */ END TRANSACTION"],
+        &["ROLLBACK"],
+        &["SAVEPOINT a", "ROLLBACK TO a"],
+        &["BEGIN"],
+    ];
+    let ended: &[&'static [&'static str]] = &[
+        &["INSERT OR ROLLBACK INTO {n} VALUES (1, 0)"],
+        &["INSERT OR ROLLBACK INTO {n} VALUES (1, 0)", "BEGIN"],
+    ];
+    for (statements, goes_on) in refused.iter().map(|s| (*s, true)).chain(ended.iter().map(|s| (*s, false))) {
+        let factum = Factum::new(MemoryStore::new());
+        let account = Account::id("1");
+        factum.execute(&account, Open { cents: 1 }).await.unwrap();
+        factum.execute(&account, Deposit { cents: 13 }).await.unwrap();
+        let end = factum.execute(&account, Deposit { cents: 1 }).await.unwrap();
+        let sqlite = crate::reads();
+        let steps = sqlite.project(&factum, Steps(statements)).await.unwrap();
+        let done = steps.wait_for(&end).await;
+        let n = steps.query("SELECT n FROM {n}", ()).await.unwrap()[0].get::<i64>(0).unwrap();
+        if goes_on {
+            assert_eq!((done, n), (Ok(()), 1003), "{statements:?}");
+        } else {
+            let text = done.unwrap_err().to_string();
+            assert!(text.contains("at position 2") && text.contains("transaction"), "{statements:?}: {text}");
+            assert_eq!(n, 1, "{statements:?}: what comes before the event, once");
+        }
+        drop(steps);
+    }
+    // A statement that is refused says what to do.
+    let flows = crate::reads().project(&Factum::new(MemoryStore::new()), Flows::<1>).await.unwrap();
+    let refused = flows.query("COMMIT", ()).await.unwrap_err().to_string();
+    assert!(refused.contains("transaction"), "{refused}");
+}
+
+/// Its tables are made for the second time with a statement that rolls back.
+#[derive(Debug)]
+struct RollsBack;
+
+impl SqlProjection for RollsBack {
+    const NAME: &'static str = "flows";
+    const VERSION: u32 = 2;
+    type Event = AccountEvent;
+
+    fn setup(&self, sql: &Sql<'_>) -> factum::Result<()> {
+        sql.execute("CREATE TABLE {n} (id INTEGER PRIMARY KEY)", ())?;
+        sql.execute("INSERT INTO {n} VALUES (1)", ())?;
+        let _ = sql.execute("INSERT OR ROLLBACK INTO {n} VALUES (1)", ());
+        Ok(())
+    }
+
+    fn apply(&self, _: &Sql<'_>, _: &Recorded<AccountEvent>) -> factum::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn tables_whose_making_rolls_back_take_a_model_from_nobody() {
+    let (store, mut random) = (MemoryStore::new(), seeded());
+    let factum = Factum::new(store.clone());
+    let sqlite = crate::reads();
+    let flows = sqlite.project(&factum, Flows::<1>).await.unwrap();
+    flows.wait_for(write(&store, &mut random, 30).await).await.unwrap();
+    let refused = sqlite.project(&factum, RollsBack).await.unwrap_err().to_string();
+    assert!(refused.contains("transaction"), "{refused}");
+    flows.wait_for(write(&store, &mut random, 30).await).await.unwrap();
+    assert_eq!(flows.verify().await.unwrap(), []);
+    assert_eq!(
+        flows.query("SELECT count(*) FROM flows_per_account", ()).await.unwrap().len(),
+        1,
+        "readers' views stay"
+    );
+}
