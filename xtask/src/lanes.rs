@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::{
     readme,
+    servers::Postgres,
     shell::{Shell, Stop, elapsed, now},
     tidy, year,
 };
@@ -21,6 +22,8 @@ pub(crate) enum Lane {
     Clippy,
     /// All tests but those in the documentation, by cargo-nextest if it is installed
     Tests,
+    /// The tests of `factum-postgres`, on a PostgreSQL of their own
+    Postgres,
     /// The examples in the documentation compile and run
     Doctests,
     /// The documentation builds without a warning
@@ -166,14 +169,15 @@ impl Lane {
             // With all features, since some tests need the simulated disk; the lanes `readme` and `year` run what is shipped.
             Self::Tests if has(shell, "nextest").await => {
                 let options = ["--all-features", "--no-fail-fast", "--status-level", "slow"];
-                cargo(shell, &[&["nextest", "run", "--workspace"], &options[..]].concat()).await
+                cargo(shell, &[&["nextest", "run"], WITHOUT_SERVERS, &options[..]].concat()).await
             }
             Self::Tests => {
                 println!("cargo-nextest is not installed; `cargo test` does as well, only slower");
                 let options =
                     ["--all-features", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"];
-                cargo(shell, &[&["test", "--workspace"], &options[..]].concat()).await
+                cargo(shell, &[&["test"], WITHOUT_SERVERS, &options[..]].concat()).await
             }
+            Self::Postgres => on_postgres(shell).await,
             Self::Doctests => cargo(shell, &["test", "--workspace", "--doc", "--all-features"]).await,
             Self::Docs => docs(shell).await,
             Self::Readme => readme::run(shell).await,
@@ -185,6 +189,24 @@ impl Lane {
             }
         }
     }
+}
+
+/// The packages whose tests need nothing but themselves.
+const WITHOUT_SERVERS: &[&str] = &["--workspace", "--exclude", "factum-postgres"];
+
+async fn on_postgres(shell: &mut Shell) -> Result<Pass, Stop> {
+    let postgres = match Postgres::start(shell).await? {
+        Ok(postgres) => postgres,
+        Err(why) => return Ok(Pass::Skipped(why)),
+    };
+    let nextest = ["nextest", "run", "--no-fail-fast", "--status-level", "slow", "-p", "factum-postgres"];
+    let plain = ["test", "--no-fail-fast", "-p", "factum-postgres", "--lib", "--tests"];
+    let args = if has(shell, "nextest").await { &nextest[..] } else { &plain[..] };
+    let mut command = shell.cargo(args);
+    command.env("FACTUM_TEST_POSTGRES", postgres.url());
+    let done = shell.run(command).await;
+    postgres.stop().await;
+    done.map(|()| Pass::Done(String::new()))
 }
 
 async fn cargo(shell: &mut Shell, args: &[&str]) -> Result<Pass, Stop> {

@@ -6,6 +6,7 @@ mod lanes;
 mod lines;
 mod proofs;
 mod readme;
+mod servers;
 mod shell;
 mod tidy;
 mod year;

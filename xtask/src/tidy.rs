@@ -54,6 +54,7 @@ const RULES: &[Rule] = &[
     Rule { says: "only factum-log writes files", check: sources::disk_writes },
     Rule { says: "a source file has at most 900 lines", check: sources::long_files },
     Rule { says: "nothing is left unfinished, and no debugging is left in", check: sources::unfinished },
+    Rule { says: "no merge is left unfinished", check: sources::merges },
     Rule { says: "a test that is ignored says why", check: sources::ignored_tests },
     Rule { says: "no file names a path of somebody's machine", check: sources::machine_paths },
     Rule { says: "configuration names no host but the public ones", check: sources::hosts },

@@ -22,7 +22,7 @@
 //! # Ok::<(), factum::Error>(())
 //! ```
 
-use std::{any::type_name, fmt};
+use std::{any::type_name, fmt, panic::catch_unwind};
 
 use bytes::Bytes;
 use serde::{
@@ -39,6 +39,7 @@ use crate::{
     evolution::Evolution,
     name::{EventType, StreamName},
     position::{Position, Revision},
+    shape,
     tags::Tags,
     time::Timestamp,
 };
@@ -81,26 +82,37 @@ pub fn decode_each<E: Event>(record: &RecordedEvent, each: &mut dyn FnMut(E)) ->
             format!("the event `{event_type}` at position {position} (revision {revision} of `{stream}`)");
         Error::invalid(what, format!("it is not a `{}`: {why}", type_name::<E>()))
     };
-    if record.content_type != ContentType::Json {
-        return Err(wrong(format!("its data is {}, not JSON", record.content_type.as_str())));
-    }
-    match decode_today(&record.event_type, &record.data) {
-        Ok(event) => each(event),
-        Err(error) => {
-            let evolution = Evolution::<E>::of()?;
-            match evolution.apply(record, each) {
-                Some(done) => done.map_err(|error| wrong(error.to_string()))?,
-                None if evolution.ignores_unknown() && !is_known::<E>(&record.event_type)? => {}
-                None => return Err(wrong(format!("{error}; {}", advice::<E>(record)?))),
+    let is_json = record.content_type == ContentType::Json;
+    let error = if is_json {
+        match decode_today(&record.event_type, &record.data) {
+            Ok(event) => {
+                each(event);
+                return Ok(());
             }
+            Err(error) => error,
         }
+    } else {
+        de::Error::custom(format!("its data is {}, not JSON", record.content_type.as_str()))
+    };
+    let evolution = Evolution::<E>::of()?;
+    // What means nothing is not looked at, so it may be in any format.
+    if evolution.drops(&record.event_type)
+        || (evolution.ignores_unknown() && !is_known::<E>(&evolution, &record.event_type)?)
+    {
+        return Ok(());
     }
-    Ok(())
+    if !is_json {
+        return Err(wrong(error.to_string()));
+    }
+    match evolution.apply(record, each) {
+        Some(done) => done.map_err(|error| wrong(error.to_string())),
+        None => Err(wrong(format!("{error}; {}", advice::<E>(&evolution, record)?))),
+    }
 }
 
 /// What to do about an event that is none of today's, and that no step of the evolution takes.
-fn advice<E: Event>(record: &RecordedEvent) -> Result<&'static str> {
-    Ok(if is_known::<E>(&record.event_type)? {
+fn advice<E: Event>(evolution: &Evolution<E>, record: &RecordedEvent) -> Result<&'static str> {
+    Ok(if is_known::<E>(evolution, &record.event_type)? {
         "if its shape has changed, give the variant a new version and upcast the old one"
     } else {
         "say in its evolution what became of it, or start the program that knows it"
@@ -217,7 +229,7 @@ pub fn stored_types<E: Event>() -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// The event types that can hold events of the variant `name`: today's, and the older ones.
+/// The event types that can hold events of the variant `name`: today's, what its aliases read, and the older ones.
 pub(crate) fn stored_types_of<E: Event>(name: &str) -> Result<Vec<String>> {
     let variants = types::<E>()?;
     let Some(at) = variants.iter().position(|variant| *variant == name) else {
@@ -225,22 +237,72 @@ pub(crate) fn stored_types_of<E: Event>(name: &str) -> Result<Vec<String>> {
         let what = format!("the event `{name}` of `{}`", type_name::<E>());
         return Err(Error::invalid(what, format!("there is no such variant; it has `{known}`")));
     };
-    let today = today::<E>()?.swap_remove(at);
-    let evolution = Evolution::<E>::of()?;
-    let mut stored: Vec<String> = evolution.leading_to(&today).map(str::to_owned).collect();
-    stored.push(today);
+    let (today, evolution) = (today::<E>()?, Evolution::<E>::of()?);
+    let written = evolution.written_as()?;
+    let mut stored = Vec::new();
+    for (_, today) in written.iter().zip(&today).filter(|(kind, _)| **kind == written[at]) {
+        stored.extend(evolution.leading_to(today).map(str::to_owned));
+        stored.push(today.clone());
+    }
     Ok(stored)
 }
 
-/// Whether the type is a variant, of whatever version: such an event is damaged, or there is no step for its version, but it is
-/// not unknown.
-fn is_known<E: Event>(stored: &str) -> Result<bool> {
-    let versions_of = |name: &str| match stored.strip_prefix(name) {
-        Some("") => true,
-        Some(rest) => rest.strip_prefix(".v").is_some_and(|number| number.parse::<u32>().is_ok()),
-        None => false,
+/// For each of [`types`], the name that its variant is written under: the same for all names that one variant is read from.
+///
+/// serde does not say which names are aliases, nor of what. Where there are no more variants than names, none is. Else an event is
+/// read under each name, and written again.
+pub(crate) fn written_as<E: Event>() -> Result<Vec<&'static str>> {
+    let names = types::<E>()?;
+    if has_variant::<E>(names.len().saturating_sub(1)) {
+        return Ok(names.to_vec());
+    }
+    let samples = shape::of_variants::<E>().unwrap_or_default();
+    let written = |name: &str| {
+        let sample = samples.iter().find(|(of, _)| *of == name)?.1.sample.as_ref()?.to_string();
+        let event = E::deserialize(Tagged { event_type: name, data: sample.as_bytes() }).ok()?;
+        event.serialize(Variant { json: &mut serde_json::Serializer::new(&mut Vec::new()) }).ok()
     };
-    Ok(types::<E>()?.iter().any(|name| versions_of(name)))
+    let written: Vec<_> = names.iter().map(|name| (*name, written(name))).collect();
+    let unseen: Vec<_> = written.iter().filter(|(_, kind)| kind.is_none()).map(|(name, _)| *name).collect();
+    if !unseen.is_empty() {
+        return Err(Error::invalid(
+            format!("the event `{}` of `{}`", unseen.join("`, `"), type_name::<E>()),
+            "the enum has aliases (`#[serde(alias)]`), and it cannot be seen whether this is one, and of which variant, because no \
+             sample of it could be made; use `Evolution::rename` instead of the aliases",
+        ));
+    }
+    Ok(written.into_iter().filter_map(|(_, kind)| kind).collect())
+}
+
+/// Whether there are so many variants that this one exists, counted from 0. An alias is none.
+fn has_variant<E: Event>(index: usize) -> bool {
+    let mut found = false;
+    // It refuses to give a value, so this can only fail.
+    let _ = E::deserialize(ByIndex { index: index as u64, found: &mut found });
+    found
+}
+
+/// Whether the type takes events that it knows nothing of: then no step would ever be taken, and nothing be unknown.
+pub(crate) fn takes_anything<E: Event>() -> bool {
+    // No stored type can be called that. A type that panics has not taken it; whoever reads an event will hear of it.
+    let taken = || E::deserialize(Tagged { event_type: "\0 no such event", data: b"{}" }).is_ok();
+    catch_unwind(taken).unwrap_or(false)
+}
+
+/// Whether the type is a variant, or what one was called before, of whatever version: such an event is damaged, or there is no step
+/// for its version, but it is not unknown.
+fn is_known<E: Event>(evolution: &Evolution<E>, stored: &str) -> Result<bool> {
+    let kind = without_version(stored);
+    let is_of = |name: &str| name == kind || without_version(name) == kind;
+    Ok(types::<E>()?.iter().any(|name| is_of(name)) || evolution.older().any(is_of))
+}
+
+/// `Deposited`, of `Deposited.v2`.
+fn without_version(stored: &str) -> &str {
+    match stored.rsplit_once(".v") {
+        Some((name, number)) if number.parse::<u32>().is_ok() => name,
+        _ => stored,
+    }
 }
 
 type Json<'a, 'w> = &'a mut serde_json::Serializer<&'w mut Vec<u8>>;
@@ -510,5 +572,70 @@ impl<'de> de::Deserializer<'de> for Probe<'_> {
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
         newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+/// Gives a variant by its number, and nothing of its content.
+struct ByIndex<'a> {
+    index: u64,
+    found: &'a mut bool,
+}
+
+impl<'de> de::Deserializer<'de> for ByIndex<'_> {
+    type Error = Probed;
+
+    fn deserialize_enum<V: de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Probed> {
+        visitor.visit_enum(self)
+    }
+
+    fn deserialize_any<V: de::Visitor<'de>>(self, _: V) -> Result<V::Value, Probed> {
+        Err(Probed)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+impl<'de> de::EnumAccess<'de> for ByIndex<'_> {
+    type Error = Probed;
+    type Variant = NoContent;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, NoContent), Probed> {
+        let variant = seed.deserialize(IntoDeserializer::<Probed>::into_deserializer(self.index))?;
+        *self.found = true;
+        Ok((variant, NoContent))
+    }
+}
+
+struct NoContent;
+
+impl<'de> de::VariantAccess<'de> for NoContent {
+    type Error = Probed;
+
+    fn unit_variant(self) -> Result<(), Probed> {
+        Err(Probed)
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _: T) -> Result<T::Value, Probed> {
+        Err(Probed)
+    }
+
+    fn tuple_variant<V: de::Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Probed> {
+        Err(Probed)
+    }
+
+    fn struct_variant<V: de::Visitor<'de>>(
+        self,
+        _: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Probed> {
+        Err(Probed)
     }
 }

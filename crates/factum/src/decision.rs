@@ -13,7 +13,7 @@ use crate::{
     query::Query,
     read::{Page, Read, Source},
     snapshot::{Found, Held, Keeper, Kept, Place, Seal},
-    store::{EventStore, EventStoreExt},
+    store::{EventStore, EventStoreExt, Seam, Torn, torn},
     stream::{Life, StreamState},
 };
 
@@ -121,7 +121,7 @@ pub struct Seen {
 }
 
 /// An instance of an aggregate, as of a revision.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Entity<A> {
     /// Which one.
     pub id: Id<A>,
@@ -129,12 +129,21 @@ pub struct Entity<A> {
     pub state: A,
     /// The revision of the last event of its stream, whether or not that one still means anything; `None` if there is none.
     pub revision: Option<Revision>,
+    /// How far the stream had come, where all of its events are hidden.
+    pub(crate) hidden: Option<Revision>,
+}
+
+/// The same instance, in the same state, at the same revision.
+impl<A: PartialEq> PartialEq for Entity<A> {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.state == other.state && self.revision == other.revision
+    }
 }
 
 impl<A: Aggregate> Entity<A> {
     /// The instance, before its events are loaded.
     pub fn of(id: &Id<A>) -> Self {
-        Self { id: id.clone(), state: A::default(), revision: None }
+        Self { id: id.clone(), state: A::default(), revision: None, hidden: None }
     }
 
     /// Whether anything ever happened to it.
@@ -157,6 +166,10 @@ impl<A: Aggregate> Model for Entity<A> {
 
     fn loaded(&mut self, seen: &Seen) {
         self.revision = seen.last;
+        self.hidden = match seen.last {
+            Some(_) => None,
+            None => written(seen),
+        };
     }
 
     fn source(&self) -> Result<Source> {
@@ -166,9 +179,7 @@ impl<A: Aggregate> Model for Entity<A> {
     /// The stream has neither moved nor been deleted; or, if it did not exist, it still does not. Where all of its events are
     /// hidden, the stream itself says how far it had come.
     fn guards(&self, seen: &Seen) -> Result<Vec<Guard>> {
-        let there = seen.stream.filter(|stream| stream.life == Life::Live);
-        let last = seen.last.or(there.and_then(|stream| stream.last_revision));
-        let expected = match last {
+        let expected = match seen.last.or(written(seen)) {
             // A deleted stream keeps its revision, so that alone would let the decision revive it.
             Some(last) => vec![ExpectedRevision::Exact(last), ExpectedRevision::StreamExists],
             None => vec![ExpectedRevision::NoStream],
@@ -182,12 +193,18 @@ impl<A: Aggregate> Model for Entity<A> {
     }
 }
 
+/// The revision of the last event of a stream that there is, hidden or not.
+fn written(seen: &Seen) -> Option<Revision> {
+    seen.stream.filter(|stream| stream.life == Life::Live).and_then(|stream| stream.last_revision)
+}
+
 /// One or several [`Model`]s, loaded and guarded together.
 pub trait Models: Send + Sync + Sized {
     /// Loads each, and adds to `loaded` how far that has seen and the guards that follow.
     ///
     /// # Errors
-    /// Those of [`EventStore::read`], and those of decoding an event.
+    /// Those of [`EventStore::read`], those of decoding an event, and [`Error::Unavailable`] if events of a stream were hidden
+    /// while it was read. After an error the models are in no state to go on with.
     fn load(
         &mut self,
         store: &dyn EventStore,
@@ -204,6 +221,8 @@ pub struct Loaded {
     pub seen: Vec<Token>,
     /// Where the models may begin.
     snapshots: Option<Keeper>,
+    /// Events were hidden while a model was read: it is in a state that never was. New ones must be loaded.
+    pub(crate) torn: bool,
 }
 
 impl Loaded {
@@ -225,7 +244,10 @@ impl Loaded {
 
 impl<M: Model> Models for M {
     async fn load(&mut self, store: &dyn EventStore, loaded: &mut Loaded) -> Result<()> {
-        let seen = load(store, self, None, loaded.snapshots.as_ref()).await?;
+        let Some(seen) = load(store, self, None, loaded.snapshots.as_ref()).await? else {
+            loaded.torn = true;
+            return Err(torn(&self.source()?));
+        };
         loaded.guards.extend(self.guards(&seen)?);
         loaded.seen.push(seen.token);
         Ok(())
@@ -266,15 +288,25 @@ tuple_of_models!(A 0, B 1, C 2, D 3, E 4);
 tuple_of_models!(A 0, B 1, C 2, D 3, E 4, F 5);
 
 /// Makes a model from its events up to `at`, or to the end: from a snapshot on, if there is one that the log bears out.
+/// `None` if events of its stream were hidden meanwhile: the model is then in a state that never was.
 pub(crate) async fn load<M: Model>(
     store: &dyn EventStore,
     model: &mut M,
     at: Option<At>,
     snapshots: Option<&Keeper>,
-) -> Result<Seen> {
-    let seen = load_events(store, model, at, snapshots).await?;
+) -> Result<Option<Seen>> {
+    let mut seen = match load_events(store, model, at, snapshots).await {
+        Ok(seen) => seen,
+        Err(End::Torn) => return Ok(None),
+        Err(End::Failed(error)) => return Err(error),
+        Err(End::Untrue(why)) => return Err(Error::invalid("the snapshot", why)),
+    };
+    if at.is_some_and(|at| at != At::NOW) {
+        // It is the state of the stream as it is, not as it was then.
+        seen.stream = None;
+    }
     model.loaded(&seen);
-    Ok(seen)
+    Ok(Some(seen))
 }
 
 async fn load_events<M: Model>(
@@ -282,13 +314,13 @@ async fn load_events<M: Model>(
     model: &mut M,
     at: Option<At>,
     snapshots: Option<&Keeper>,
-) -> Result<Seen> {
+) -> Result<Seen, End> {
     let source = model.source()?;
     // Where the evolution of its events does not fit, that is to be known before the first old event comes.
     M::Event::query()?;
     let (Some(keeper), Source::Stream(stream)) = (snapshots, &source) else {
         let read = Read { source, ..Read::all() };
-        return Ok(fold(store, read, model, at, None).await.map_err(End::error)?.seen);
+        return Ok(fold(store, read, model, at, None).await?.seen);
     };
     let found = match model.kept() {
         None => Found::Nothing,
@@ -308,15 +340,16 @@ async fn load_events<M: Model>(
                 if matches!(error, Error::Tombstoned { .. }) {
                     keeper.forget_soon(stream);
                 }
-                return Err(error);
+                return Err(End::Failed(error));
             }
+            Err(End::Torn) => return Err(End::Torn),
             Err(End::Untrue(why)) => {
                 untrue = true;
                 keeper.refused(stream, why);
             }
         }
     }
-    let folded = fold(store, read, model, at, None).await.map_err(End::error)?;
+    let folded = fold(store, read, model, at, None).await?;
     if !folded.keep(keeper, stream, model, at) && untrue {
         keeper.forget_soon(stream);
     }
@@ -338,15 +371,14 @@ struct Folded {
 enum End {
     /// The log does not bear out the snapshot. The model is as it was.
     Untrue(String),
+    /// Events of the stream were hidden meanwhile.
+    Torn,
     Failed(Error),
 }
 
-impl End {
-    fn error(self) -> Error {
-        match self {
-            Self::Untrue(why) => Error::invalid("the snapshot", why),
-            Self::Failed(error) => error,
-        }
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -364,7 +396,9 @@ async fn fold<M: Model>(
         _ => None,
     };
     let (mut folded, mut events): (Option<Folded>, _) = (None, Vec::new());
+    let mut seam = Seam::of(&read);
     let end = store.read_pages(read, |mut page| {
+        seam.check(&page)?;
         if begin.is_some() && page.events.is_empty() && page.next.is_some() {
             return Ok(());
         }
@@ -387,6 +421,7 @@ async fn fold<M: Model>(
     });
     match end.await {
         Err(Stop::Untrue(why)) => Err(End::Untrue(why)),
+        Err(Stop::Torn) => Err(End::Torn),
         Err(Stop::Failed(error)) => Err(End::Failed(error)),
         Ok(()) | Err(Stop::Enough) => {
             folded.ok_or_else(|| End::Failed(Error::invalid("the read", "it gave no page")))
@@ -398,7 +433,17 @@ async fn fold<M: Model>(
 enum Stop {
     Enough,
     Untrue(String),
+    Torn,
     Failed(Error),
+}
+
+impl From<Torn> for Stop {
+    fn from(torn: Torn) -> Self {
+        match torn {
+            Torn::Gap => Self::Torn,
+            Torn::Failed(error) => Self::Failed(error),
+        }
+    }
 }
 
 impl From<Error> for Stop {

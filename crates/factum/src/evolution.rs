@@ -53,7 +53,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Arc, LazyLock, PoisonError, RwLock},
+    sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -87,6 +87,8 @@ pub struct Evolution<E> {
     ignore_unknown: bool,
     /// What was said twice of one name.
     twice: Option<String>,
+    /// See [`codec::written_as`].
+    written_as: OnceLock<Vec<&'static str>>,
 }
 
 enum Step<E> {
@@ -107,7 +109,7 @@ impl<E: Event> Default for Evolution<E> {
 impl<E: Event> Evolution<E> {
     /// Nothing has changed: every stored event has today's shape.
     pub fn new() -> Self {
-        Self { steps: BTreeMap::new(), ignore_unknown: false, twice: None }
+        Self { steps: BTreeMap::new(), ignore_unknown: false, twice: None, written_as: OnceLock::new() }
     }
 
     /// Events stored as `from`, whose content was an `A`, are events `to` with the content `B`. `to` may itself be an older
@@ -160,14 +162,18 @@ impl<E: Event> Evolution<E> {
         self.step(from, Step::Split(Box::new(split), shape::trace::<A>))
     }
 
-    /// Events stored as `from` mean nothing any more. They stay in the log; who reads it by [`Event`]s does not see them.
+    /// Events stored as `from` mean nothing any more, in whatever format their data is. They stay in the log; who reads it by [`Event`]s
+    /// does not see them.
     #[must_use]
     pub fn drop(self, from: &str) -> Self {
         self.step(from, Step::Drop)
     }
 
-    /// Types that nobody knows are passed over. Without this they are an error: a program that is older than the log would
-    /// decide on half of what happened.
+    /// Types that nobody knows are passed over, in whatever format their data is. Without this they are an error: a program that is
+    /// older than the log would decide on half of what happened. Another version of a kind that is known, by today's name or an older
+    /// one, is an error in any case.
+    ///
+    /// This stands in the place of serde's `#[serde(other)]`, which is refused: with it no step would ever be taken.
     #[must_use]
     pub fn ignore_unknown(mut self) -> Self {
         self.ignore_unknown = true;
@@ -199,11 +205,18 @@ impl<E: Event> Evolution<E> {
 
     /// Whether each step begins at an older name and leads to one of today.
     fn check(&self) -> Result<()> {
+        let wrong =
+            |why: String| Err(Error::invalid(format!("the evolution of `{}`", type_name::<E>()), why));
+        if codec::takes_anything::<E>() {
+            return wrong(
+                "this enum takes events of any type, so that no step would ever be taken: it has #[serde(other)]; use `ignore_unknown` \
+                 in its place"
+                    .to_owned(),
+            );
+        }
         if self.steps.is_empty() && E::VERSIONS.is_empty() {
             return Ok(());
         }
-        let wrong =
-            |why: String| Err(Error::invalid(format!("the evolution of `{}`", type_name::<E>()), why));
         if let Some(name) = &self.twice {
             return wrong(format!("there are two steps for `{name}`; leave one"));
         }
@@ -267,6 +280,20 @@ impl<E: Event> Evolution<E> {
         })
     }
 
+    /// Whether events of this older name mean nothing any more, at once or step by step.
+    pub(crate) fn drops(&self, name: &str) -> bool {
+        matches!(self.destination(name), Some(End::Nothing))
+    }
+
+    /// What [`codec::written_as`] says. It takes a while where there are aliases, so it is asked once.
+    pub(crate) fn written_as(&self) -> Result<&[&'static str]> {
+        if let Some(known) = self.written_as.get() {
+            return Ok(known);
+        }
+        let found = codec::written_as::<E>()?;
+        Ok(self.written_as.get_or_init(|| found))
+    }
+
     /// Whether types that nobody knows are passed over.
     pub(crate) fn ignores_unknown(&self) -> bool {
         self.ignore_unknown
@@ -305,12 +332,15 @@ impl<E: Event> Evolution<E> {
 }
 
 impl<E> fmt::Debug for Evolution<E> {
+    /// Two that differ in what an older event becomes, but for what a function does, are not written the same.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let step = |step: &Step<E>| match step {
-            Step::To { name, .. } => name.clone(),
-            Step::Split(..) => "split".to_owned(),
-            Step::Drop => "nothing".to_owned(),
-        };
-        f.debug_map().entries(self.steps.iter().map(|(from, to)| (from, step(to)))).finish()
+        let steps = self.steps.iter().map(|(from, step)| match step {
+            Step::To { name, convert: Some(_) } => format!("upcast {from:?} to {name:?}"),
+            Step::To { name, convert: None } => format!("rename {from:?} to {name:?}"),
+            Step::Split(..) => format!("split {from:?}"),
+            Step::Drop => format!("drop {from:?}"),
+        });
+        let ignore_unknown = self.ignore_unknown.then(|| "ignore_unknown".to_owned());
+        write!(f, "Evolution [{}]", steps.chain(ignore_unknown).collect::<Vec<_>>().join(", "))
     }
 }

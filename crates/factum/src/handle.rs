@@ -13,9 +13,9 @@ use crate::{
     moment::At,
     pass::Road,
     position::Token,
-    read::Read,
+    read::{Read, Source},
     snapshot::Keeper,
-    store::{EventStore, EventStoreExt},
+    store::{EventStore, EventStoreExt, READINGS, torn},
     time::{Clock, SystemClock, Timestamp},
 };
 
@@ -227,15 +227,39 @@ impl Factum {
                     tracing::debug!(attempts, conflict = %error, "somebody else was quicker; it is decided again");
                     back_off(attempts).await;
                 }
+                Err(Failure::Store(conflict)) if conflict.is_conflict() => {
+                    // Who was quicker may have been this very command, sent by somebody else.
+                    return match identity {
+                        Some(identity) => match identity.look_up(&*self.store).await? {
+                            Before::Done(earlier) => Ok(work.repeated(earlier, attempts)),
+                            Before::Never(_) => Err(conflict.into()),
+                        },
+                        None => Err(conflict.into()),
+                    };
+                }
                 outcome => return outcome,
             }
         }
     }
 
+    /// What the decision needs to know. Where events are hidden while a model is read, it is in a state that never was, and new
+    /// ones are read.
+    async fn models<D: Decide>(&self, decision: &D) -> Result<(D::Models, Loaded)> {
+        let mut readings = 0;
+        loop {
+            readings += 1;
+            let mut models = decision.models();
+            let mut loaded = Loaded::with(self.snapshots.clone());
+            match models.load(&*self.store, &mut loaded).await {
+                Ok(()) => return Ok((models, loaded)),
+                Err(_) if loaded.torn && readings < READINGS => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     async fn attempt<D: Decide>(&self, decision: &D, work: Work<'_>) -> Result<Done, Failure<D::Error>> {
-        let mut models = decision.models();
-        let mut loaded = Loaded::with(self.snapshots.clone());
-        models.load(&*self.store, &mut loaded).await?;
+        let (models, loaded) = self.models(decision).await?;
         // Looked up after the models: what they show of this very command must not count as somebody else's doing.
         let own = match work.identity {
             Some(identity) => match identity.look_up(&*self.store).await? {
@@ -279,9 +303,9 @@ impl Factum {
     /// or so long ago that its events are hidden.
     async fn send_once(&self, append: Append, identity: &Identity, work: Work<'_>) -> Result<Done> {
         match self.send(append).await {
-            Ok((Appended { token, events, replayed, .. }, sent)) => {
+            Ok((Appended { token, events, replayed, .. }, perhaps_before)) => {
                 // The store also knows what this very command has sent before, and had no answer to.
-                Ok(Done { repeated: replayed && sent == 1, ..work.done(token, events) })
+                Ok(Done { repeated: replayed && !perhaps_before, ..work.done(token, events) })
             }
             Err(Error::IdConflict { .. }) => match identity.look_up(&*self.store).await? {
                 Before::Done(earlier) => Ok(work.repeated(earlier, work.attempts)),
@@ -303,7 +327,7 @@ impl Factum {
     /// [`Error::Conflict`] if anything happened to it, or it was deleted; failures of the store.
     pub async fn require_unchanged<A: Aggregate>(&self, entity: &Entity<A>) -> Result<Token> {
         let token = self.store.head().await?.token;
-        let guards = entity.guards(&Seen { token, stream: None, last: entity.revision })?;
+        let guards = entity.guards(&Seen { token, stream: None, last: entity.revision.or(entity.hidden) })?;
         Ok(self.send(Append { writes: Vec::new(), guards }).await?.0.token)
     }
 
@@ -311,7 +335,8 @@ impl Factum {
     /// there was, as one that writes does. Models read at one moment do; others do if none has changed since.
     async fn confirm(&self, loaded: Loaded) -> Result<Token> {
         match loaded.token() {
-            Some(token) if loaded.is_one_moment() => Ok(token),
+            // Models without guards care for no change.
+            Some(token) if loaded.is_one_moment() || loaded.guards.is_empty() => Ok(token),
             None => Ok(self.store.head().await?.token),
             Some(_) => {
                 let (checked, _) = self.send(Append { writes: Vec::new(), guards: loaded.guards }).await?;
@@ -321,13 +346,13 @@ impl Factum {
     }
 
     /// Appends, and sends the very same again after a failure that may pass: the event ids keep it from happening twice. With
-    /// how often it was sent.
-    async fn send(&self, append: Append) -> Result<(Appended, u32)> {
+    /// whether a sending before the one that was answered can have happened.
+    async fn send(&self, append: Append) -> Result<(Appended, bool)> {
         let (mut sent, mut unknown) = (0, false);
         loop {
             sent += 1;
             let error = match self.store.append(append.clone()).await {
-                Ok(appended) => return Ok((appended, sent)),
+                Ok(appended) => return Ok((appended, unknown)),
                 Err(error) => error,
             };
             unknown |= error.outcome() == Outcome::Unknown;
@@ -343,9 +368,17 @@ impl Factum {
     /// # Errors
     /// Those of [`EventStore::read`], and [`Error::InvalidInput`] for an event that cannot be decoded.
     pub async fn load<A: Aggregate>(&self, id: &Id<A>) -> Result<Entity<A>> {
-        let mut entity = Entity::of(id);
-        load(&*self.store, &mut entity, None, self.snapshots.as_ref()).await?;
-        Ok(entity)
+        self.entity(id, None).await
+    }
+
+    async fn entity<A: Aggregate>(&self, id: &Id<A>, at: Option<At>) -> Result<Entity<A>> {
+        for _ in 0..READINGS {
+            let mut entity = Entity::of(id);
+            if load(&*self.store, &mut entity, at, self.snapshots.as_ref()).await?.is_some() {
+                return Ok(entity);
+            }
+        }
+        Err(torn(&Source::Stream(id.stream()?)))
     }
 
     /// The aggregate as it was at a revision, a position of the log, a recorded time, or a time in the world. Beyond its end: as
@@ -358,9 +391,7 @@ impl Factum {
         if at.business().is_some() {
             return self.load_business(id, at).await;
         }
-        let mut entity = Entity::of(id);
-        load(&*self.store, &mut entity, Some(at), self.snapshots.as_ref()).await?;
-        Ok(entity)
+        self.entity(id, Some(at)).await
     }
 
     /// All that happened to the aggregate, in order: what, when, by whom and why.

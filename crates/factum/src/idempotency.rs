@@ -68,7 +68,12 @@ impl Factum {
     ///
     /// The command is compared with the one that had the id first, and so it must be [`Serialize`]: the same id with another
     /// command, or for another aggregate, is an error and never taken for a repetition. What differs each time that it is sent (a
-    /// time, a new id) has no place in it, or is `#[serde(skip)]`.
+    /// time, a new id) has no place in it, or is `#[serde(skip)]`. The order of a list counts, so that a set that is the same each time
+    /// is a `BTreeSet`: a `HashSet` has another order in each process. The type counts with the path of its module and its
+    /// parameters: one that was moved or renamed is another command.
+    ///
+    /// For that, a digest of the command without a key is recorded in the metadata of its events, and whoever has the log can
+    /// guess at it: put only opaque or keyed values (ids, sealed texts, an HMAC) into such a command, and no address in plain.
     ///
     /// What is remembered is events: a command that was refused, or had nothing to do, is decided anew.
     pub fn identified(&self, command_id: impl fmt::Display) -> Identified<Self> {
@@ -105,29 +110,59 @@ impl Identified<Factum> {
 /// The name of a type without its path and parameters.
 pub(crate) fn short_name<T: ?Sized>() -> &'static str {
     let name = type_name::<T>();
-    let bare = name.split_once('<').map_or(name, |(bare, _)| bare);
+    let (mut bare, mut depth) = (name, 0_u32);
+    // Up to the parameters, if it ends with some. The `>` of an arrow closes nothing.
+    for (at, c) in name.char_indices().rev() {
+        match c {
+            '>' if !name[..at].ends_with('-') => depth += 1,
+            '<' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 {
+            bare = if c == '<' { &name[..at] } else { name };
+            break;
+        }
+    }
     bare.rsplit("::").next().unwrap_or(bare)
 }
 
 /// The name of a type, and of its parameters, without their paths: `Pay<Euro>`.
-fn full_name<T: ?Sized>() -> String {
-    let (mut name, mut path) = (String::new(), type_name::<T>());
-    while let Some(end) = path.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':') {
-        let after = end + path[end..].chars().next().map_or(0, char::len_utf8);
-        name += path[..end].rsplit("::").next().unwrap_or_default();
-        name += &path[end..after];
-        path = &path[after..];
+fn full_name(full: &str) -> String {
+    // Where the paths begin: that of the whole, and those within brackets that are open.
+    let (mut name, mut paths) = (String::new(), vec![0]);
+    let (mut rest, mut before) = (full, ' ');
+    while let Some(c) = rest.chars().next() {
+        if let Some(after) = rest.strip_prefix("::") {
+            name.truncate(paths.last().copied().unwrap_or_default());
+            (rest, before) = (after, ':');
+            continue;
+        }
+        let closes = matches!(c, ')' | ']' | '}') || c == '>' && before != '-';
+        if closes && paths.len() > 1 {
+            paths.pop();
+        }
+        name.push(c);
+        if matches!(c, '<' | '(' | '[' | '{') {
+            paths.push(name.len());
+        } else if !closes
+            && !c.is_alphanumeric()
+            && c != '_'
+            && let Some(path) = paths.last_mut()
+        {
+            *path = name.len();
+        }
+        (rest, before) = (&rest[c.len_utf8()..], c);
     }
-    name + path.rsplit("::").next().unwrap_or_default()
+    name
 }
 
 /// A command's id, and what tells the command from others.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     id: String,
-    /// The command's type.
+    /// The command's type, for people: without paths.
     pub(crate) name: String,
-    /// Stands for its content, and for the stream that it is for.
+    /// Stands for its type, with paths and parameters; for its content; and for the stream that it is for.
     pub(crate) digest: String,
 }
 
@@ -154,11 +189,14 @@ impl Identity {
         if id.len() > COMMAND_ID_BYTES {
             return wrong("it is longer than 248 bytes; give a digest of it");
         }
-        let name = full_name::<C>();
+        let path = type_name::<C>();
+        let name = full_name(path);
         let json = serde_json::to_vec(command).map_err(|e| {
             Error::invalid(format!("the command `{name}`"), format!("it cannot be JSON: {e}"))
         })?;
         let mut content = json::canonical(&json);
+        content.push(0);
+        content.extend_from_slice(path.as_bytes());
         if let Some(stream) = stream {
             content.push(0);
             content.extend_from_slice(stream.as_bytes());
@@ -238,15 +276,28 @@ mod tests {
 
     use super::*;
 
+    struct Local;
+    impl Local {
+        fn names_within() -> (String, &'static str) {
+            struct Inner<T>(PhantomData<T>);
+            (full_name(type_name::<Inner<Factum>>()), short_name::<Inner<Factum>>())
+        }
+    }
+
     #[test]
     fn names_have_no_paths() {
-        assert_eq!(full_name::<Identity>(), "Identity");
-        assert_eq!(full_name::<&str>(), "&str");
+        assert_eq!(full_name(type_name::<Identity>()), "Identity");
+        assert_eq!(full_name(type_name::<&str>()), "&str");
         assert_eq!(
-            full_name::<Identified<BTreeMap<String, (u8, Factum)>>>(),
+            full_name(type_name::<Identified<BTreeMap<String, (u8, Factum)>>>()),
             "Identified<BTreeMap<String, (u8, Factum)>>"
         );
-        assert_ne!(full_name::<PhantomData<Factum>>(), full_name::<PhantomData<Done>>());
+        assert_eq!(full_name(type_name::<fn(Factum) -> Option<Done>>()), "fn(Factum) -> Option<Done>");
+        assert_eq!(full_name("a::<impl a::B for a::c::D>::f::Pay"), "Pay");
+        assert_eq!(full_name("a::{impl#0}::f::Pay<[a::B; 2], <a::C as a::D>::E>"), "Pay<[B; 2], E>");
         assert_eq!(short_name::<PhantomData<Factum>>(), "PhantomData");
+        assert_eq!(short_name::<Option<fn(u8) -> Option<Done>>>(), "Option");
+        assert_eq!(short_name::<Factum>(), "Factum");
+        assert_eq!(Local::names_within(), ("Inner<Factum>".to_owned(), "Inner"));
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     aggregate::{Aggregate, Event, Id, Recorded},
     decision::Entity,
     error::{Error, Result},
+    event::RecordedEvent,
     handle::Factum,
     position::{Position, Revision},
     read::{AsOf, Read},
@@ -63,15 +64,16 @@ impl At {
     }
 
     fn includes<E: Event>(self, event: &Recorded<E>) -> bool {
-        let record = &event.record;
+        self.includes_place(Place::of(&event.record), happened_at(event))
+    }
+
+    fn includes_place(self, record: Place, happened_at: Timestamp) -> bool {
         match self {
             Self::Revision(revision) => record.revision <= revision,
             Self::Position(position) => record.position <= position,
             Self::Time(time) => record.recorded_at <= time,
-            Self::Business(business) => happened_at(event) <= business,
-            Self::Both { business, recorded } => {
-                happened_at(event) <= business && record.recorded_at <= recorded
-            }
+            Self::Business(business) => happened_at <= business,
+            Self::Both { business, recorded } => happened_at <= business && record.recorded_at <= recorded,
         }
     }
 }
@@ -160,10 +162,48 @@ fn differences(path: &mut String, before: Option<&Value>, after: Option<&Value>,
     }
 }
 
+/// Where and when something was recorded.
+#[derive(Clone, Copy)]
+struct Place {
+    revision: Revision,
+    position: Position,
+    recorded_at: Timestamp,
+}
+
+impl Place {
+    fn of(record: &RecordedEvent) -> Self {
+        let RecordedEvent { revision, position, recorded_at, .. } = *record;
+        Self { revision, position, recorded_at }
+    }
+}
+
+/// All that is recorded of an aggregate.
+struct History<E> {
+    events: Vec<Recorded<E>>,
+    /// What means nothing any more. It happened when it was recorded.
+    silent: Vec<Place>,
+}
+
+impl<E: Event> History<E> {
+    fn of(records: Vec<RecordedEvent>) -> Result<Self> {
+        let mut history = Self { events: Vec::with_capacity(records.len()), silent: Vec::new() };
+        for record in records {
+            let (place, before) = (Place::of(&record), history.events.len());
+            Recorded::decode(record, &mut history.events)?;
+            if history.events.len() == before {
+                history.silent.push(place);
+            }
+        }
+        Ok(history)
+    }
+}
+
 /// The aggregate at that moment, made from all its events.
-fn state_at<A: Aggregate>(id: &Id<A>, events: &[Recorded<A::Event>], at: At) -> Entity<A> {
+fn state_at<A: Aggregate>(id: &Id<A>, history: &History<A::Event>, at: At) -> Entity<A> {
     let mut entity = Entity::of(id);
-    let mut included: Vec<_> = events.iter().filter(|event| at.includes(event)).collect();
+    let silent = history.silent.iter().filter(|place| at.includes_place(**place, place.recorded_at));
+    entity.revision = silent.map(|place| place.revision).max();
+    let mut included: Vec<_> = history.events.iter().filter(|event| at.includes(event)).collect();
     if at.business().is_some() {
         included.sort_by_key(|event| happened_at(event));
     }
@@ -207,8 +247,9 @@ impl Factum {
         after: impl Into<At> + Send,
     ) -> Result<Changes<A>> {
         let (at_first, at_last) = (before.into(), after.into());
-        let mut events = self.history(id).await?;
-        let (before, after) = (state_at(id, &events, at_first), state_at(id, &events, at_last));
+        let history = History::of(self.store().read_to_end(Read::stream(id.stream()?)).await?)?;
+        let (before, after) = (state_at(id, &history, at_first), state_at(id, &history, at_last));
+        let mut events = history.events;
         events.retain(|event| at_first.includes(event) != at_last.includes(event));
         let fields = compare(&json(&before.state)?, &json(&after.state)?);
         Ok(Changes { before, after, events, fields })
@@ -218,7 +259,7 @@ impl Factum {
     pub(crate) async fn load_business<A: Aggregate>(&self, id: &Id<A>, at: At) -> Result<Entity<A>> {
         let read = Read { as_of: at.as_of(), ..Read::stream(id.stream()?) };
         let records = self.store().read_to_end(read).await?;
-        Ok(state_at(id, &Recorded::decode_all(records)?, at))
+        Ok(state_at(id, &History::of(records)?, at))
     }
 }
 

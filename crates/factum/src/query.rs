@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     aggregate::Event,
     codec,
-    error::Result,
+    error::{Error, Result},
     event::RecordedEvent,
     name::{EventType, StreamName},
     tags::{Tags, check_tag},
@@ -59,19 +59,33 @@ impl Query {
         Ok(Self::from(Criterion { types, ..Criterion::default() }))
     }
 
-    /// Events of these variants of `E`, under whatever names they are or were stored:
-    /// `Query::kinds::<SchoolEvent>(["SeatTaken"])`.
+    /// Events of these variants of `E`, under whatever names they are or were stored, an alias (`#[serde(alias)]`) too:
+    /// `Query::kinds::<SchoolEvent>(["SeatTaken"])`. No names at all matches nothing.
+    ///
+    /// They are those of the streams of [`E::CATEGORY`](Event::CATEGORY), as for `E::query()`: events of other categories may have the same
+    /// names and mean something else. Events that were written into a stream of another category (by
+    /// [`Writes::to_stream`](crate::Writes::to_stream)) are found with [`Query::types`], by the names that they are stored under.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`](crate::Error::InvalidInput) naming a variant that `E` does not have.
+    /// [`Error::InvalidInput`] naming a variant that `E` does not have, if `E` cannot be read from events,
+    /// if no stream can be of its category, or if it cannot be found of which variant an alias is.
     pub fn kinds<E: Event>(names: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self> {
+        let category = E::CATEGORY;
+        if category.contains('-') {
+            let why = "a category is the stream's name up to the first `-`: make it one word without `-`";
+            return Err(Error::invalid(format!("the category `{category}`"), why));
+        }
         let mut types = Vec::new();
         for name in names {
             types.extend(codec::stored_types_of::<E>(name.as_ref())?);
         }
         types.sort_unstable();
         types.dedup();
-        Self::types(types)
+        let mut query = Self::types(types)?;
+        for criterion in &mut query.any_of {
+            criterion.category = Some(category.to_owned());
+        }
+        Ok(query)
     }
 
     /// Events that have all of these tags.

@@ -6,7 +6,7 @@
 //! | what could be wrong | how it is noticed |
 //! |---|---|
 //! | its bytes are not those that were written, or are another key's | a digest over the key and all that it says |
-//! | the state's type has another shape today, or another meaning | shape and [version](Snapshots::version) are in the key |
+//! | the state's type has another shape today, or another meaning | shapes, evolution and [version](Snapshots::version) are in the key |
 //! | it was made from another log, or from a history that was rewound | the log's id and epoch are in it |
 //! | its last event is not in the log (any more) | the event is read again: revision, position, time and id must be the same |
 //! | events were hidden since: truncated, deleted, scavenged | what the stream hides must be what it hid then |
@@ -52,7 +52,7 @@ use uuid::Uuid;
 
 pub(crate) use self::keeper::{Found, Held, Place, Seal};
 pub use self::keeper::{Keeper, Kept, SnapshotStatus};
-use crate::{aggregate::Aggregate, codec, error::Result, name::StreamName, shape};
+use crate::{aggregate::Aggregate, codec, error::Result, evolution::Evolution, name::StreamName, shape};
 
 /// Forms of one stream's state that a store keeps; of more, those go that were put longest ago.
 pub const FORMS: usize = 8;
@@ -88,9 +88,10 @@ impl<A: Aggregate + Serialize + DeserializeOwned + PartialEq> Snapshots<A> {
 }
 
 impl<A> Snapshots<A> {
-    /// Raise it when events come to mean something else: when `apply`, or a step of the evolution, does something else with the
-    /// events that there are. Snapshots of other versions are not looked at. Another *shape*, of the state or of its events, is
-    /// noticed without, as far as [`shape::of`] can see it (not within `untagged` and `flatten`).
+    /// Raise it when events come to mean something else: when `apply`, or the function of an `upcast` or a `split`, does something
+    /// else with the events that there are. Snapshots of other versions are not looked at. Noticed without are another evolution
+    /// (a step that comes, goes or leads elsewhere) and another *shape*, of the state or of its events, as far as [`shape::of`] can
+    /// see it (not within `untagged` and `flatten`).
     #[must_use]
     pub fn version(self, version: u32) -> Self {
         Self { version, ..self }
@@ -121,6 +122,8 @@ fn form<A: Aggregate + DeserializeOwned>() -> Result<Vec<String>> {
     // A program that knows less of the events makes another state of them, as while a new version replaces an old one.
     form.push(shape::of::<A::Event>().hash().to_string());
     form.extend(codec::stored_types::<A::Event>()?);
+    // What older events become, and what is passed over, is in the state as well.
+    form.push(format!("{:?}", Evolution::<A::Event>::of()?));
     Ok(form)
 }
 
@@ -129,7 +132,7 @@ fn form<A: Aggregate + DeserializeOwned>() -> Result<Vec<String>> {
 pub struct SnapshotKey {
     /// The stream that it was made from.
     pub stream: StreamName,
-    /// A name for all that the state's type is: what it is called, its version, its shape and that of its events.
+    /// A name for all that the state's type is: what it is called, its version, its shape, and shape and evolution of its events.
     pub form: String,
 }
 
@@ -397,6 +400,58 @@ mod tests {
             ("a kind of event more", event_kind()),
         ] {
             assert_ne!(first(), other, "{name}");
+        }
+    }
+
+    /// The same state and events, read by programs that differ in what older events mean to them.
+    #[derive(Serialize, Deserialize)]
+    enum Sold<const PROGRAM: u8> {
+        Deposited { cents: i64 },
+    }
+
+    impl<const PROGRAM: u8> Event for Sold<PROGRAM> {
+        const CATEGORY: &'static str = "till";
+        fn evolution() -> Evolution<Self> {
+            let evolution = Evolution::new().rename("Paid", "Deposited");
+            match PROGRAM {
+                0 | 1 => evolution.rename("Refunded", "Deposited"),
+                2 => evolution.rename("Refunded", "Paid"),
+                3 => evolution.drop("Refunded"),
+                4 => evolution.split("Refunded", |(): ()| []),
+                5 => evolution.upcast("Refunded", "Deposited", |(): ()| ()),
+                _ => evolution.rename("Refunded", "Deposited").ignore_unknown(),
+            }
+        }
+    }
+
+    #[derive(Default, PartialEq, Serialize, Deserialize)]
+    struct Till<const PROGRAM: u8> {
+        cents: i64,
+    }
+
+    impl<const PROGRAM: u8> Aggregate for Till<PROGRAM> {
+        type Event = Sold<PROGRAM>;
+        fn apply(&mut self, Sold::Deposited { cents }: &Sold<PROGRAM>) {
+            self.cents += cents;
+        }
+        fn snapshots() -> Option<Snapshots<Self>> {
+            Some(Snapshots::every(1))
+        }
+    }
+
+    #[test]
+    fn another_evolution_of_the_events_is_another_form() {
+        let forms = [
+            form_of::<Till<1>>(),
+            form_of::<Till<2>>(),
+            form_of::<Till<3>>(),
+            form_of::<Till<4>>(),
+            form_of::<Till<5>>(),
+            form_of::<Till<6>>(),
+        ];
+        assert_eq!(form_of::<Till<0>>(), forms[0]);
+        for (n, form) in forms.iter().enumerate() {
+            assert!(!forms[..n].contains(form), "{form}");
         }
     }
 }

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 
 use crate::{
     append::{Append, Appended, ExpectedRevision, Limits},
-    error::{Error, Result},
+    error::{Error, Outcome, Result},
     event::{EventId, RecordedEvent},
     name::StreamName,
-    position::{Position, Token},
+    position::{Position, Revision, Token},
     query::Query,
-    read::{AsOf, Page, Read},
+    read::{AsOf, Direction, Page, Read, Source},
     stream::{Life, LifeChange, Retention, StreamState},
     subscription::Subscription,
     time::Timestamp,
@@ -76,6 +76,9 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
 pub trait EventStoreExt: EventStore {
     /// Reads page after page to the end as it was when the reading began, and hands each page on.
     ///
+    /// What is hidden (truncated, deleted, too old) between two pages is not in the later ones: a stream may then have a gap, and a
+    /// query miss an event from between two others. [`read_to_end`](Self::read_to_end) begins again where a stream has one.
+    ///
     /// # Errors
     /// Those of [`EventStore::read`], and those of `each`.
     fn read_pages<E: From<Error>>(
@@ -99,17 +102,26 @@ pub trait EventStoreExt: EventStore {
 
     /// Reads all that there is into memory. `limit` then bounds a page, not the whole.
     ///
+    /// Where events of a stream are hidden while it is read, it is read again: forwards, its events follow each other without a gap.
+    ///
     /// # Errors
-    /// Those of [`EventStore::read`].
+    /// Those of [`EventStore::read`], and [`Error::Unavailable`] if events of the stream were hidden each time that it was read.
     fn read_to_end(&self, read: Read) -> impl Future<Output = Result<Vec<RecordedEvent>>> + Send {
         async move {
-            let mut events = Vec::new();
-            self.read_pages(read, |page| {
-                events.extend(page.events);
-                Ok::<_, Error>(())
-            })
-            .await?;
-            Ok(events)
+            for _ in 0..READINGS {
+                let (mut events, mut seam) = (Vec::new(), Seam::of(&read));
+                let pages = self.read_pages(read.clone(), |page| {
+                    seam.check(&page)?;
+                    events.extend(page.events);
+                    Ok::<_, Torn>(())
+                });
+                match pages.await {
+                    Ok(()) => return Ok(events),
+                    Err(Torn::Failed(error)) => return Err(error),
+                    Err(Torn::Gap) => {}
+                }
+            }
+            Err(torn(&read.source))
         }
     }
 
@@ -167,6 +179,75 @@ async fn change_life<S: EventStore + ?Sized>(
 ) -> Result<Appended> {
     let event = change.to_event()?.with_id(EventId::new());
     store.append(Append::to(stream.metadata_stream()?, [event]).expect(stream.clone(), expected)).await
+}
+
+/// How often a stream is read, if events of it are hidden while it is.
+pub(crate) const READINGS: u32 = 8;
+
+/// Whether the pages of a stream, read forwards, fit together: what is hidden is its beginning, so that what can be seen has no
+/// gap, unless more was hidden between two pages.
+#[derive(Debug)]
+pub(crate) struct Seam {
+    forwards: bool,
+    /// What its pages should come to, if the whole stream is read.
+    whole: bool,
+    end: Option<Revision>,
+    last: Option<Revision>,
+    pages: u32,
+}
+
+/// Why pages do not fit together.
+#[derive(Debug)]
+pub(crate) enum Torn {
+    Gap,
+    Failed(Error),
+}
+
+impl From<Error> for Torn {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Seam {
+    pub(crate) fn of(read: &Read) -> Self {
+        let forwards = read.direction == Direction::Forwards;
+        Self { forwards, whole: read.as_of.is_none(), end: None, last: None, pages: 0 }
+    }
+
+    /// # Errors
+    /// [`Torn::Gap`] if the page does not fit to those before.
+    pub(crate) fn check(&mut self, page: &Page) -> Result<(), Torn> {
+        let Some(stream) = page.stream.filter(|_| self.forwards) else { return Ok(()) };
+        self.pages += 1;
+        if self.pages == 1 {
+            self.end = stream.last_revision.filter(|_| self.whole);
+        }
+        match (self.last, page.events.first()) {
+            (Some(last), Some(next)) if next.revision.0 != last.0 + 1 => return Err(Torn::Gap),
+            // All the rest has gone.
+            (Some(last), None) if page.next.is_none() => {
+                let hidden = stream.life != Life::Live || stream.hidden_before.0 > last.0 + 1;
+                if hidden || self.end.is_some_and(|end| end > last) {
+                    return Err(Torn::Gap);
+                }
+            }
+            _ => {}
+        }
+        self.last = page.events.last().map(|event| event.revision).or(self.last);
+        Ok(())
+    }
+}
+
+/// Events were hidden each time that it was read.
+pub(crate) fn torn(source: &Source) -> Error {
+    let what = match source {
+        Source::Stream(stream) => format!("stream `{stream}`"),
+        _ => "what was read".to_owned(),
+    };
+    let why =
+        format!("events of {what} were hidden while it was read, each of {READINGS} times; read it again");
+    Error::Unavailable { why, outcome: Outcome::No }
 }
 
 /// Starts a subscription: everything that matches after `from` (from the beginning, if `None`), then what comes.

@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("factum-log", &["factum"]),
     ("factum-sqlite", &["factum"]),
     ("factum-conformance", &["factum"]),
+    ("factum-postgres", &["factum"]),
 ];
 
 /// What a crate may use besides in its own tests: the suite, and a store to run on.

@@ -96,6 +96,21 @@ fn machine_path(line: &str) -> Option<String> {
     })
 }
 
+/// The lines that a merge leaves where two sides differ.
+const MARKERS: [&str; 2] = ["<<<<<<<", ">>>>>>>"];
+
+pub(super) fn merges(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in &tree.files {
+        for (n, line) in file.text.lines().enumerate() {
+            if MARKERS.iter().any(|marker| line.starts_with(marker)) {
+                findings.push(Finding::at(&file.path, n, "a merge was left unfinished: keep what is right"));
+            }
+        }
+    }
+    findings
+}
+
 pub(super) fn hosts(tree: &Tree) -> Vec<Finding> {
     let configuration = |file: &&File| {
         let name = file.path.rsplit('/').next().unwrap_or_default();
@@ -191,6 +206,13 @@ mod tests {
     fn a_test_ignored_without_reason_is_found() {
         let text = format!("    {}ignore]\n    #[ignore = \"needs root\"]\n", "#[");
         assert_eq!(places(&ignored_tests(&Tree::of_files([("a.rs", &text)]))), ["a.rs:1"]);
+    }
+
+    #[test]
+    fn an_unfinished_merge_is_found() {
+        let left = format!("a\n{} HEAD\nb\n=======\nc\n{} other\n", MARKERS[0], MARKERS[1]);
+        let tree = Tree::of_files([("docs/a.md", left.as_str()), ("docs/b.md", "a\n=======\n")]);
+        assert_eq!(places(&merges(&tree)), ["docs/a.md:2", "docs/a.md:6"]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Whatever is done, in whatever order: an invariant holds.
 
 use std::{
+    cell::Cell,
     fmt::{self, Debug, Write as _},
+    iter,
     marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -46,12 +48,26 @@ const SEED: &str = "FACTUM_TEST_SEED";
 /// any_sequence(|random| if random.bool() { Step::command(Take) } else { Step::command(Free) })
 ///     .keeps(|seats: &Seats| seats.taken <= 3);
 /// ```
+///
+/// # Panics
+/// If the variable `FACTUM_TEST_SEED` is set, and is no whole number.
+#[track_caller]
 pub fn any_sequence<A, F>(step: F) -> Property<A, F>
 where
     F: FnMut(&mut Random) -> Step<A>,
 {
-    let given = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
-    Property { step, seed: given.unwrap_or_else(|| fastrand::u64(..)), of: PhantomData }
+    let seed = match std::env::var_os(SEED) {
+        Some(given) => seed_of(&given.to_string_lossy()),
+        None => fastrand::u64(..),
+    };
+    Property { step, seed, of: PhantomData }
+}
+
+#[track_caller]
+fn seed_of(given: &str) -> u64 {
+    given.trim().parse().unwrap_or_else(|_| {
+        panic!("{SEED} is `{given}`, which is no seed: give the whole number that a failing test has named")
+    })
 }
 
 /// Does it; the refusal, if it is refused.
@@ -125,10 +141,11 @@ impl<A, F: FnMut(&mut Random) -> Step<A>> Property<A, F> {
         Self { seed, ..self }
     }
 
-    /// The invariant holds for the one aggregate, after each step. Refused commands are steps like others.
+    /// The invariant holds for the one aggregate, before the first step and after each. Refused commands are steps like others.
     ///
     /// # Panics
-    /// If it does not, with a sequence from which nothing can be left out.
+    /// If it does not, with a sequence from which nothing can be left out; and if no step of any sequence records anything, so that
+    /// nothing was tried.
     #[track_caller]
     pub fn keeps(self, invariant: impl Fn(&A) -> bool)
     where
@@ -137,13 +154,14 @@ impl<A, F: FnMut(&mut Random) -> Step<A>> Property<A, F> {
         self.keeps_all(|| Entity::of(&A::id(SUBJECT)), |entity| invariant(&entity.state));
     }
 
-    /// The invariant holds for these models, after each step.
+    /// The invariant holds for these models, before the first step and after each.
     ///
     /// # Panics
-    /// If it does not, with a sequence from which nothing can be left out.
+    /// As for [`keeps`](Self::keeps).
     #[track_caller]
     pub fn keeps_all<M: Models>(mut self, models: impl Fn() -> M, invariant: impl Fn(&M) -> bool) {
-        let broken = |steps: &[Step<A>]| Broken::by(steps, &models, &invariant);
+        let recorded = Cell::new(0);
+        let broken = |steps: &[Step<A>]| Broken::by(steps, &models, &invariant, &recorded);
         let mut random = Random::with_seed(self.seed);
         for sequence in 1..=SEQUENCES {
             let steps: Vec<_> = (0..random.usize(1..=STEPS)).map(|_| (self.step)(&mut random)).collect();
@@ -152,6 +170,12 @@ impl<A, F: FnMut(&mut Random) -> Step<A>> Property<A, F> {
             let found = format!("sequence {sequence} of {SEQUENCES}, with {SEED}={}", self.seed);
             panic!("{}", broken.story(&steps, &found));
         }
+        assert!(
+            recorded.get() > 0,
+            "no step of {SEQUENCES} sequences recorded anything (with {SEED}={}): each was refused, or had nothing to do, so the \
+             invariant was not put to the test\n",
+            self.seed
+        );
     }
 }
 
@@ -170,6 +194,7 @@ impl Broken {
         steps: &[Step<A>],
         models: impl Fn() -> M,
         invariant: impl Fn(&M) -> bool,
+        recorded: &Cell<usize>,
     ) -> Option<Self> {
         let world = World::default();
         let mut refusals = Vec::new();
@@ -179,33 +204,30 @@ impl Broken {
             loaded.unwrap_or_else(|error| panic!("the models cannot be loaded: {error}"));
             invariant(&models)
         };
-        for (at, step) in steps.iter().enumerate() {
+        // Before the first step nothing is taken: the invariant must hold of what is empty.
+        for (after, step) in iter::once(None).chain(steps.iter().map(Some)).enumerate() {
             // A panic, in a command or in the invariant, breaks it as well.
             let held = catch_unwind(AssertUnwindSafe(|| {
-                let refusal = (step.take)(&world.factum).err();
+                let refusal = step.and_then(|step| (step.take)(&world.factum).err());
                 (refusal, check())
             }));
-            let why = match held {
-                Ok((refusal, held)) => {
-                    refusals.push(refusal);
-                    if held {
-                        continue;
-                    }
-                    "the invariant does not hold".to_owned()
-                }
-                Err(panic) => {
-                    refusals.push(None);
-                    format!("it panicked: {}", said(&*panic))
-                }
+            let (refusal, why) = match held {
+                Ok((refusal, true)) => (refusal, None),
+                Ok((refusal, false)) => (refusal, Some("the invariant does not hold".to_owned())),
+                Err(panic) => (None, Some(format!("it panicked: {}", said(&*panic)))),
             };
+            refusals.extend(step.map(|_| refusal));
+            let Some(why) = why else { continue };
             let events = world.events().iter().map(Line::recorded).collect();
-            return Some(Self { after: at + 1, refusals, why, events });
+            return Some(Self { after, refusals, why, events });
         }
+        recorded.set(recorded.get() + world.events().len());
         None
     }
 
     fn story<A>(&self, steps: &[Step<A>], found: &str) -> String {
-        let mut story = format!("{}, after ({found})\n", self.why);
+        let when = if steps.is_empty() { "before the first step" } else { "after" };
+        let mut story = format!("{}, {when} ({found})\n", self.why);
         for (step, refusal) in steps.iter().zip(&self.refusals) {
             let refusal = refusal.as_ref().map_or(String::new(), |why| format!("    refused: {why}"));
             // Writing to a string cannot fail.
@@ -242,4 +264,16 @@ fn shrink<A>(
         size = if size == 1 && shorter { 1 } else { size / 2 };
     }
     (steps, broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_a_number() {
+        assert_eq!(seed_of(" 17 "), 17);
+        let panic = catch_unwind(|| seed_of("0x17")).unwrap_err();
+        assert!(said(&*panic).contains("FACTUM_TEST_SEED is `0x17`"), "{}", said(&*panic));
+    }
 }

@@ -286,3 +286,179 @@ fn unknown_types_are_passed_over_where_that_was_asked_for_but_damage_never_is() 
         assert!(codec::upcast::<Lenient>(known, b"{}").is_err(), "{known}");
     }
 }
+
+/// What a query selects of a log.
+async fn selected(store: &MemoryStore, query: Query) -> Vec<String> {
+    let found = store.read_to_end(Read::query(query)).await.unwrap();
+    found.into_iter().map(|record| format!("{} {}", record.stream, record.event_type)).collect()
+}
+
+#[tokio::test]
+async fn kinds_are_those_of_the_events_category() {
+    let store = MemoryStore::new();
+    for (stream, event_type, json) in [
+        ("account-1", "AccountOpened", r#"{"owner":"Ada"}"#),
+        ("shop-1", "Opened", r#"{"from":"nine"}"#),
+        ("account-2", "Opened", r#"{"owner":"Bob"}"#),
+    ] {
+        let stream = StreamName::new(stream).unwrap();
+        store.append(Append::to(stream, [stored(event_type, json)])).await.unwrap();
+    }
+    let opened = Query::kinds::<AccountEvent>(["Opened"]).unwrap();
+    assert_eq!(selected(&store, opened.clone()).await, ["account-1 AccountOpened", "account-2 Opened"]);
+    assert_eq!(opened.to_string(), "(type AccountOpened|Moved|Opened and category account)");
+    let none: [&str; 0] = [];
+    assert_eq!(Query::kinds::<AccountEvent>(none).unwrap().to_string(), "nothing");
+    // Where the stream does not matter, there is `types`.
+    let anywhere = Query::types(["Opened"]).unwrap();
+    assert_eq!(selected(&store, anywhere).await, ["shop-1 Opened", "account-2 Opened"]);
+}
+
+#[test]
+fn a_category_that_no_stream_has_is_refused() {
+    #[derive(Serialize, Deserialize)]
+    enum Dashed {
+        Done,
+    }
+    impl Event for Dashed {
+        const CATEGORY: &'static str = "bank-account";
+    }
+    let error = Query::kinds::<Dashed>(["Done"]).unwrap_err().to_string();
+    assert!(error.contains("`bank-account`") && error.contains("without `-`"), "{error}");
+}
+
+/// Only one number of them all is one: nobody finds a sample of it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "u64")]
+struct Secret(u64);
+
+impl TryFrom<u64> for Secret {
+    type Error = &'static str;
+    fn try_from(number: u64) -> Result<Self, Self::Error> {
+        if number == 483_920_174_653 { Ok(Self(number)) } else { Err("not the one") }
+    }
+}
+
+#[test]
+fn a_query_by_kind_finds_what_an_alias_reads() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum Later {
+        #[serde(alias = "Opened", alias = "Begun")]
+        AccountOpened {
+            owner: String,
+        },
+        Deposited {
+            cents: u64,
+        },
+        #[serde(rename = "Shut", alias = "Closed")]
+        AccountClosed,
+    }
+    impl Event for Later {
+        const CATEGORY: &'static str = "account";
+        const VERSIONS: &'static [(&'static str, u32)] = &[("Deposited", 2)];
+        fn evolution() -> Evolution<Self> {
+            Evolution::new().rename("Founded", "Opened").rename("Deposited", "Deposited.v2")
+        }
+    }
+    let types = |name: &str| {
+        let query = Query::kinds::<Later>([name]).unwrap();
+        query.any_of[0].types.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(types("AccountOpened"), ["AccountOpened", "Begun", "Founded", "Opened"]);
+    assert_eq!(types("Opened"), types("AccountOpened"), "an alias is the same kind");
+    assert_eq!(types("Deposited"), ["Deposited", "Deposited.v2"]);
+    assert_eq!(types("Shut"), ["Closed", "Shut"]);
+}
+
+#[test]
+fn an_alias_of_which_it_cannot_be_seen_whose_it_is_is_refused() {
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Hidden {
+        #[serde(alias = "Old")]
+        Kept(Secret),
+        Other,
+    }
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Plain {
+        Kept(Secret),
+        Other,
+    }
+    impl Event for Hidden {
+        const CATEGORY: &'static str = "x";
+    }
+    impl Event for Plain {
+        const CATEGORY: &'static str = "x";
+    }
+    for name in ["Kept", "Old", "Other"] {
+        let error = Query::kinds::<Hidden>([name]).unwrap_err().to_string();
+        assert!(error.contains("`Old`") && error.contains("use `Evolution::rename`"), "{error}");
+    }
+    assert_eq!(Query::kinds::<Plain>(["Kept"]).unwrap().to_string(), "(type Kept and category x)");
+}
+
+#[test]
+fn an_enum_that_takes_whatever_comes_is_refused() {
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Greedy {
+        Done {
+            n: i64,
+        },
+        #[serde(other)]
+        Other,
+    }
+    impl Event for Greedy {
+        const CATEGORY: &'static str = "job";
+        fn evolution() -> Evolution<Self> {
+            Evolution::new().rename("Finished", "Done")
+        }
+    }
+    for error in [Greedy::query().err(), Query::kinds::<Greedy>(["Done"]).err()] {
+        let error = error.unwrap().to_string();
+        assert!(error.contains("#[serde(other)]") && error.contains("use `ignore_unknown`"), "{error}");
+    }
+    evolving!(Modest, &[], Evolution::new().rename("Finished", "Done").ignore_unknown());
+    assert_eq!(codec::upcast::<Modest>("Finished", br#"{"n":1}"#).unwrap(), [Modest::Done { n: 1 }]);
+}
+
+#[tokio::test]
+async fn what_means_nothing_may_be_in_any_format() {
+    evolving!(Strict, &[], Evolution::new().rename("Photo", "Image").drop("Image").rename("Ended", "Done"));
+    evolving!(Lenient, &[], Evolution::new().rename("Ended", "Done").ignore_unknown());
+    let store = MemoryStore::new();
+    let bytes = ["Image", "Photo", "Scan", "Done", "Ended", "Done.v2"]
+        .map(|event_type| NewEvent::bytes(event_type, r#"{"n":1}"#).unwrap());
+    store.append(Append::to(StreamName::new("job-1").unwrap(), bytes)).await.unwrap();
+    let records = store.read_to_end(Read::all()).await.unwrap();
+    fn decoded<E: Event>(records: &[factum::RecordedEvent]) -> Vec<bool> {
+        records
+            .iter()
+            .map(|record| {
+                let mut events = 0;
+                let decoded = codec::decode_each::<E>(record, &mut |_| events += 1);
+                assert_eq!(events, 0, "{record:?}");
+                let error = decoded.err().map(|error| error.to_string());
+                let expected = "application/octet-stream, not JSON";
+                assert!(error.as_ref().is_none_or(|error| error.contains(expected)), "{error:?}");
+                error.is_none()
+            })
+            .collect()
+    }
+    assert_eq!(decoded::<Strict>(&records), [true, true, false, false, false, false]);
+    assert_eq!(decoded::<Lenient>(&records), [true, true, true, false, false, false]);
+}
+
+#[test]
+fn versions_of_an_older_name_are_not_unknown() {
+    evolving!(
+        Lenient,
+        &[("Done", 2)],
+        Evolution::new().rename("Ended", "Done.v2").rename("Over.v3", "Done.v2").ignore_unknown()
+    );
+    for known in ["Ended.v2", "Over", "Over.v2", "Over.v4"] {
+        let error = codec::upcast::<Lenient>(known, br#"{"n":1}"#).unwrap_err().to_string();
+        assert!(error.contains(known) && error.contains("upcast the old one"), "{error}");
+    }
+    for unknown in ["Other", "End", "Ended.vx", "Ended.v"] {
+        assert_eq!(codec::upcast::<Lenient>(unknown, b"{}").unwrap(), [], "{unknown}");
+    }
+}

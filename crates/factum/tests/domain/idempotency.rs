@@ -110,11 +110,15 @@ async fn the_same_command_done_elsewhere_meanwhile_is_found() {
     let theirs = another.inner.read_to_end(Read::all()).await.unwrap().remove(0);
     let event = codec::encode(&Opened { cents: 0 }).unwrap().with_id(theirs.id);
     let event = event.with_metadata(theirs.metadata).with_tags(theirs.tags);
-    let store = Meddled::default();
-    store.after_read.lock().unwrap().push_back(Append::to(theirs.stream, [event]));
-    let done = Factum::new(store.clone()).identified("k").decide(open("ours")).await.unwrap();
-    assert_eq!((done.repeated, done.attempts, done.events.len()), (true, 1, 1));
-    assert_eq!(store.inner.read_to_end(Read::all()).await.unwrap().len(), 1);
+    // Also if it is decided but once.
+    for attempts in [64, 1] {
+        let store = Meddled::default();
+        store.after_read.lock().unwrap().push_back(Append::to(theirs.stream.clone(), [event.clone()]));
+        let factum = Factum::new(store.clone()).with_attempts(attempts);
+        let done = factum.identified("k").decide(open("ours")).await.unwrap();
+        assert_eq!((done.repeated, done.attempts, done.events.len()), (true, 1, 1));
+        assert_eq!(store.inner.read_to_end(Read::all()).await.unwrap().len(), 1);
+    }
 }
 
 #[tokio::test]
@@ -147,4 +151,86 @@ async fn attempts_are_bounded_as_the_handle_says() {
     store.after_read.lock().unwrap().extend((0..4).map(|_| intruder()));
     let done = factum.with_attempts(5).execute(&account, Withdraw { cents: 1 }).await.unwrap();
     assert_eq!(done.attempts, 5);
+}
+
+/// Somebody else's answer is not one's own: who has sent nothing that can have happened has not done it.
+#[tokio::test(start_paused = true)]
+async fn what_others_did_while_the_store_was_away_is_repeated() {
+    let (another, theirs, account) = opened(10).await;
+    theirs.correlated("flow").identified("k").execute(&account, pay(10)).await.unwrap();
+    let recorded =
+        another.inner.read_to_end(Read::stream(account.stream().unwrap())).await.unwrap().pop().unwrap();
+    let event = codec::encode(&Withdrawn { cents: 10 }).unwrap().with_id(recorded.id);
+    let event = event.with_metadata(recorded.metadata).with_tags(recorded.tags);
+    for (fault, repeated) in [(Fault::Never, true), (Fault::Before, false)] {
+        let (store, factum, account) = opened(10).await;
+        let nothing = Append::new().expect(account.stream().unwrap(), factum::ExpectedRevision::Any);
+        store
+            .after_read
+            .lock()
+            .unwrap()
+            .extend([nothing, Append::to(recorded.stream.clone(), [event.clone()])]);
+        store.append_faults.lock().unwrap().push_back(fault);
+        let done = factum.correlated("flow").identified("k").execute(&account, pay(10)).await.unwrap();
+        // Where an answer was lost, nobody can tell whose it is.
+        assert_eq!((done.repeated, done.events.len(), done.attempts), (repeated, 1, 1), "{fault:?}");
+    }
+}
+
+/// With an id of the command in a parameter, or in a module of the same name, or local to a function.
+#[tokio::test]
+async fn commands_are_told_apart_by_all_of_their_type() {
+    #[derive(Serialize)]
+    struct Set<T> {
+        cents: i64,
+        #[serde(skip)]
+        of: std::marker::PhantomData<T>,
+    }
+    impl<T: Send + Sync> Command<Account> for Set<T> {
+        type Error = Refusal;
+        fn decide(&self, _: &Account) -> Result<Vec<AccountEvent>, Refusal> {
+            Ok(vec![Deposited { cents: self.cents }])
+        }
+    }
+    mod other {
+        #[derive(super::Serialize)]
+        pub(super) struct Pay {
+            pub(super) cents: i64,
+        }
+        pub(super) struct Email;
+    }
+    impl Command<Account> for other::Pay {
+        type Error = Refusal;
+        fn decide(&self, _: &Account) -> Result<Vec<AccountEvent>, Refusal> {
+            Ok(vec![Deposited { cents: self.cents }])
+        }
+    }
+    struct Email;
+    fn set<T>() -> Set<T> {
+        Set { cents: 1, of: std::marker::PhantomData }
+    }
+    let (_, factum, account) = opened(10).await;
+    let (k, l) = (factum.identified("k"), factum.identified("l"));
+    assert!(!k.execute(&account, set::<Email>()).await.unwrap().repeated);
+    assert!(k.execute(&account, set::<Email>()).await.unwrap().repeated);
+    assert!(!l.execute(&account, pay(1)).await.unwrap().repeated);
+    let all = [
+        k.execute(&account, set::<other::Email>()).await,
+        k.execute(&account, set::<u8>()).await,
+        l.execute(&account, other::Pay { cents: 1 }).await,
+    ];
+    let shown = all.map(|answer| answer.unwrap_err().to_string());
+    assert_eq!(
+        shown[0],
+        "the command id `k`: another `Set<Email>` had it before (at position 2); give this `Set<Email>` an id of its own"
+    );
+    assert_eq!(
+        shown[1],
+        "the command id `k`: `Set<Email>` had it before (at position 2); give this `Set<u8>` an id of its own"
+    );
+    assert_eq!(
+        shown[2],
+        "the command id `l`: another `Pay` had it before (at position 4); give this `Pay` an id of its own"
+    );
+    assert_eq!(factum.load(&account).await.unwrap().state.cents, 10);
 }

@@ -6,6 +6,7 @@ mod bus;
 mod codec;
 mod commands;
 mod evolution;
+mod hiding;
 mod idempotency;
 mod passes;
 mod projections;

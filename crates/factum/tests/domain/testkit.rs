@@ -253,4 +253,9 @@ fn what_failing_tests_show() {
         };
         any_sequence(lender).seed(7).keeps(|account: &Account| account.cents >= 0);
     });
+    shows("nothing_recorded", || {
+        let poor = |_: &mut factum::testkit::Random| Step::command(Withdraw { cents: 1 });
+        any_sequence(poor).seed(7).keeps(|account: &Account| account.cents >= 0);
+    });
+    shows("broken_from_the_start", || any_sequence(teller).seed(7).keeps(|account: &Account| account.open));
 }

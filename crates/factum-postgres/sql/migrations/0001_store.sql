@@ -1,0 +1,200 @@
+-- The event store. `factum` stands for the schema that the store was given.
+
+-- The log itself: one row.
+CREATE TABLE factum.log (
+    the_one           boolean PRIMARY KEY DEFAULT true CHECK (the_one),
+    log_id            uuid    NOT NULL,
+    epoch             bigint  NOT NULL,
+    -- Where the epoch was begun: a cluster, and its timeline. Elsewhere, history may have been rewound.
+    system_identifier bigint  NOT NULL,
+    timeline          integer NOT NULL
+);
+
+-- The last position that was drawn, and the last moment. Neither goes back when a transaction does: both are only read and
+-- moved in `allocate`.
+CREATE SEQUENCE factum.position AS bigint MINVALUE 0 CACHE 1;
+SELECT setval('factum.position', 0);
+CREATE SEQUENCE factum.recorded_at AS bigint MINVALUE 0 CACHE 1;
+SELECT setval('factum.recorded_at', 0);
+
+-- What is known of each stream: its row is locked by whoever writes to it or relies on it.
+CREATE TABLE factum.streams (
+    name            text COLLATE "C" PRIMARY KEY,
+    last_revision   bigint,
+    hidden_before   bigint   NOT NULL DEFAULT 0,
+    hidden_until    bigint,
+    truncate_before bigint,
+    max_count       bigint,
+    max_age_seconds bigint,
+    -- 0: live, 1: deleted, 2: tombstoned.
+    life            smallint NOT NULL DEFAULT 0 CHECK (life BETWEEN 0 AND 2)
+);
+
+-- Revisions of a stream have no holes, and its last one changes with each append: leave room for that in each page.
+ALTER TABLE factum.streams SET (fillfactor = 70);
+
+CREATE TABLE factum.events (
+    position       bigint PRIMARY KEY,
+    stream         text COLLATE "C" NOT NULL,
+    revision       bigint   NOT NULL,
+    -- Microseconds since 1970. It never runs backwards along positions.
+    recorded_at    bigint   NOT NULL,
+    id             uuid     NOT NULL,
+    event_type     text COLLATE "C" NOT NULL,
+    category       text COLLATE "C" NOT NULL,
+    content_type   text     NOT NULL,
+    -- JSON is kept as jsonb where that keeps its value to the last digit, and as bytes where it does not.
+    data           jsonb,
+    data_bytes     bytea,
+    metadata       jsonb,
+    metadata_bytes bytea,
+    tags           text[] COLLATE "C" NOT NULL,
+    -- Of the canonical content: an event sent again is known by it, also when its content has been removed.
+    digest         bytea    NOT NULL,
+    UNIQUE (stream, revision),
+    UNIQUE (stream, id)
+);
+CREATE INDEX events_by_tag ON factum.events USING gin (tags) WITH (fastupdate = off);
+CREATE INDEX events_by_category ON factum.events (category, position);
+CREATE INDEX events_by_type ON factum.events (event_type, position);
+CREATE INDEX events_by_time ON factum.events (recorded_at, position);
+
+-- A position as the second half of an advisory lock's key, and back: the position nearest to `drawn` of which these are the low
+-- 32 bits, before it or after it (others draw meanwhile). That is right as long as no transaction lives through 2^31 positions.
+CREATE FUNCTION factum.fence_key(at_position bigint) RETURNS integer IMMUTABLE STRICT PARALLEL SAFE LANGUAGE sql
+    RETURN ((at_position & 4294967295) - CASE WHEN at_position & 2147483648 <> 0 THEN 4294967296 ELSE 0 END)::integer;
+CREATE FUNCTION factum.fence_position(key oid, drawn bigint) RETURNS bigint IMMUTABLE STRICT PARALLEL SAFE LANGUAGE sql
+    RETURN drawn + ((key::bigint - drawn + 2147483648) & 4294967295) - 2147483648;
+
+-- The present moment, as readers and retention see it: never before the last event.
+CREATE FUNCTION factum.moment() RETURNS bigint VOLATILE LANGUAGE sql AS $$
+    SELECT greatest(last_value, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) FROM factum.recorded_at
+$$;
+
+-- What appenders have announced: each holds a lock that says 'I draw positions beyond this one only'.
+CREATE VIEW factum.fences AS
+    SELECT l.objid AS key, l.pid
+    FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+      AND l.classid = 'factum.events'::regclass::oid
+      AND l.mode = 'ExclusiveLock'
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database());
+
+-- The last position up to which nothing will appear any more. Three moments, in this order: what was drawn, what is announced,
+-- and, in a LATER statement of the caller, the events up to there. In one statement, an appender that commits between the
+-- first two would be missed for ever.
+CREATE FUNCTION factum.safe_head() RETURNS bigint VOLATILE LANGUAGE plpgsql AS $$
+DECLARE
+    drawn     bigint;
+    announced bigint;
+BEGIN
+    SELECT last_value INTO drawn FROM factum.position;
+    SELECT min(factum.fence_position(key, drawn)) INTO announced FROM factum.fences;
+    RETURN least(drawn, announced);
+END $$;
+
+-- Waits until nothing will appear any more at or before a position that was drawn: until everybody who announced less is done.
+CREATE FUNCTION factum.settle(at_position bigint) RETURNS void VOLATILE LANGUAGE plpgsql AS $$
+DECLARE
+    drawn bigint;
+    fence integer;
+BEGIN
+    SELECT last_value INTO drawn FROM factum.position;
+    FOR fence IN
+        SELECT factum.fence_key(key::bigint) FROM factum.fences
+        WHERE factum.fence_position(key, drawn) < at_position AND pid IS DISTINCT FROM pg_backend_pid()
+    LOOP
+        PERFORM pg_advisory_lock_shared('factum.events'::regclass::oid::integer, fence);
+        PERFORM pg_advisory_unlock_shared('factum.events'::regclass::oid::integer, fence);
+    END LOOP;
+END $$;
+
+-- Draws so many positions in a row, and the moment at which they are recorded. It announces first, and only then draws.
+CREATE FUNCTION factum.allocate(count bigint, OUT first bigint, OUT moment bigint) VOLATILE LANGUAGE plpgsql AS $$
+DECLARE
+    gate CONSTANT integer := 'factum.log'::regclass::oid::integer;
+    last bigint;
+BEGIN
+    -- Held for these few statements, not to the end of the transaction: runs of positions do not mix, and time goes their way.
+    PERFORM pg_advisory_lock(gate, 0);
+    BEGIN
+        SELECT last_value INTO last FROM factum.position;
+        PERFORM pg_advisory_xact_lock('factum.events'::regclass::oid::integer, factum.fence_key(last));
+        first := last + 1;
+        PERFORM setval('factum.position', last + count);
+        moment := factum.moment();
+        PERFORM setval('factum.recorded_at', moment);
+    EXCEPTION WHEN OTHERS OR query_canceled THEN
+        PERFORM pg_advisory_unlock(gate, 0);
+        RAISE;
+    END;
+    PERFORM pg_advisory_unlock(gate, 0);
+END $$;
+
+-- Locks the places where appends and guards on queries meet, in one order for all: an append takes those of its events shared, a
+-- guard takes the one of each thing that it asks for alone.
+CREATE FUNCTION factum.meet(shared integer[], alone integer[]) RETURNS void VOLATILE LANGUAGE plpgsql AS $$
+DECLARE
+    places CONSTANT integer := 'factum.streams'::regclass::oid::integer;
+    place   record;
+BEGIN
+    FOR place IN
+        SELECT key, bool_or(exclusive) AS exclusive
+        FROM (SELECT unnest(shared) AS key, false AS exclusive UNION ALL SELECT unnest(alone), true) AS wanted
+        GROUP BY key ORDER BY key
+    LOOP
+        IF place.exclusive THEN
+            PERFORM pg_advisory_xact_lock(places, place.key);
+        ELSE
+            PERFORM pg_advisory_xact_lock_shared(places, place.key);
+        END IF;
+    END LOOP;
+END $$;
+
+-- Locks streams, in the order of their names, and says what is known of them. Those never heard of get a row.
+CREATE FUNCTION factum.lock_streams(names text[]) RETURNS SETOF factum.streams VOLATILE LANGUAGE plpgsql AS $$
+DECLARE
+    known bigint;
+BEGIN
+    PERFORM 1 FROM factum.streams WHERE name = ANY (names) ORDER BY name FOR UPDATE;
+    GET DIAGNOSTICS known = ROW_COUNT;
+    IF known < cardinality(names) THEN
+        INSERT INTO factum.streams (name) SELECT unnest(names) ON CONFLICT DO NOTHING;
+        PERFORM 1 FROM factum.streams WHERE name = ANY (names) ORDER BY name FOR UPDATE;
+    END IF;
+    -- A later statement than the one that waited: it sees what those waited for have done.
+    RETURN QUERY SELECT * FROM factum.streams WHERE name = ANY (names);
+END $$;
+
+-- Writes events at the end of the log, in this order, and what their streams have become. `first` and `moment` are those of an
+-- earlier `allocate`, or null.
+CREATE FUNCTION factum.record(
+    INOUT first bigint, INOUT moment bigint,
+    streams text[], revisions bigint[], ids uuid[], types text[], categories text[], content_types text[],
+    data text[], data_bytes bytea[], metadata text[], metadata_bytes bytea[], packed_tags text[], digests bytea[],
+    names text[], last_revisions bigint[], hidden_befores bigint[], hidden_untils bigint[],
+    truncate_befores bigint[], max_counts bigint[], max_ages bigint[], lives smallint[]
+) VOLATILE LANGUAGE plpgsql AS $$
+BEGIN
+    IF first IS NULL THEN
+        SELECT a.first, a.moment INTO record.first, record.moment FROM factum.allocate(cardinality(ids)) a;
+    END IF;
+    INSERT INTO factum.events
+        SELECT record.first + e.n - 1, e.stream, e.revision, record.moment, e.id, e.event_type, e.category, e.content_type,
+               e.data::jsonb, e.data_bytes, e.metadata::jsonb, e.metadata_bytes,
+               -- Tags have no control characters.
+               CASE WHEN e.tags = '' THEN '{}' ELSE string_to_array(e.tags, E'\x1f') END, e.digest
+        FROM unnest(streams, revisions, ids, types, categories, content_types,
+                    data, data_bytes, metadata, metadata_bytes, packed_tags, digests) WITH ORDINALITY
+             AS e (stream, revision, id, event_type, category, content_type,
+                   data, data_bytes, metadata, metadata_bytes, tags, digest, n);
+    UPDATE factum.streams s
+        SET last_revision = n.last_revision, hidden_before = n.hidden_before, hidden_until = n.hidden_until,
+            truncate_before = n.truncate_before, max_count = n.max_count, max_age_seconds = n.max_age_seconds,
+            life = n.life
+        FROM unnest(names, last_revisions, hidden_befores, hidden_untils, truncate_befores, max_counts, max_ages, lives)
+             AS n (name, last_revision, hidden_before, hidden_until, truncate_before, max_count, max_age_seconds, life)
+        WHERE s.name = n.name;
+    -- For the statement after the commit, which settles it.
+    PERFORM set_config('factum_store.recorded_to', (record.first + cardinality(ids) - 1)::text, false);
+END $$;

@@ -1,0 +1,158 @@
+//! Rows as events and streams, and back.
+
+use bytes::Bytes;
+use factum::{
+    ContentType, Error, EventId, EventType, Life, Metadata, NewEvent, Position, RecordedEvent, Retention,
+    Revision, StreamName, StreamState, Tags, Timestamp,
+};
+use tokio_postgres::Row;
+
+use crate::{fault::Fault, json};
+
+/// The columns of an event `e` that [`event`] reads.
+pub(crate) const EVENT: &str =
+    "e.position, e.stream, e.revision, e.recorded_at, e.id, e.event_type, e.content_type,
+    e.data::text, e.data_bytes, e.metadata::text, e.metadata_bytes, e.tags";
+/// The columns of a stream `s` that [`stream`] reads.
+pub(crate) const STREAM: &str =
+    "s.name, s.last_revision, s.hidden_before, s.hidden_until, s.truncate_before, s.max_count,
+    s.max_age_seconds, s.life";
+
+pub(crate) fn event(row: &Row) -> Result<RecordedEvent, Fault> {
+    let text = |json: Option<String>, bytes: Option<Vec<u8>>| {
+        json.map_or_else(|| bytes.map(Bytes::from).unwrap_or_default(), Bytes::from)
+    };
+    let tags: Vec<&str> = row.try_get(11)?;
+    Ok(RecordedEvent {
+        position: Position(number(row.try_get(0)?)),
+        stream: StreamName::from_store(row.try_get::<_, String>(1)?.into()),
+        revision: Revision(number(row.try_get(2)?)),
+        recorded_at: Timestamp(row.try_get(3)?),
+        id: EventId(row.try_get(4)?),
+        event_type: EventType::from_store(row.try_get::<_, String>(5)?.into()),
+        content_type: ContentType::from_name(row.try_get::<_, String>(6)?)?,
+        data: text(row.try_get(7)?, row.try_get(8)?),
+        metadata: Metadata::from_store(text(row.try_get(9)?, row.try_get(10)?)),
+        tags: if tags.is_empty() { Tags::NONE } else { Tags::new(tags)? },
+    })
+}
+
+pub(crate) fn stream(row: &Row) -> Result<(StreamName, StreamState), Fault> {
+    let optional = |at| Ok::<_, Fault>(row.try_get::<_, Option<i64>>(at)?.map(number));
+    let life = match row.try_get::<_, i16>(7)? {
+        0 => Life::Live,
+        1 => Life::Deleted,
+        2 => Life::Tombstoned,
+        other => {
+            return Err(Error::invalid(
+                "the life of a stream in PostgreSQL",
+                format!("it is {other}, not 0 to 2"),
+            )
+            .into());
+        }
+    };
+    let state = StreamState {
+        last_revision: optional(1)?.map(Revision),
+        hidden_before: Revision(number(row.try_get(2)?)),
+        hidden_until: row.try_get::<_, Option<i64>>(3)?.map(Timestamp),
+        retention: Retention {
+            truncate_before: optional(4)?.map(Revision),
+            max_count: optional(5)?,
+            max_age_seconds: optional(6)?,
+        },
+        life,
+    };
+    Ok((StreamName::from_store(row.try_get::<_, String>(0)?.into()), state))
+}
+
+/// What `record` takes of streams, column by column.
+#[derive(Default)]
+pub(crate) struct StreamColumns {
+    pub(crate) names: Vec<String>,
+    pub(crate) last_revisions: Vec<Option<i64>>,
+    pub(crate) hidden_befores: Vec<i64>,
+    pub(crate) hidden_untils: Vec<Option<i64>>,
+    pub(crate) truncate_befores: Vec<Option<i64>>,
+    pub(crate) max_counts: Vec<Option<i64>>,
+    pub(crate) max_ages: Vec<Option<i64>>,
+    pub(crate) lives: Vec<i16>,
+}
+
+impl StreamColumns {
+    pub(crate) fn push(&mut self, name: &StreamName, state: &StreamState) {
+        self.names.push(name.as_str().to_owned());
+        self.last_revisions.push(state.last_revision.map(|revision| signed(revision.0)));
+        self.hidden_befores.push(signed(state.hidden_before.0));
+        self.hidden_untils.push(state.hidden_until.map(|until| until.0));
+        self.truncate_befores.push(state.retention.truncate_before.map(|revision| signed(revision.0)));
+        self.max_counts.push(state.retention.max_count.map(signed));
+        self.max_ages.push(state.retention.max_age_seconds.map(signed));
+        self.lives.push(match state.life {
+            Life::Live => 0,
+            Life::Deleted => 1,
+            Life::Tombstoned => 2,
+        });
+    }
+}
+
+/// What `record` takes of events, column by column.
+#[derive(Default)]
+pub(crate) struct EventColumns {
+    pub(crate) streams: Vec<String>,
+    pub(crate) revisions: Vec<i64>,
+    pub(crate) ids: Vec<uuid::Uuid>,
+    pub(crate) types: Vec<String>,
+    pub(crate) categories: Vec<String>,
+    pub(crate) content_types: Vec<String>,
+    pub(crate) data: Vec<Option<String>>,
+    pub(crate) data_bytes: Vec<Option<Vec<u8>>>,
+    pub(crate) metadata: Vec<Option<String>>,
+    pub(crate) metadata_bytes: Vec<Option<Vec<u8>>>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) digests: Vec<Vec<u8>>,
+}
+
+impl EventColumns {
+    pub(crate) fn push(&mut self, stream: &StreamName, revision: Revision, event: &NewEvent) {
+        let is_json = event.content_type == ContentType::Json;
+        let (data, data_bytes) = as_json_or_bytes(&event.data, is_json);
+        let (metadata, metadata_bytes) = match event.metadata.as_bytes() {
+            none if none.is_empty() => (None, None),
+            some => as_json_or_bytes(some, true),
+        };
+        self.streams.push(stream.as_str().to_owned());
+        self.revisions.push(signed(revision.0));
+        self.ids.push(event.id.0);
+        self.types.push(event.event_type.as_str().to_owned());
+        self.categories.push(stream.category().to_owned());
+        self.content_types.push(event.content_type.as_str().to_owned());
+        self.data.push(data);
+        self.data_bytes.push(data_bytes);
+        self.metadata.push(metadata);
+        self.metadata_bytes.push(metadata_bytes);
+        self.tags.push(event.tags.iter().collect::<Vec<_>>().join("\x1f"));
+        self.digests.push(digest(event));
+    }
+}
+
+fn as_json_or_bytes(bytes: &[u8], is_json: bool) -> (Option<String>, Option<Vec<u8>>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if is_json && json::keeps_its_value(bytes) => (Some(text.to_owned()), None),
+        _ => (None, Some(bytes.to_vec())),
+    }
+}
+
+/// What stands for an event's content.
+pub(crate) fn digest(event: &NewEvent) -> Vec<u8> {
+    xxhash_rust::xxh3::xxh3_128(&event.canonical_content()).to_be_bytes().to_vec()
+}
+
+/// Counts are never negative in the database either.
+pub(crate) fn number(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or_default()
+}
+
+/// What is beyond the reach of `bigint` is as good as its end.
+pub(crate) fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,12 @@
+//! Where the tests of this crate find their server.
+
+/// The server that `cargo xtask test postgres` has started.
+pub(crate) fn url() -> String {
+    std::env::var("FACTUM_TEST_POSTGRES")
+        .expect("a server to test on: run `cargo xtask test postgres`, or name one in FACTUM_TEST_POSTGRES")
+}
+
+/// A schema of a test's own.
+pub(crate) fn fresh_schema() -> String {
+    format!("t_{}", factum::EventId::new().0.simple())
+}

@@ -1,0 +1,168 @@
+//! Servers that tests need: private ones, in temporary directories, on free ports of this machine, stopped by who started them.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use tokio::process::{Child, Command};
+
+use crate::shell::{Shell, Stop};
+
+/// How long a server may take to start, and to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A PostgreSQL of our own. It is gone when this is dropped; [`stop`](Postgres::stop) ends it in good order.
+#[derive(Debug)]
+pub(crate) struct Postgres {
+    server: Child,
+    directory: PathBuf,
+    port: u16,
+}
+
+impl Postgres {
+    /// Starts one, with an empty database `postgres` that anybody on this machine may use as `postgres`. If there is no such
+    /// server to start, what to do about that.
+    pub(crate) async fn start(shell: &mut Shell) -> Result<Result<Self, String>, Stop> {
+        let Some(bin) = find_or_install(shell).await? else {
+            let why = "PostgreSQL's server is not installed: apt-get install postgresql (15 or later)";
+            return Ok(Err(why.to_owned()));
+        };
+        let directory = std::env::temp_dir().join(format!("factum-postgres-{}", std::process::id()));
+        // Whoever had this number before us is gone.
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory).map_err(Stop::at(format!("cannot make {}", directory.display())))?;
+        let open = fs::set_permissions(&directory, fs::Permissions::from_mode(0o700));
+        open.map_err(Stop::at(format!("cannot protect {}", directory.display())))?;
+        if geteuid().is_root() {
+            let mut give = shell.command("chown");
+            give.arg("postgres").arg(&directory);
+            shell.output(give).await?;
+        }
+        let data = directory.join("data");
+        let mut init = as_server(shell, &bin.join("initdb"));
+        init.args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+            "-D",
+        ])
+        .arg(&data);
+        shell.output(init).await?;
+        let port = free_port()?;
+        let log = made(&directory.join("log"))?;
+        let mut serve = as_server(shell, &bin.join("postgres"));
+        serve.arg("-D").arg(&data).args(["-p", &port.to_string(), "-k"]).arg(&directory);
+        for setting in ["listen_addresses=127.0.0.1", "max_connections=400", "max_prepared_transactions=8"] {
+            serve.args(["-c", setting]);
+        }
+        serve.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        let server =
+            serve.spawn().map_err(Stop::at(format!("cannot start {}", bin.join("postgres").display())))?;
+        let mut postgres = Self { server, directory, port };
+        postgres.ready().await?;
+        println!("PostgreSQL {} on port {port}, for this lane alone", bin.display());
+        Ok(Ok(postgres))
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Ends it, and removes all that it had.
+    pub(crate) async fn stop(mut self) {
+        if let Some(pid) = self.server.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            // Its fast shutdown: it does not wait for its clients.
+            let _ = kill_process(pid, Signal::INT);
+        }
+        let _ = tokio::time::timeout(PATIENCE, self.server.wait()).await;
+    }
+
+    async fn ready(&mut self) -> Result<(), Stop> {
+        for _ in 0..PATIENCE.as_millis() / 50 {
+            if tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
+                return Ok(());
+            }
+            if let Ok(Some(status)) = self.server.try_wait() {
+                let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+                return Err(Stop::Failed(format!("PostgreSQL ended as it started ({status}):\n{log}")));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(Stop::Failed(format!("PostgreSQL did not start within {} s", PATIENCE.as_secs())))
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let _ = self.server.start_kill();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Where the server's programs are. On a machine without them, root installs Debian's.
+async fn find_or_install(shell: &mut Shell) -> Result<Option<PathBuf>, Stop> {
+    if let Some(found) = find() {
+        return Ok(Some(found));
+    }
+    if !geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        return Ok(None);
+    }
+    let mut install = shell.command("apt-get");
+    install
+        .args(["install", "--yes", "--no-install-recommends", "postgresql"])
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    match shell.run(install).await {
+        Err(Stop::Failed(why)) => println!("{why}"),
+        Err(stop) => return Err(stop),
+        Ok(()) => {}
+    }
+    Ok(find())
+}
+
+fn find() -> Option<PathBuf> {
+    let debian = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = debian.collect();
+    // The newest of Debian's first.
+    places.sort_by(|a, b| b.cmp(a));
+    places.extend(std::env::split_paths(&path));
+    places.into_iter().find(|bin| bin.join("postgres").exists() && bin.join("initdb").exists())
+}
+
+/// A program of the server's, which refuses to run as root.
+fn as_server(shell: &Shell, program: &Path) -> Command {
+    let mut command = if geteuid().is_root() {
+        let mut command = shell.command("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
+        command
+    } else {
+        shell.command(program)
+    };
+    // Its user need not be able to look into the working directory.
+    command.current_dir("/");
+    command
+}
+
+#[allow(clippy::disallowed_methods, reason = "a server's log is no data file of the product's")]
+fn made(file: &Path) -> Result<fs::File, Stop> {
+    fs::File::create(file).map_err(Stop::at(format!("cannot make {}", file.display())))
+}
+
+/// A port that nobody has at this moment.
+fn free_port() -> Result<u16, Stop> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(Stop::at("no port is free"))?;
+    Ok(listener.local_addr().map_err(Stop::at("no port is free"))?.port())
+}
