@@ -84,7 +84,8 @@ impl fmt::Debug for Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the database in this file, which is made if it is missing. Other tables in it are left alone.
+    /// Opens the database in this file, which is made if it is missing. Other tables in it are left alone. The file must keep its
+    /// name and stay what it is for as long as it is open: who reads several models whole at once opens it again by that name.
     ///
     /// # Errors
     /// [`Error::Unavailable`](factum::Error::Unavailable) if it cannot be opened, written or locked,

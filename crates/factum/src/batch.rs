@@ -46,6 +46,8 @@ pub struct Filled {
 #[derive(Default)]
 pub(crate) struct Records {
     pub(crate) records: Vec<RecordedEvent>,
+    /// Of their data, as stored.
+    pub(crate) bytes: usize,
     decoded: Mutex<Vec<AsEvents>>,
 }
 
@@ -139,7 +141,8 @@ impl Piece {
 
 impl Records {
     pub(crate) fn new(records: Vec<RecordedEvent>) -> Self {
-        Self { records, decoded: Mutex::default() }
+        let bytes = records.iter().map(|record| record.data.len()).sum();
+        Self { records, bytes, decoded: Mutex::default() }
     }
 
     /// Those that a query selects.

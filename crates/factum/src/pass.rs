@@ -31,6 +31,8 @@ use crate::{
 const BATCH: usize = 1000;
 /// Pages that are kept for those who come later, if there is more than one lane.
 const KEPT: usize = 8;
+/// Bytes of events in one transaction and in the pages that are kept, at most, unless a single page holds more.
+const BYTES: usize = 32 << 20;
 /// How long those ahead wait for one that is about to be left behind.
 const COMPANY: Duration = Duration::from_millis(100);
 
@@ -212,13 +214,17 @@ impl Road {
     /// What was read after `first` already: who is behind gets as much of it at once as one batch holds.
     fn known_after(&self, lane: u64, query: &Query, first: Arc<Content>) -> Vec<Arc<Content>> {
         let state = self.state();
-        let (mut events, mut to, mut all) = (first.records.records.len(), first.to, vec![first]);
+        let (mut events, mut bytes) = (first.records.records.len(), first.records.bytes);
+        let (mut to, mut all) = (first.to, vec![first]);
         let next = |to: Token| {
             let stretches = state.kept.iter().rev().filter(|stretch| stretch.from == to);
             stretches.filter_map(|stretch| stretch.content.get()).find(|content| content.covers(query))
         };
-        while let Some(content) = next(to).filter(|next| events + next.records.records.len() <= BATCH) {
-            events += content.records.records.len();
+        while let Some(content) = next(to) {
+            (events, bytes) = (events + content.records.records.len(), bytes + content.records.bytes);
+            if events > BATCH || bytes > BYTES {
+                break;
+            }
             to = content.to;
             all.push(content.clone());
         }
@@ -252,7 +258,22 @@ impl Road {
 
     /// Reads what comes after `seen`, for all lanes that are there or on their way.
     async fn read(&self, query: &Query, seen: Token) -> Result<Arc<Content>, Missing> {
-        let (query, until) = self.state().wanted(query, seen);
+        let (wanted, until) = self.state().wanted(query, seen);
+        match self.read_page(&wanted, seen, until).await {
+            // What others need may be what cannot be read, and no more than theirs: each has a fate of its own.
+            Err(Missing::Failed(error)) if !error.is_retryable() && wanted != *query => {
+                self.read_page(query, seen, until).await
+            }
+            read => read,
+        }
+    }
+
+    async fn read_page(
+        &self,
+        query: &Query,
+        seen: Token,
+        until: Option<Position>,
+    ) -> Result<Arc<Content>, Missing> {
         let mut read = Read::query(query.clone()).beyond(seen).limit(BATCH);
         // Not past the foremost: from there on it goes with it.
         read.as_of = until.map(AsOf::Position);
@@ -266,7 +287,7 @@ impl Road {
             }
         };
         let more = page.next.is_some() || until.is_some_and(|until| until < page.head.position);
-        let records = Arc::new(Records::new(page.events));
+        let (query, records) = (query.clone(), Arc::new(Records::new(page.events)));
         Ok(Arc::new(Content { query, records, to: page.token, head: page.head, more }))
     }
 }
@@ -287,7 +308,7 @@ impl State {
         let stretch = Arc::new(Stretch { from: seen, content: OnceCell::new() });
         if self.lanes.len() > 1 {
             self.kept.push_back(stretch.clone());
-            while self.kept.len() > KEPT {
+            while self.is_overfull() {
                 self.kept.pop_front();
             }
         } else {
@@ -296,12 +317,22 @@ impl State {
         stretch
     }
 
+    fn kept_bytes(&self) -> usize {
+        let contents = self.kept.iter().filter_map(|stretch| stretch.content.get());
+        contents.map(|content| content.records.bytes).sum()
+    }
+
+    /// With a stretch at the end that is still to be read.
+    fn is_overfull(&self) -> bool {
+        self.kept.len() > KEPT || (self.kept.len() > 1 && self.kept_bytes() > BYTES)
+    }
+
     /// Whether a lane that goes on from `seen` takes away from another what that one would need next.
     fn leaves_somebody(&self, lane: u64, seen: Token) -> bool {
         let Some(oldest) = self.kept.front() else { return false };
         let known = self.kept.iter().any(|stretch| stretch.from == seen);
         !known
-            && self.kept.len() >= KEPT
+            && (self.kept.len() >= KEPT || self.kept_bytes() > BYTES)
             && self.behind(seen).contains(&oldest.from)
             && self.lanes.iter().any(|place| place.id != lane && place.is_at(oldest.from))
     }
@@ -446,5 +477,32 @@ impl Lane {
         }
         self.seen = Some(token);
         news
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+mod tests {
+    use super::*;
+    use crate::{Append, MemoryStore, NewEvent, StreamName};
+
+    #[tokio::test]
+    async fn what_is_kept_for_others_is_bounded_in_bytes() {
+        let store = MemoryStore::new();
+        let road = Arc::new(Road::open(Arc::new(store.clone())));
+        let query = Query::category("large");
+        let (mut ahead, behind) = (road.lane(query.clone(), None), road.lane(query, None));
+        let stream = StreamName::new("large-1").unwrap();
+        for _ in 0..KEPT {
+            for _ in 0..10 {
+                let large = NewEvent::bytes("Large", vec![0; 1_000_000]).unwrap();
+                store.append(Append::to(stream.clone(), [large])).await.unwrap();
+            }
+            assert!(matches!(ahead.next().await.unwrap().what, What::Events(_)));
+            let state = road.state();
+            assert!(state.kept_bytes() <= 42 << 20, "{} bytes", state.kept_bytes());
+        }
+        assert!(road.state().kept.len() > 2, "as many as there is room for");
+        drop(behind);
     }
 }

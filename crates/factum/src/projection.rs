@@ -28,6 +28,8 @@ use crate::{
 
 /// Rows that a filler keeps in memory between batches, at most.
 const CACHED_ROWS: usize = 50_000;
+/// Bytes of these rows as JSON, at most.
+const CACHED_BYTES: usize = 32 << 20;
 
 /// Differences that [`Projected::verify`] lists, at most.
 pub const DIFFERENCES: usize = 10_000;
@@ -62,7 +64,9 @@ pub trait Projection: Send + Sync + 'static {
     const VERSION: u32 = 1;
     /// What it is made from. Every event that [`query`](Projection::query) selects must be one.
     type Event: EventSet;
-    /// A row.
+    /// A row. It is stored as JSON and must come back from it as it was: the next event finds either the row that is still in
+    /// memory or the one that is stored. So nothing that [`evolve`](Projection::evolve) looks at may be left out (`serde(skip)`), and no
+    /// number may be one that JSON does not have (`NaN`, infinite).
     type Row: Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// The events that it is made from: those of the event's category.
@@ -116,7 +120,8 @@ pub trait MultiProjection: Send + Sync + 'static {
     const VERSION: u32 = 1;
     /// What it is made from: one [`Event`](crate::Event), or several in an enum of them.
     type Event: EventSet;
-    /// A row. Where rows of different kinds live in one model, an enum of them.
+    /// A row. Where rows of different kinds live in one model, an enum of them. It must come back from JSON as it was, like
+    /// [`Projection::Row`].
     type Row: Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// The events that it is made from: those of the event's category or categories.
@@ -418,7 +423,7 @@ impl<P: MultiProjection> Form for Documents<P> {
 
     fn filler(&self, generation: u32) -> Box<dyn Filler> {
         let (projection, reads) = (self.projection.clone(), self.reads.clone());
-        Box::new(DocumentFiller { projection, reads, generation, rows: HashMap::new() })
+        Box::new(DocumentFiller { projection, reads, generation, rows: HashMap::new(), bytes: 0 })
     }
 }
 
@@ -428,6 +433,8 @@ struct DocumentFiller<P: MultiProjection> {
     generation: u32,
     /// Rows as they are stored; `None` for a key known to have no row. Whoever holds the lease is the only one to change them.
     rows: HashMap<String, Option<P::Row>>,
+    /// As JSON, of all rows that were read or written since there were none: these rows are no more than that.
+    bytes: usize,
 }
 
 /// The changes that a batch makes, in order.
@@ -470,7 +477,7 @@ impl<P: MultiProjection> Filler for DocumentFiller<P> {
                     Ok(Ok(rows)) => break rows,
                     // Which record it was is found the second time.
                     Ok(Err((key, _))) if plan.unwritable.insert(key.clone()) => {
-                        self.rows.clear();
+                        self.forget();
                         continue;
                     }
                     Ok(Err((_, error))) => (0, error),
@@ -479,7 +486,7 @@ impl<P: MultiProjection> Filler for DocumentFiller<P> {
             };
             plan.end_before(failed);
             // What is in memory may be half changed: begin the batch again.
-            self.rows.clear();
+            self.forget();
         };
         let problem = plan.problem.take();
         let checkpoint = match problem {
@@ -489,11 +496,12 @@ impl<P: MultiProjection> Filler for DocumentFiller<P> {
         if let Some(to) = checkpoint
             && (problem.is_none() || plan.records > 0)
         {
+            self.bytes += rows.iter().map(|(key, row)| size_of_row(key, row.as_deref())).sum::<usize>();
             let step = Step { generation: self.generation, from, to, rows };
             self.reads.commit(lease, step).await?;
         }
-        if self.rows.len() > CACHED_ROWS {
-            self.rows.clear();
+        if self.rows.len() > CACHED_ROWS || self.bytes > CACHED_BYTES {
+            self.forget();
         }
         Ok(Filled { checkpoint, problem })
     }
@@ -513,6 +521,11 @@ impl<E: EventSet> Plan<E> {
 }
 
 impl<P: MultiProjection> DocumentFiller<P> {
+    fn forget(&mut self) {
+        self.rows = HashMap::new();
+        self.bytes = 0;
+    }
+
     /// Finds the keys, up to the first record for which that fails.
     fn plan(&self, mut decoded: Decoded<P::Event>) -> Plan<P::Event> {
         let (records, problem) = (decoded.len(), decoded.problem.take());
@@ -556,6 +569,7 @@ impl<P: MultiProjection> DocumentFiller<P> {
         let rows = self.reads.rows(P::NAME, self.generation, keys.clone()).await?;
         let mut failed: Option<Failed> = None;
         for ((key, row), first) in keys.into_iter().zip(rows).zip(firsts) {
+            self.bytes += size_of_row(&key, row.as_deref());
             match row.map(|row| parse::<P>(&key, &row)).transpose() {
                 Ok(row) => drop(self.rows.insert(key, row)),
                 Err(error) if failed.as_ref().is_none_or(|(at, _)| first < *at) => {
@@ -602,6 +616,10 @@ impl<P: MultiProjection> DocumentFiller<P> {
     }
 }
 
+fn size_of_row(key: &str, json: Option<&str>) -> usize {
+    key.len() + json.map_or(0, str::len)
+}
+
 /// What `work` on an event gives. A panic in it becomes an error that says where.
 fn unharmed<T>(record: &RecordedEvent, projection: &str, work: impl FnOnce() -> T) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
@@ -613,4 +631,55 @@ fn unharmed<T>(record: &RecordedEvent, projection: &str, work: impl FnOnce() -> 
 fn wrong_with(record: &RecordedEvent, projection: &str, why: &Error) -> Error {
     let what = format!("the projection `{projection}`");
     Error::invalid(what, format!("what it makes of {} cannot be kept: {why}", place_of(record)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+mod tests {
+    use super::*;
+    use crate::{Append, Event, MemoryReads, MemoryStore, Read, StreamName, codec};
+
+    #[derive(Serialize, serde::Deserialize)]
+    enum Page {
+        Written,
+    }
+
+    impl Event for Page {
+        const CATEGORY: &'static str = "page";
+    }
+
+    const LARGE: usize = 4 << 20;
+
+    struct Pages;
+
+    impl Projection for Pages {
+        const NAME: &'static str = "pages";
+        type Event = Page;
+        type Row = String;
+
+        fn evolve(&self, _: Option<String>, _: &Recorded<Page>) -> Option<String> {
+            Some("x".repeat(LARGE))
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_in_memory_are_bounded_in_bytes() {
+        let (store, reads) = (MemoryStore::new(), Arc::new(MemoryReads::new()));
+        let form = Documents { projection: Arc::new(Pages), reads: reads.clone() as Arc<dyn ReadStore> };
+        let lease = reads.claim("pages").await.unwrap();
+        let generation = form.create(&lease).await.unwrap().number;
+        let (projection, reads) = (form.projection, form.reads);
+        let mut filler = DocumentFiller { projection, reads, generation, rows: HashMap::new(), bytes: 0 };
+        let (mut from, mut most) = (None, 0);
+        for n in 0..12 {
+            let stream = StreamName::new(format!("page-{n}")).unwrap();
+            let written = codec::encode(&Page::Written).unwrap();
+            let to = store.append(Append::to(stream.clone(), [written])).await.unwrap().token;
+            let records = store.read(Read::stream(stream)).await.unwrap().events;
+            filler.fill(&lease, Batch::new(from, to, records)).await.unwrap();
+            from = Some(to);
+            most = most.max(filler.rows.len());
+        }
+        assert!(most > 4 && most * LARGE <= CACHED_BYTES, "{most} rows were kept");
+    }
 }

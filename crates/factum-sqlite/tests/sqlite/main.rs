@@ -18,11 +18,20 @@ mod troubles;
 #[path = "../../../factum/tests/domain/views.rs"]
 mod views;
 
+use std::cell::RefCell;
+
 use factum_sqlite::Sqlite;
 
-/// Where the tests of projections keep their models: a new file, gone with the process.
+thread_local! {
+    /// The directories of the test that this thread runs, gone with it.
+    static DIRECTORIES: RefCell<Vec<tempfile::TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Where the tests of projections keep their models: a new file. Its name stays for as long as the test, since whoever reads
+/// several models whole at once opens it again.
 fn reads() -> Sqlite {
-    // The directory goes at once where the system lets an open file lose its name.
     let directory = tempfile::tempdir().unwrap();
-    Sqlite::open(directory.path().join("read.db")).unwrap()
+    let sqlite = Sqlite::open(directory.path().join("read.db")).unwrap();
+    DIRECTORIES.with_borrow_mut(|directories| directories.push(directory));
+    sqlite
 }

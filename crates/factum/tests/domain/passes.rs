@@ -10,9 +10,10 @@ use std::{
 
 use async_trait::async_trait;
 use factum::{
-    Append, Appended, EventStore, Head, Limits, MemoryStore, Page, Read, ReadStore, State, StreamName,
+    Append, Appended, Error, EventStore, Head, Limits, MemoryStore, Page, Read, ReadStore, State, StreamName,
     StreamState, Token,
     prelude::*,
+    read::Source,
     reads::{Catalog, Generation, Lease, Scan, Snapshot, Step},
 };
 use tokio::sync::Semaphore;
@@ -41,6 +42,41 @@ impl EventStore for Counting {
         let page = self.store.read(read).await?;
         self.events.fetch_add(page.events.len(), SeqCst);
         Ok(page)
+    }
+    async fn head(&self) -> factum::Result<Head> {
+        self.store.head().await
+    }
+    async fn stream_state(&self, stream: &StreamName) -> factum::Result<StreamState> {
+        self.store.stream_state(stream).await
+    }
+    async fn changed(&self, beyond: Position) {
+        self.store.changed(beyond).await;
+    }
+    fn limits(&self) -> Limits {
+        self.store.limits()
+    }
+}
+
+/// Cannot read walks together with anything else, or cannot read them at all.
+#[derive(Clone, Debug)]
+struct Narrow {
+    store: MemoryStore,
+    walks: bool,
+}
+
+#[async_trait]
+impl EventStore for Narrow {
+    async fn append(&self, append: Append) -> factum::Result<Appended> {
+        self.store.append(append).await
+    }
+    async fn read(&self, read: Read) -> factum::Result<Page> {
+        if let Source::Query(query) = &read.source {
+            let of = |category: &str| query == &Query::category(category);
+            if !(of("counted") || self.walks && of("walk")) {
+                return Err(Error::invalid("the query", "there are walks in it"));
+            }
+        }
+        self.store.read(read).await
     }
     async fn head(&self) -> factum::Result<Head> {
         self.store.head().await
@@ -288,6 +324,29 @@ async fn in_one_pass_each_has_a_fate_of_its_own() {
     in_time(rebuild).await.unwrap();
     assert_eq!(hanging.get("1").await.unwrap(), Some(2 * 30 * 499_500));
     assert_eq!((hanging.verify().await.unwrap(), stopping.verify().await.unwrap()), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_for_all_is_read_for_each() {
+    for walks in [true, false] {
+        let inner = MemoryStore::new();
+        let store = Narrow { store: inner.clone(), walks };
+        let factum = Factum::new(store.clone());
+        counted(&store, 1500).await;
+        walked(&inner, &[1, 2]).await;
+        let end = counted(&store, 1).await;
+        let (pass, reads) = (factum.pass(), reads());
+        let once = pass.project(Once, reads.clone()).await.unwrap();
+        let steps = pass.project(Steps::default(), reads.clone()).await.unwrap();
+        pass.start();
+        once.wait_for_within(end, LONG).await.unwrap();
+        let done = steps.wait_for_within(end, LONG).await;
+        assert_eq!(done.is_ok(), walks, "{done:?}");
+        // As long as the others go on, and afterwards.
+        once.wait_for_within(counted(&store, 1).await, LONG).await.unwrap();
+        assert_eq!(once.get("1").await.unwrap(), Some((0..1500).sum::<i64>()));
+        assert_eq!(steps.get("steps").await.unwrap(), walks.then_some(3));
+    }
 }
 
 #[tokio::test]
