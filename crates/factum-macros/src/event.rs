@@ -272,7 +272,31 @@ fn tag(at: usize, field: &Field, rule: Option<Rule>) -> Result<Option<Tag>> {
         Some(ident) => ident.clone(),
         None => format_ident!("field{at}", span = Span::mixed_site().located_at(field.ty.span())),
     };
+    if is_bytes(&field.ty) {
+        let why = "this would become a tag for every single byte: tag a text that stands for all of them (hexadecimal, say), with \
+                   `#[event(tags = path)]` on the enum";
+        return Err(Error::new_spanned(&field.ty, why));
+    }
     Ok(Some(Tag { at, key, value, layers: layers(&field.ty) }))
+}
+
+/// Whether a list of bytes is in it: one value, and no list of numbers. (`Option<u8>` and a set of `u8` are what they say.)
+fn is_bytes(ty: &Type) -> bool {
+    let is_list = |ty: &Ident| ["Vec", "VecDeque"].contains(&&*ty.unraw().to_string());
+    let is_byte = |ty: &Type| matches!(ty, Type::Path(path) if path.path.is_ident("u8"));
+    match ty {
+        Type::Array(array) => is_byte(&array.elem) || is_bytes(&array.elem),
+        Type::Group(group) => is_bytes(&group.elem),
+        Type::Paren(paren) => is_bytes(&paren.elem),
+        Type::Path(path) => path.path.segments.last().is_some_and(|last| match &last.arguments {
+            PathArguments::AngleBracketed(inner) => inner.args.iter().any(|inner| match inner {
+                GenericArgument::Type(inner) => (is_list(&last.ident) && is_byte(inner)) || is_bytes(inner),
+                _ => false,
+            }),
+            _ => false,
+        }),
+        _ => false,
+    }
 }
 
 /// How many of `Option`, `Vec` and the like are around a value: each of them adds a tag for every value in it.

@@ -39,6 +39,24 @@ impl Serde {
                 ),
             ));
         }
+        if let Some(form) =
+            ["from", "try_from", "into", "remote"].into_iter().find(|form| path.is_ident(form))
+        {
+            return Err(Error::new_spanned(
+                path,
+                format!(
+                    "what is stored is this enum itself, so that its variants' names are the events' types: remove serde's `{form}`, and \
+                     bring older shapes to this one with `#[event(evolution = path)]`"
+                ),
+            ));
+        }
+        if path.is_ident("other") {
+            return Err(Error::new_spanned(
+                path,
+                "it would read every unknown event as this one, without its content: remove serde's `other`; an unknown type is an error, \
+                 unless the evolution says `ignore_unknown()`",
+            ));
+        }
         if path.is_ident("rename") {
             self.rename = name(word)?;
         } else if path.is_ident("rename_all") {

@@ -30,7 +30,7 @@ mod derived {
             #[tag("label")]
             labels: BTreeSet<String>,
             #[tag("{odd}")]
-            tags: [u8; 2],
+            tags: [u16; 2],
             at: Timestamp,
         },
         AccountClosed,
@@ -68,7 +68,7 @@ mod by_hand {
             to_account: String,
             from: String,
             labels: BTreeSet<String>,
-            tags: [u8; 2],
+            tags: [u16; 2],
             at: Timestamp,
         },
         AccountClosed,

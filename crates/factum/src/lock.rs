@@ -31,6 +31,7 @@
 //! ```
 //!
 //! - **shape**: how it is stored ([how to read it](crate::shape)).
+//! - **tags**: the keys of the tags that it is stored with (`tags email student`), if there are any: those that its sample gets.
 //! - **sample**: such an event, made up when the type came. It is never made anew: put a real one in its place if you have one.
 //! - **becomes**: what the sample is today, if that is not itself. `becomes nothing` is a type that means nothing any more.
 //!
@@ -42,9 +43,16 @@
 //! | the fields or alternatives stand in another order; a Rust type has another name | yes, and the file does not change |
 //! | an optional field goes | yes; it stays in the file, so that its name never comes to mean something else |
 //! | anything else: another field goes, is needed, or of another type; an enum gets a variant | no: a new version and an upcaster |
+//! | a tag comes, goes or gets another key | no: see below |
+//! | a tag comes together with the optional field that it is made of | yes, with `FACTUM_UPDATE=1` |
 //! | a variant comes | yes, with `FACTUM_UPDATE=1` |
 //! | a variant goes or is renamed | if a step of its [`evolution`](crate::Event::evolution) begins at its old name |
 //! | what a sample becomes | with `FACTUM_UPDATE=1`: look at the diff, it is what an old event means |
+//!
+//! Tags are stored with the event, and stay as they were then: a decision that asks for a tag of today does not see events from before it, and
+//! takes for free what they hold. No new version of the event changes that, so it is for you to say that nothing rests on it, by writing the
+//! `tags` line by hand. What is not noticed: a tag whose value alone changes (`email` in lower case from today on), one that depends on the
+//! content and not on the kind of event, where the samples do not show it, and, but for a line in what is new, one that comes or goes with a new version or name.
 //!
 //! This is stricter than what serde would still read, on purpose: the readers are not only today's program, but the ones of
 //! yesterday that still run, and those in other languages. Where a shape was never stored outside of your own machine, delete its block and
@@ -61,7 +69,7 @@ use std::{
 
 use serde_json::Value;
 
-use self::file::Block;
+use self::file::{Block, words};
 use crate::{
     aggregate::Event,
     codec,
@@ -139,9 +147,17 @@ fn becomes<E: Event>(event_type: &str, sample: &Value) -> Result<Becomes> {
     Ok(all)
 }
 
+/// The keys of the tags that an event is stored with today.
+fn tag_keys<E: Event>(event_type: &str, sample: &Value) -> BTreeSet<String> {
+    let today = codec::upcast::<E>(event_type, sample.to_string().as_bytes()).unwrap_or_default();
+    let tags = today.iter().flat_map(Event::tags);
+    tags.map(|tag| tag.split_once(':').map_or(&*tag, |(key, _)| key).to_owned()).collect()
+}
+
 struct Known {
     stored: Stored,
     becomes: fn(&str, &Value) -> Result<Becomes>,
+    tag_keys: fn(&str, &Value) -> BTreeSet<String>,
 }
 
 /// The check of `events.lock`: see the [module](self) and [`events_lock!`](crate::events_lock).
@@ -184,7 +200,7 @@ impl EventsLock {
             Ok(all) => {
                 for stored in all {
                     let key = (E::CATEGORY.to_owned(), stored.name.clone());
-                    let known = Known { stored, becomes: becomes::<E> };
+                    let known = Known { stored, becomes: becomes::<E>, tag_keys: tag_keys::<E> };
                     if let Some(other) = self.known.insert(key, known) {
                         let name = other.stored.name;
                         self.problems.push(format!(
@@ -267,10 +283,14 @@ impl EventsLock {
             // Old types of which nothing is known but the name are of no use to anybody.
             let Some(shape) = known.stored.shape.clone() else { continue };
             let ((category, name), sample) = (key.clone(), known.stored.sample.clone());
-            let block = Block { category, name, shape, sample, becomes: None };
+            let block = Block { category, name, shape, tags: BTreeSet::new(), sample, becomes: None };
             news.push(format!("{}: it is new", block.title()));
             match known.becoming(block).and_then(|block| known.as_written(block)) {
-                Ok(block) => drop(done.insert(key.clone(), block)),
+                Ok(mut block) => {
+                    block.tags = known.tags_of(&block).0;
+                    news.extend(done.values().filter_map(|old| block.other_tags_than(old)));
+                    done.insert(key.clone(), block);
+                }
                 Err(problem) => problems.push(problem),
             }
         }
@@ -289,6 +309,22 @@ impl EventsLock {
             "{title}: events of this type are stored, and nothing reads them any more; say in `evolution` what they are now: \
              `.rename(\"{name}\", …)`, `.upcast(\"{name}\", …)`, `.split(\"{name}\", …)` or `.drop(\"{name}\")`. {NEVER_STORED}"
         )
+    }
+}
+
+impl Block {
+    /// What is to be said of a type that another one becomes, and that has other tags.
+    fn other_tags_than(&self, old: &Self) -> Option<String> {
+        let becomes = old.becomes.iter().flatten().any(|(name, _)| *name == self.name);
+        let lacks: Vec<_> = self.tags.symmetric_difference(&old.tags).collect();
+        (old.category == self.category && becomes && !lacks.is_empty()).then(|| {
+            format!(
+                "{}: its tags are not those of {}, which stay as they are stored: whoever asks for `{}` does not find both",
+                self.title(),
+                old.title(),
+                words(lacks)
+            )
+        })
     }
 }
 
@@ -331,12 +367,57 @@ impl Known {
         if block.sample.is_none() {
             block.sample.clone_from(&self.stored.sample);
         }
+        if self.stored.today {
+            self.check_tags(&mut block, !changes.is_empty(), news)?;
+        }
         let before = block.becomes.clone();
         let block = self.becoming(block)?;
         if block.becomes != before {
             news.push(format!("{title}: its sample becomes something else than before"));
         }
         Ok(block)
+    }
+
+    /// The keys of the tags that such events get today, and those of them that events of the stored sample's form get.
+    fn tags_of(&self, block: &Block) -> (BTreeSet<String>, BTreeSet<String>) {
+        if !self.stored.today {
+            return Default::default();
+        }
+        let keys =
+            |sample: &Option<Value>| sample.as_ref().map(|sample| (self.tag_keys)(&block.name, sample));
+        let old = keys(&block.sample).unwrap_or_default();
+        (old.iter().cloned().chain(keys(&self.stored.sample).unwrap_or_default()).collect(), old)
+    }
+
+    fn check_tags(&self, block: &mut Block, grown: bool, news: &mut Vec<String>) -> Result<(), String> {
+        let (title, (all, old)) = (block.title(), self.tags_of(block));
+        // A tag of a field that no stored event has leaves none of them behind.
+        let harmless = |key: &&String| grown && !old.contains(*key);
+        let (new, late): (Vec<_>, Vec<_>) = all.difference(&block.tags).partition(harmless);
+        let gone: Vec<_> = block.tags.difference(&all).collect();
+        if late.is_empty() && gone.is_empty() {
+            if !new.is_empty() {
+                news.push(format!("{title}: its new field is a tag, `{}`", words(new)));
+                block.tags = all;
+            }
+            return Ok(());
+        }
+        let mut said = Vec::new();
+        if !late.is_empty() {
+            said.push(format!("events that are stored have no tag `{}`, and never get it", words(late)));
+        }
+        if !gone.is_empty() {
+            said.push(format!("events have no tag `{}` any more", words(gone)));
+        }
+        let line = match all.is_empty() {
+            true => "take the line `tags` out of its block by hand".to_owned(),
+            false => format!("write into its block, below the shape, by hand: `tags {}`", words(&all)),
+        };
+        Err(format!(
+            "{title}: its tags have changed: {}. A decision that asks for it does not find them, and what they hold counts as free. \
+             Leave the tags as they were; if no rule asks for these, {line}",
+            said.join("; ")
+        ))
     }
 
     fn needs_a_version(&self, title: &str, changes: &str) -> String {

@@ -22,6 +22,16 @@ enum AccountEvent {
         #[serde(rename = "account:owner")]
         renamed: String,
     },
+    Signed {
+        #[tag]
+        hash: [u8; 32],
+        #[tag]
+        key: Vec<u8>,
+        #[tag]
+        maybe: Option<std::vec::Vec<u8>>,
+        #[tag]
+        level: Option<u8>, // a number: that is all right
+    },
     Moved(#[tag] String, #[tag("to")] String),
 }
 

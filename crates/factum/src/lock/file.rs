@@ -1,6 +1,6 @@
 //! The text of `events.lock`.
 
-use std::{fmt, fs, io, path::Path};
+use std::{collections::BTreeSet, fmt, fs, io, path::Path};
 
 use serde_json::Value;
 
@@ -21,6 +21,8 @@ pub(super) struct Block {
     pub(super) category: String,
     pub(super) name: String,
     pub(super) shape: Shape,
+    /// The keys of the tags that such events are stored with.
+    pub(super) tags: BTreeSet<String>,
     pub(super) sample: Option<Value>,
     /// `None`: itself.
     pub(super) becomes: Option<Becomes>,
@@ -32,9 +34,16 @@ fn word(name: &str) -> String {
     if plain { name.to_owned() } else { quoted(name) }
 }
 
+pub(super) fn words<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    names.into_iter().map(|name| word(name)).collect::<Vec<_>>().join(" ")
+}
+
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "event {} {}\nshape {:#}", word(&self.category), word(&self.name), self.shape)?;
+        if !self.tags.is_empty() {
+            writeln!(f, "tags {}", words(&self.tags))?;
+        }
         if let Some(sample) = &self.sample {
             writeln!(f, "sample {sample}")?;
         }
@@ -85,7 +94,14 @@ impl Block {
         if !rest.is_empty() {
             return Err(wrong());
         }
-        Ok(Self { category, name, shape: Shape::unknown(), sample: None, becomes: None })
+        Ok(Self {
+            category,
+            name,
+            shape: Shape::unknown(),
+            tags: BTreeSet::new(),
+            sample: None,
+            becomes: None,
+        })
     }
 
     fn add(&mut self, section: &str, content: &str) -> Result<(), String> {
@@ -93,6 +109,13 @@ impl Block {
             |text: &str| serde_json::from_str(text).map_err(|error| format!("its JSON is damaged: {error}"));
         match section {
             "shape" => self.shape = content.parse().map_err(|error: Error| error.to_string())?,
+            "tags" => {
+                let mut rest = content;
+                while let Some((name, more)) = split_word(rest) {
+                    self.tags.insert(name);
+                    rest = more;
+                }
+            }
             "sample" => self.sample = Some(json(content)?),
             "becomes" => {
                 let all = self.becomes.get_or_insert_default();
@@ -101,7 +124,9 @@ impl Block {
                     all.push((name, json(data)?));
                 }
             }
-            other => return Err(format!("`{other}` is none of `event`, `shape`, `sample` and `becomes`")),
+            other => {
+                return Err(format!("`{other}` is none of `event`, `shape`, `tags`, `sample` and `becomes`"));
+            }
         }
         Ok(())
     }

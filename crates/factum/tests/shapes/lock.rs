@@ -514,3 +514,134 @@ fn schemas_of_all_types_for_readers_in_other_languages() {
         })
     );
 }
+
+/// Somebody has an address.
+const TAGGED: &str = r##"
+event member Joined
+shape {
+    email: string
+    name: string
+}
+tags email
+sample {"email":"text","name":"text"}
+"##;
+
+/// Events of `member`, with these tags.
+macro_rules! members {
+    ($name:ident { $($(#[$serde:meta])* $field:ident: $type:ty),+ } $tags:expr) => {
+        #[derive(Serialize, Deserialize)]
+        enum $name {
+            Joined { $($(#[$serde])* $field: $type),+ },
+        }
+
+        impl Event for $name {
+            const CATEGORY: &'static str = "member";
+
+            fn tags(&self) -> Vec<String> {
+                let Self::Joined { $($field),+ } = self;
+                let tags: fn($(&$type),+) -> Vec<String> = $tags;
+                tags($($field),+)
+            }
+        }
+    };
+}
+
+members!(Member { email: String, name: String } | email, _ | vec![format!("email:{email}")]);
+members!(Untagged { email: String, name: String } | _, _ | vec![]);
+members!(Renamed { email: String, name: String } | email, _ | vec![format!("address:{email}")]);
+members!(
+    Both { email: String, name: String } | email,
+    name | vec![format!("email:{email}"), format!("name:{name}")]
+);
+members!(Grown { email: String, name: String, #[serde(default)] team: Option<String> } |email, _, team| {
+    let team = team.iter().map(|team| format!("team:{team}"));
+    [format!("email:{email}")].into_iter().chain(team).collect()
+});
+
+#[test]
+fn tags_are_kept_with_the_shape() {
+    let text = updated::<Member>("");
+    assert!(text.ends_with(TAGGED), "{text}");
+    assert_eq!(compare::<Member>(&text), Report { problems: vec![], news: vec![], text: text.clone() });
+}
+
+#[test]
+fn a_tag_that_comes_goes_or_is_renamed_is_a_problem() {
+    assert_eq!(
+        problem::<Untagged>(TAGGED),
+        "`member Joined`: its tags have changed: events have no tag `email` any more. A decision that asks for it does not find them, and what \
+         they hold counts as free. Leave the tags as they were; if no rule asks for these, take the line `tags` out of its block by hand"
+    );
+    let renamed = problem::<Renamed>(TAGGED);
+    assert!(
+        renamed.contains("are stored have no tag `address`, and never get it; events have no tag `email`"),
+        "{renamed}"
+    );
+    let both = problem::<Both>(TAGGED);
+    assert!(
+        both.contains("no tag `name`, and never") && both.ends_with("by hand: `tags email name`"),
+        "{both}"
+    );
+
+    // As the message says.
+    let (none, both) =
+        (TAGGED.replace("tags email\n", ""), TAGGED.replace("tags email\n", "tags email name\n"));
+    updated::<Untagged>(&none);
+    updated::<Both>(&both);
+    assert!(problem::<Member>(&none).contains("no tag `email`, and never get it"));
+    assert!(problem::<Member>(&both).contains("no tag `name` any more"));
+}
+
+#[test]
+fn a_tag_of_a_new_field_leaves_no_event_behind() {
+    let report = compare::<Grown>(TAGGED);
+    assert_eq!(report.problems, [""; 0]);
+    assert_eq!(
+        report.news[..2],
+        ["`member Joined`: `team` is new, and optional", "`member Joined`: its new field is a tag, `team`"]
+    );
+    let text = updated::<Grown>(TAGGED);
+    assert!(text.contains("\ntags email team\n"), "{text}");
+    // And from then on it stays.
+    assert!(
+        problem::<Grown>(&text.replace("tags email team", "tags email team place"))
+            .contains("no tag `place` any more")
+    );
+}
+
+/// A new version that has no tag any more.
+#[derive(Serialize, Deserialize)]
+enum Versioned {
+    Joined { address: String },
+}
+
+impl Event for Versioned {
+    const CATEGORY: &'static str = "member";
+    const VERSIONS: &'static [(&'static str, u32)] = &[("Joined", 2)];
+
+    fn evolution() -> Evolution<Self> {
+        #[derive(Deserialize)]
+        struct Old {
+            email: String,
+            name: String,
+        }
+        Evolution::new().upcast(
+            "Joined",
+            "Joined.v2",
+            |Old { email, name }: Old| json!({"address": format!("{name} {email}")}),
+        )
+    }
+}
+
+#[test]
+fn a_new_version_with_other_tags_says_so() {
+    let report = compare::<Versioned>(TAGGED);
+    assert_eq!(report.problems, [""; 0]);
+    assert_eq!(
+        report.news.last().map(String::as_str),
+        Some(
+            "`member Joined.v2`: its tags are not those of `member Joined`, which stay as they are stored: whoever asks for `email` does not find both"
+        )
+    );
+    assert!(report.text.contains("\ntags email\n"), "what is stored stays");
+}
