@@ -199,7 +199,10 @@ async fn on_postgres(shell: &mut Shell) -> Result<Pass, Stop> {
         Ok(postgres) => postgres,
         Err(why) => return Ok(Pass::Skipped(why)),
     };
-    let nextest = ["nextest", "run", "--no-fail-fast", "--status-level", "slow", "-p", "factum-postgres"];
+    // All packages are named, so that nothing is built again in another combination of features.
+    let nextest =
+        ["nextest", "run", "--workspace", "--all-features", "--no-fail-fast", "--status-level", "slow"];
+    let nextest = [&nextest[..], &["-E", "package(factum-postgres)"]].concat();
     let plain = ["test", "--no-fail-fast", "-p", "factum-postgres", "--lib", "--tests"];
     let args = if has(shell, "nextest").await { &nextest[..] } else { &plain[..] };
     let mut command = shell.cargo(args);

@@ -9,7 +9,7 @@ macro_rules! events {
     };
 }
 
-events! { SeatEvent { SeatTaken { seat: u8 }, SeatFreed { seats: Vec<u8> }, SeatSold { r#type: u8 } } }
+events! { SeatEvent { SeatTaken { seat: u8 }, SeatFreed { seats: Vec<u16> }, SeatSold { r#type: u8 } } }
 
 fn main() {
     assert_eq!(SeatEvent::SeatTaken { seat: 7 }.tags(), ["seat:7"]);

@@ -22,7 +22,7 @@ enum OrderEvent {
         #[tag]
         r#type: u8,
         #[tag("many")]
-        each: [u8; 2],
+        each: [u16; 2],
     },
     Moved(u8, #[tag("to")] u8, u8),
     #[event(version = 2)]
