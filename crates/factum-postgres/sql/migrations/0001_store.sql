@@ -90,7 +90,8 @@ DECLARE
 BEGIN
     SELECT last_value INTO drawn FROM factum.position;
     SELECT min(factum.fence_position(key, drawn)) INTO announced FROM factum.fences;
-    RETURN least(drawn, announced);
+    -- Only what is committed is on the disk: a number that was drawn and given up may be drawn again after a crash.
+    RETURN (SELECT coalesce(max(position), 0) FROM factum.events WHERE position <= least(drawn, announced));
 END $$;
 
 -- Waits until nothing will appear any more at or before a position that was drawn: until everybody who announced less is done.
