@@ -7,7 +7,8 @@
 
 mod explorer;
 mod fence;
-#[path = "../proof/mod.rs"]
+#[path = "../support/proof.rs"]
+#[allow(dead_code, reason = "no choice is made here")]
 mod proof;
 
 use std::collections::BTreeMap;

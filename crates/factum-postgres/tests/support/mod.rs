@@ -1,7 +1,9 @@
 //! Where the tests of this crate find their server.
 #![allow(dead_code, reason = "each file of tests uses a part of it")]
 
+pub(crate) mod bench;
 pub(crate) mod cluster;
+pub(crate) mod proof;
 
 /// The server that `cargo xtask test postgres` has started.
 pub(crate) fn url() -> String {

@@ -2,7 +2,6 @@
 //!
 //! `cargo xtask test postgres` runs each proof for some seconds. `cargo xtask postgres-proofs` runs them at length, by setting
 //! `FACTUM_PROOFS_FIGURES` to the directory in which each leaves its figures.
-#![allow(dead_code, reason = "not every proof needs all of it")]
 
 use std::path::PathBuf;
 
