@@ -153,13 +153,8 @@ fn some_append(rng: &mut Rng) -> Append {
 /// A transaction that writes in another database of the same server, and stays open.
 async fn elsewhere(name: &str) -> tokio_postgres::Client {
     connect().await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-    let url = support::url().replacen("/postgres", &format!("/{name}"), 1);
-    let url = if url.ends_with(name) {
-        url
-    } else {
-        support::url().rsplit_once('/').unwrap().0.to_owned() + "/" + name
-    };
-    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let (client, connection) =
+        tokio_postgres::connect(&support::url_of(name), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client.batch_execute("CREATE TABLE t (n int); BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
     client

@@ -11,6 +11,11 @@ pub(crate) fn url() -> String {
         .expect("a server to test on: run `cargo xtask test postgres`, or name one in FACTUM_TEST_POSTGRES")
 }
 
+/// Another database of that server.
+pub(crate) fn url_of(database: &str) -> String {
+    format!("{}/{database}", url().rsplit_once('/').unwrap().0)
+}
+
 /// A schema of a test's own.
 pub(crate) fn fresh_schema() -> String {
     format!("t_{}", factum::EventId::new().0.simple())
