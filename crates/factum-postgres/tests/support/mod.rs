@@ -1,4 +1,7 @@
 //! Where the tests of this crate find their server.
+#![allow(dead_code, reason = "each file of tests uses a part of it")]
+
+pub(crate) mod cluster;
 
 /// The server that `cargo xtask test postgres` has started.
 pub(crate) fn url() -> String {
