@@ -18,6 +18,8 @@
 //! ```
 
 mod append;
+mod connect;
+mod epoch;
 mod fault;
 mod json;
 mod read;
@@ -25,18 +27,20 @@ mod rows;
 mod schema;
 mod sql;
 
-use std::{fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use deadpool_postgres::{Object, Pool};
 use factum::{
-    Append, Appended, Durability, Error, EventStore, Head, Limits, Outcome, Page, Position, Read, Result,
-    StreamName, StreamState,
+    Append, Appended, Durability, Error, EventStore, Guard, Head, Limits, Outcome, Page, Position, Read, Result,
+    Start, StreamName, StreamState, Token,
 };
 use tokio::sync::watch;
-use tokio_postgres::{Config, NoTls};
 
-use self::fault::Fault;
+use self::{
+    connect::{Door, take},
+    fault::Fault,
+};
 
 /// How often an append that was in others' way is tried again.
 const TRIES: u32 = 10;
@@ -71,6 +75,7 @@ struct Inner {
     pool: Pool,
     /// `app@localhost/app`, schema `factum`: never with a password.
     place: String,
+    schema: String,
     limits: Limits,
     durability: Durability,
     append: append::Statements,
@@ -101,31 +106,22 @@ impl PostgresStore {
     /// [`Error::InvalidInput`] for a URL that is none, a user, password or database that the server refuses, a right that is
     /// missing, or a schema of a newer program; [`Error::Unavailable`] if there is no server.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
-        schema::check_name(&options.schema)?;
-        let config = configured(url, &options)?;
-        let place = place_of(&config, &options.schema);
-        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_config(config, NoTls, manager))
-            .max_size(options.connections.max(1))
-            .runtime(deadpool_postgres::Runtime::Tokio1)
-            .wait_timeout(Some(options.patience))
-            .create_timeout(Some(options.patience))
-            .build()
-            .map_err(|error| Error::invalid("the pool of connections", error.to_string()))?;
-        let mut client = take(&pool, &place).await?;
+        let door = Door::to(url, &options)?;
+        let mut client = door.client().await?;
         let ready = async {
             schema::migrate(&mut client, &options.schema).await?;
             let row = client.query_one("SELECT current_setting('fsync') = 'on'", &[]).await?;
             Ok::<bool, Fault>(row.try_get(0)?)
         };
-        let synced = ready.await.map_err(|fault| fault.explain(&place))?;
+        let synced = ready.await.map_err(|fault| fault.explain(&door.place))?;
         let inner = Inner {
-            pool,
-            place,
+            pool: door.pool()?,
+            place: door.place,
             limits: options.limits,
             durability: if synced { Durability::Synced } else { Durability::Relaxed },
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
+            schema: options.schema,
             written: watch::Sender::new(Position::START),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -199,44 +195,4 @@ impl EventStore for PostgresStore {
     fn limits(&self) -> Limits {
         self.inner.limits
     }
-}
-
-fn configured(url: &str, options: &Options) -> Result<Config> {
-    let mut config = Config::from_str(url).map_err(|error| {
-        let why = format!("it must look like postgres://user:password@host:5432/database ({error})");
-        Error::invalid("the URL of PostgreSQL", why)
-    })?;
-    let patience = options.patience.as_millis();
-    // A commit is acknowledged when it is durable, whatever the server's default; and a process that hangs does not hold others
-    // up for ever.
-    let settings = format!(
-        "-c synchronous_commit=on -c statement_timeout={patience} -c idle_in_transaction_session_timeout={patience} -c default_transaction_isolation=read\\ committed"
-    );
-    config
-        .options(settings)
-        .application_name(format!("factum {}", options.schema))
-        .connect_timeout(options.patience);
-    Ok(config)
-}
-
-/// The database, as an error names it.
-fn place_of(config: &Config, schema: &str) -> String {
-    let host = match config.get_hosts().first() {
-        Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
-        Some(tokio_postgres::config::Host::Unix(path)) => path.display().to_string(),
-        None => "localhost".to_owned(),
-    };
-    let port = config.get_ports().first().copied().unwrap_or(5432);
-    let database = config.get_dbname().or(config.get_user()).unwrap_or("postgres");
-    format!("`{database}` on {host}:{port}, schema `{schema}`")
-}
-
-async fn take(pool: &Pool, place: &str) -> Result<Object> {
-    pool.get().await.map_err(|error| match error {
-        deadpool_postgres::PoolError::Backend(error) => Fault::from(error).explain(place),
-        error => {
-            let why = format!("no connection to PostgreSQL {place} became free: {error}");
-            Error::Unavailable { why, outcome: Outcome::No }
-        }
-    })
 }
