@@ -1,6 +1,13 @@
 //! Connections: how they are made, and what is asked of each new one.
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
 use factum::{Error, Outcome, Result};
@@ -48,11 +55,11 @@ impl Door {
         Ok(client)
     }
 
-    /// Connections for a store. Each is asked where it is before it is used.
+    /// Connections for a store. Each is asked where it is before it is used, and `epoch` is told.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] if there can be no such pool.
-    pub(crate) fn pool(&self) -> Result<Pool> {
+    pub(crate) fn pool(&self, epoch: Arc<AtomicU64>) -> Result<Pool> {
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let schema = self.schema.clone();
         Pool::builder(Manager::from_config(self.config.clone(), NoTls, manager))
@@ -61,12 +68,14 @@ impl Door {
             .wait_timeout(Some(self.patience))
             .create_timeout(Some(self.patience))
             .post_create(Hook::async_fn(move |client, _| {
-                let schema = schema.clone();
+                let (schema, epoch) = (schema.clone(), epoch.clone());
                 Box::pin(async move {
-                    epoch::look_around(client, &schema).await.map_err(|fault| match fault {
-                        Fault::Database(error, _) => HookError::Backend(error),
-                        Fault::Known(error) => HookError::message(error.to_string()),
-                    })
+                    match epoch::look_around(client, &schema).await {
+                        Ok(present) => epoch.store(present, Ordering::Relaxed),
+                        Err(Fault::Database(error, _)) => return Err(HookError::Backend(error)),
+                        Err(Fault::Known(error)) => return Err(HookError::message(error.to_string())),
+                    }
+                    Ok(())
                 })
             }))
             .build()
@@ -81,7 +90,9 @@ pub(crate) async fn take(pool: &Pool, place: &str) -> Result<Object> {
         PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
             Fault::from(error).explain(place)
         }
-        PoolError::PostCreateHook(HookError::Message(why)) => unavailable(format!("PostgreSQL {place}: {why}")),
+        PoolError::PostCreateHook(HookError::Message(why)) => {
+            unavailable(format!("PostgreSQL {place}: {why}"))
+        }
         error => unavailable(format!("no connection to PostgreSQL {place} became free: {error}")),
     })
 }

@@ -12,27 +12,33 @@ use crate::{
 };
 
 /// Asked of each new connection before it is used: after a failover or a restore all are new. Elsewhere than before, a new epoch
-/// begins.
-pub(crate) async fn look_around(client: &Client, schema: &str) -> Result<(), Fault> {
-    let look = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN true ELSE factum.is_where_it_was() END";
-    let row = client.query_one(&in_schema(look, schema), &[]).await?;
-    if row.try_get(0)? {
-        return Err(standby());
-    }
-    match row.try_get::<_, Option<bool>>(1)? {
-        Some(true) => Ok(()),
-        Some(false) => begin(client, schema, false).await,
-        None => {
-            let why = "its table `log` is empty: restore the schema from a backup".to_owned();
-            Err(Error::Unavailable { why, outcome: Outcome::No }.into())
+/// begins. The present epoch.
+pub(crate) async fn look_around(client: &Client, schema: &str) -> Result<u64, Fault> {
+    refuse_standby(client).await?;
+    let look = in_schema("SELECT factum.is_where_it_was(), epoch FROM factum.log", schema);
+    let row = match client.query_opt(&look, &[]).await? {
+        Some(row) if row.try_get(0)? => row,
+        Some(_) => {
+            begin(client, schema, false).await?;
+            client.query_one(&look, &[]).await?
         }
-    }
+        None => {
+            let why = "its table `log` is empty: restore the schema from a backup";
+            return Err(Error::invalid(format!("the schema `{schema}`"), why).into());
+        }
+    };
+    Ok(number(row.try_get(1)?))
 }
 
-/// What is said of a server that cannot be written to.
-pub(crate) fn standby() -> Fault {
-    let why = "this server is a standby, which only follows another; name the one that it follows, or all of them with `target_session_attrs=read-write`";
-    Error::Unavailable { why: why.to_owned(), outcome: Outcome::No }.into()
+/// # Errors
+/// [`Error::Unavailable`] for a server that cannot be written to.
+pub(crate) async fn refuse_standby(client: &Client) -> Result<(), Fault> {
+    let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await?;
+    if !row.try_get(0)? {
+        return Ok(());
+    }
+    let why = "the server is a standby, which only follows another: name the one that it follows, or all of them and `target_session_attrs=read-write`";
+    Err(Error::Unavailable { why: why.to_owned(), outcome: Outcome::No }.into())
 }
 
 /// Begins a new epoch: if the log is elsewhere than where the present one was begun, or `anyway`.
@@ -41,7 +47,7 @@ pub(crate) async fn begin(client: &Client, schema: &str, anyway: bool) -> Result
     Ok(())
 }
 
-/// The present epoch, how far it is safe to look, and the least position up to which the epochs since `token`'s go on, if they do.
+/// How far it is safe to look in the present epoch, and up to where an epoch that has ended goes on, if it and those after it do.
 async fn since(client: &Client, schema: &str, epoch: u64) -> Result<(Token, Option<Position>), Fault> {
     let ask = in_schema(
         "SELECT l.log_id, l.epoch, factum.safe_head(),

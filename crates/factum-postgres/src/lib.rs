@@ -19,31 +19,41 @@
 
 mod append;
 mod connect;
+mod desk;
 mod epoch;
 mod fault;
 mod json;
+mod known;
 mod read;
 mod rows;
 mod schema;
 mod sql;
+mod within;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use deadpool_postgres::{Object, Pool};
 use factum::{
-    Append, Appended, Durability, Error, EventStore, Guard, Head, Limits, Outcome, Page, Position, Read, Result,
-    Start, StreamName, StreamState, Token,
+    Append, Appended, Durability, Error, EventStore, Guard, Head, Limits, Outcome, Page, Position, Read,
+    Result, Start, StreamName, StreamState, Token,
 };
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use self::{
     connect::{Door, take},
     fault::Fault,
 };
-
-/// How often an append that was in others' way is tried again.
-const TRIES: u32 = 10;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -56,12 +66,30 @@ pub struct Options {
     pub connections: usize,
     /// How long a statement may take, and how long to wait for a connection. 30 seconds, unless said otherwise.
     pub patience: Duration,
+    /// How appends are written. [`Writing::Single`], unless said otherwise.
+    pub writing: Writing,
+}
+
+/// How a process writes its appends. What holds is the same, and every process may choose for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writing {
+    /// Each append in a transaction of its own: none waits for another.
+    #[default]
+    Single,
+    /// Those that come while others are on their way share a transaction: for a process with many writers, such as a server.
+    Grouped,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let (schema, limits) = ("factum".to_owned(), Limits::default());
-        Self { schema, limits, connections: 16, patience: Duration::from_secs(30) }
+        Self {
+            schema,
+            limits,
+            connections: 16,
+            patience: Duration::from_secs(30),
+            writing: Writing::default(),
+        }
     }
 }
 
@@ -76,8 +104,13 @@ struct Inner {
     /// `app@localhost/app`, schema `factum`: never with a password.
     place: String,
     schema: String,
+    log_id: Uuid,
+    /// The epoch as it was when the last connection was made, or since.
+    epoch: Arc<AtomicU64>,
     limits: Limits,
     durability: Durability,
+    writing: Writing,
+    desk: desk::Desk,
     append: append::Statements,
     read: read::Statements,
     /// The last position that this process wrote.
@@ -109,16 +142,29 @@ impl PostgresStore {
         let door = Door::to(url, &options)?;
         let mut client = door.client().await?;
         let ready = async {
+            epoch::refuse_standby(&client).await?;
             schema::migrate(&mut client, &options.schema).await?;
-            let row = client.query_one("SELECT current_setting('fsync') = 'on'", &[]).await?;
-            Ok::<bool, Fault>(row.try_get(0)?)
+            let look = schema::in_schema(
+                "SELECT current_setting('fsync') = 'on', log_id FROM factum.log",
+                &options.schema,
+            );
+            let row = client.query_one(&look, &[]).await?;
+            Ok::<(bool, Uuid), Fault>((row.try_get(0)?, row.try_get(1)?))
         };
-        let synced = ready.await.map_err(|fault| fault.explain(&door.place))?;
+        let (synced, log_id) = ready.await.map_err(|fault| fault.explain(&door.place))?;
+        let epoch = Arc::<AtomicU64>::default();
+        let pool = door.pool(epoch.clone())?;
+        // The first one is made now, so that what is wrong is told now.
+        drop(take(&pool, &door.place).await?);
         let inner = Inner {
-            pool: door.pool()?,
+            pool,
             place: door.place,
+            log_id,
+            epoch,
             limits: options.limits,
             durability: if synced { Durability::Synced } else { Durability::Relaxed },
+            writing: options.writing,
+            desk: desk::Desk::default(),
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
             schema: options.schema,
@@ -127,54 +173,110 @@ impl PostgresStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Runs `work` to its end, also if the caller goes away: a connection is never left in the middle of something.
+    /// Begins a new epoch by hand: what was handed out before is `LogRewound` from now on. The store does this by itself wherever it
+    /// can see that it is elsewhere: on a promoted standby, after a recovery to a point in time, after a dump and restore. What it
+    /// cannot see is the server's own data directory put back to an earlier state (a snapshot of the disk or of the machine).
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub async fn begin_epoch(&self) -> Result<Head> {
+        let begin = |inner: Arc<Inner>, client: Object| async move {
+            epoch::begin(&client, &inner.schema, true).await?;
+            read::head(&client, &inner.read).await
+        };
+        let head = self.run(begin).await?;
+        self.inner.epoch.store(head.token.log.epoch, Ordering::Relaxed);
+        Ok(head)
+    }
+
+    /// Says that nothing was lost when an epoch ended: a switch-over that was planned, or a standby that was synchronous. Its tokens and
+    /// checkpoints are valid again up to `up_to`; unless said otherwise that is the last event that was there when the next epoch
+    /// began. What lies beyond stays `LogRewound`. Answers up to where.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if no such epoch has ended, [`Error::InvalidInput`] for a position that was not there any more, and failures
+    /// of the database.
+    pub async fn continue_epoch(&self, ended: u64, up_to: Option<Position>) -> Result<Position> {
+        self.run(
+            move |inner, client| async move { epoch::carry_on(&client, &inner.schema, ended, up_to).await },
+        )
+        .await
+    }
+
+    /// The token as one of the present epoch. It costs no trip where it is one.
+    async fn of_this_epoch(&self, token: Token) -> Result<Token> {
+        if token.log.epoch == self.inner.epoch.load(Ordering::Relaxed) {
+            return Ok(token);
+        }
+        self.locate(token).await
+    }
+
+    async fn bring_into_this_epoch(&self, guards: &mut [Guard]) -> Result<()> {
+        for guard in guards {
+            if let Guard::Query { after, .. } = guard {
+                *after = self.of_this_epoch(*after).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `work` on a connection.
     async fn run<T, F>(&self, work: impl FnOnce(Arc<Inner>, Object) -> F + Send + 'static) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Fault>> + Send,
     {
-        let inner = self.inner.clone();
-        let done = tokio::spawn(async move {
+        let work = |inner: Arc<Inner>| async move {
             let client = take(&inner.pool, &inner.place).await?;
             work(inner.clone(), client).await.map_err(|fault| fault.explain(&inner.place))
-        });
+        };
+        self.to_the_end(work).await
+    }
+
+    /// Runs `work` to its end, also if the caller goes away: a connection is never left in the middle of something.
+    async fn to_the_end<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let done = tokio::spawn(work(self.inner.clone()));
         done.await.unwrap_or_else(|error| {
             let why = format!("the work on PostgreSQL {} was given up ({error})", self.inner.place);
             Err(Error::Unavailable { why, outcome: Outcome::Unknown })
         })
     }
-}
 
-#[async_trait]
-impl EventStore for PostgresStore {
-    async fn append(&self, append: Append) -> Result<Appended> {
-        let appended = self
-            .run(|inner, client| async move {
-                let mut tries = 1;
-                loop {
-                    match append::append(&client, &inner.append, &inner.limits, inner.durability, &append)
-                        .await
-                    {
-                        Err(fault) if fault.is_clash() && tries < TRIES => {
-                            let at_most = 500_u64 << tries;
-                            tokio::time::sleep(Duration::from_micros(fastrand::u64(0..at_most))).await;
-                            tries += 1;
-                        }
-                        done => return done,
-                    }
-                }
-            })
-            .await?;
-        let last = appended.token.position;
+    /// Tells those who wait for what is new that there is something up to here.
+    fn written(&self, last: Position) {
         self.inner.written.send_if_modified(|written| {
             let newer = last > *written;
             *written = last.max(*written);
             newer
         });
+    }
+}
+
+#[async_trait]
+impl EventStore for PostgresStore {
+    async fn append(&self, mut append: Append) -> Result<Appended> {
+        // What cannot be right is not worth a trip, and must not trouble others.
+        self.inner.limits.check(&append)?;
+        known::concerned(&append, &mut BTreeSet::new())?;
+        self.bring_into_this_epoch(&mut append.guards).await?;
+        let appended = match self.inner.writing {
+            Writing::Single => {
+                self.to_the_end(|inner| async move { desk::alone(&inner, &append).await }).await?
+            }
+            Writing::Grouped => desk::grouped(&self.inner, append).await?,
+        };
+        self.written(appended.token.position);
         Ok(appended)
     }
 
-    async fn read(&self, read: Read) -> Result<Page> {
+    async fn read(&self, mut read: Read) -> Result<Page> {
+        if let Start::Beyond(token) = &mut read.start {
+            *token = self.of_this_epoch(*token).await?;
+        }
         self.run(|inner, client| async move { read::page(&client, &inner.read, &read).await }).await
     }
 
@@ -185,6 +287,14 @@ impl EventStore for PostgresStore {
     async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
         let stream = stream.clone();
         self.run(|inner, client| async move { read::stream_state(&client, &inner.read, &stream).await }).await
+    }
+
+    async fn locate(&self, token: Token) -> Result<Token> {
+        let located =
+            self.run(move |inner, client| async move { epoch::locate(&client, &inner.schema, token).await });
+        let located = located.await?;
+        self.inner.epoch.store(located.log.epoch, Ordering::Relaxed);
+        Ok(located)
     }
 
     async fn changed(&self, position: Position) {
