@@ -20,9 +20,11 @@
 mod append;
 mod fault;
 mod json;
+mod models;
 mod read;
 mod rows;
 mod schema;
+mod snapshots;
 mod sql;
 
 use std::{fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
@@ -37,6 +39,7 @@ use tokio::sync::watch;
 use tokio_postgres::{Config, NoTls};
 
 use self::fault::Fault;
+pub use self::models::PostgresReads;
 
 /// How often an append that was in others' way is tried again.
 const TRIES: u32 = 10;
@@ -71,6 +74,7 @@ struct Inner {
     pool: Pool,
     /// `app@localhost/app`, schema `factum`: never with a password.
     place: String,
+    schema: String,
     limits: Limits,
     durability: Durability,
     append: append::Statements,
@@ -122,6 +126,7 @@ impl PostgresStore {
         let inner = Inner {
             pool,
             place,
+            schema: options.schema.clone(),
             limits: options.limits,
             durability: if synced { Durability::Synced } else { Durability::Relaxed },
             append: append::Statements::new(&options.schema),
@@ -129,6 +134,17 @@ impl PostgresStore {
             written: watch::Sender::new(Position::START),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Where read models are kept, in this database: `factum.project(Balances, store.reads())`.
+    pub fn reads(&self) -> PostgresReads {
+        let Inner { pool, place, schema, .. } = &*self.inner;
+        PostgresReads::new(pool.clone(), place.clone(), schema.clone())
+    }
+
+    /// Where snapshots of aggregates are kept, in this database: `factum.with_snapshots(store.snapshots())`.
+    pub fn snapshots(&self) -> PostgresReads {
+        self.reads()
     }
 
     /// Runs `work` to its end, also if the caller goes away: a connection is never left in the middle of something.
