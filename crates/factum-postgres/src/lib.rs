@@ -24,9 +24,11 @@ mod epoch;
 mod fault;
 mod json;
 mod known;
+mod models;
 mod read;
 mod rows;
 mod schema;
+mod snapshots;
 mod sql;
 mod within;
 
@@ -50,6 +52,7 @@ use factum::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
+pub use self::models::PostgresReads;
 use self::{
     connect::{Door, take},
     fault::Fault,
@@ -218,6 +221,17 @@ impl PostgresStore {
             }
         }
         Ok(())
+    }
+
+    /// Where read models are kept, in this database: `factum.project(Balances, store.reads())`.
+    pub fn reads(&self) -> PostgresReads {
+        let Inner { pool, place, schema, .. } = &*self.inner;
+        PostgresReads::new(pool.clone(), place.clone(), schema.clone())
+    }
+
+    /// Where snapshots of aggregates are kept, in this database: `factum.with_snapshots(store.snapshots())`.
+    pub fn snapshots(&self) -> PostgresReads {
+        self.reads()
     }
 
     /// Runs `work` on a connection.
