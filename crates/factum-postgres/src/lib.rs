@@ -24,6 +24,7 @@ mod read;
 mod rows;
 mod schema;
 mod sql;
+mod url;
 
 use std::{fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
 
@@ -37,6 +38,7 @@ use tokio::sync::watch;
 use tokio_postgres::{Config, NoTls};
 
 use self::fault::Fault;
+pub use self::url::{is_url, without_password};
 
 /// How often an append that was in others' way is tried again.
 const TRIES: u32 = 10;

@@ -229,7 +229,19 @@ impl Factum {
         projection: P,
         reads: impl ReadStore,
     ) -> Result<Projected<P>> {
-        let (projection, reads) = (Arc::new(projection), Arc::new(reads) as Arc<dyn ReadStore>);
+        self.project_in(projection, Arc::new(reads)).await
+    }
+
+    /// The same as [`project`](Self::project), in a read store that is chosen when the program runs.
+    ///
+    /// # Errors
+    /// Those of [`consume`](Factum::consume).
+    pub async fn project_in<P: MultiProjection>(
+        &self,
+        projection: P,
+        reads: Arc<dyn ReadStore>,
+    ) -> Result<Projected<P>> {
+        let projection = Arc::new(projection);
         let form = Documents { projection: projection.clone(), reads: reads.clone() };
         Ok(Projected { consumer: self.consume(form).await?, projection, reads, store: self.store().clone() })
     }

@@ -1,21 +1,21 @@
 //! Whether the ledger is right: the read model against the log, and the log against what the bank itself recorded.
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
 use factum::{Aggregate, Error, Event, EventStoreExt, Query, Read, Recorded, projection::Difference};
 
 use crate::{
     account::{Account, AccountEvent},
     exit::{Exit, Kind},
-    ledger::Ledger,
+    ledger::{Ledger, Place},
     money::Money,
     show::{by_id, count},
 };
 
 /// Compares the read model with two folds of the log: that of the projection, and that of the accounts themselves; and the log
 /// with the balances that the bank recorded.
-pub(crate) async fn verify(directory: &Path, out: &mut String) -> Result<(), Exit> {
-    let ledger = Ledger::open(directory)?;
+pub(crate) async fn verify(place: &Place, out: &mut String) -> Result<(), Exit> {
+    let ledger = Ledger::open(place).await?;
     let balances = ledger.balances_now().await?;
     let kept = balances.verify().await?;
     let audit = Audit::of(&ledger).await?;

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +22,7 @@ use crate::{
     account::{Account, AccountEvent},
     books::{Books, Entry, Misfit},
     exit::{Exit, Kind},
-    ledger::Ledger,
+    ledger::{Ledger, Place},
     money::Money,
     progress::Progress,
     show::{count, say},
@@ -50,14 +50,14 @@ pub(crate) struct Request {
     pub(crate) tolerance: Money,
 }
 
-/// Imports both files into the ledger in `directory`, and tells what came of it.
-pub(crate) async fn import(request: &Request, directory: &Path, out: &mut String) -> Result<(), Exit> {
+/// Imports both files into the ledger in `place`, and tells what came of it.
+pub(crate) async fn import(request: &Request, place: &Place, out: &mut String) -> Result<(), Exit> {
     // Both are looked at before anything is made: a wrong name must not leave an empty ledger behind.
     let accounts = Source::<AccountRow>::open(&request.accounts)?;
     let transactions = Source::<TransactionRow>::open(&request.transactions)?;
     let interrupted = interruption()
         .map_err(|error| Exit::new(Kind::Other, format!("cannot listen for Ctrl-C: {error}")))?;
-    let ledger = Ledger::open_or_begin(directory)?;
+    let ledger = Ledger::open_or_begin(place).await?;
     let balances = ledger.balances().await?;
     let mut migration = Migration::begin(&ledger, request, interrupted).await?;
     let opened = migration.run(accounts, Books::open).await?;

@@ -1,12 +1,16 @@
-//! A ledger in a directory: the log is its truth, the read model is kept beside it.
+//! A ledger, wherever it is: in a directory, or in a PostgreSQL database. Here alone the two are told apart; everybody else knows
+//! the event store and the read store by their contracts.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use factum::{Clock, Error, Factum, Projected, State, Token};
-use factum_log::{LogStore, Options};
+use factum::{Clock, Error, EventStore, Factum, Projected, State, Token, reads::ReadStore};
+use factum_log::LogStore;
+use factum_postgres::PostgresStore;
 use factum_sqlite::Sqlite;
 use jiff::civil::Date;
 
@@ -21,50 +25,121 @@ use crate::{
 const NEWS_AFTER: Duration = Duration::from_secs(3);
 const GIVEN_UP_AFTER: u32 = 5;
 
-/// An open ledger; this process alone has it.
+/// Where a ledger is.
+#[derive(Clone)]
+pub(crate) enum Place {
+    /// The log is in `log` there, the read model in `read.db`.
+    Directory(PathBuf),
+    /// Both are tables of a database, in this schema.
+    Postgres { url: String, schema: String },
+}
+
+/// An open ledger.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) factum: Factum,
-    log: LogStore,
-    read_model: PathBuf,
+    open: Open,
+}
+
+/// What is open. The read model is opened when it is asked for: commands do without it.
+#[derive(Debug)]
+enum Open {
+    /// This process alone has it.
+    Directory {
+        log: LogStore,
+        read_model: PathBuf,
+    },
+    Postgres(PostgresStore),
+}
+
+impl Place {
+    /// A directory that is none is most likely a database that should have been given otherwise, and the other way about.
+    pub(crate) fn directory(directory: PathBuf) -> Result<Self, Exit> {
+        if directory.to_str().is_some_and(factum_postgres::is_url) {
+            let sentence = "--data takes a directory; a ledger in PostgreSQL is given by --store";
+            return Err(Exit::new(Kind::Usage, sentence));
+        }
+        Ok(Self::Directory(directory))
+    }
+
+    pub(crate) fn postgres(url: String, schema: Option<String>) -> Result<Self, Exit> {
+        if !factum_postgres::is_url(&url) {
+            let sentence = "--store takes the URL of a PostgreSQL database, such as postgres://user:password@host:5432/database; \
+                            a ledger in a directory is given by --data";
+            return Err(Exit::new(Kind::Usage, sentence));
+        }
+        let schema = schema.unwrap_or_else(|| factum_postgres::Options::default().schema);
+        Ok(Self::Postgres { url, schema })
+    }
+}
+
+/// As the user is told; a URL may hold a password, which is not.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(f, "{}", directory.display()),
+            Self::Postgres { url, schema } => {
+                write!(f, "{}, schema `{schema}`", factum_postgres::without_password(url))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({self})")
+    }
 }
 
 impl Ledger {
-    /// Opens the ledger in a directory, or begins one there.
-    pub(crate) fn open_or_begin(directory: &Path) -> Result<Self, Exit> {
-        Self::open_with(directory, true)
+    /// Opens the ledger in a place, or begins one there.
+    pub(crate) async fn open_or_begin(place: &Place) -> Result<Self, Exit> {
+        Self::open_with(place, true).await
     }
 
-    /// Opens the ledger in a directory.
-    pub(crate) fn open(directory: &Path) -> Result<Self, Exit> {
-        Self::open_with(directory, false)
+    /// Opens the ledger in a place.
+    pub(crate) async fn open(place: &Place) -> Result<Self, Exit> {
+        Self::open_with(place, false).await
     }
 
-    fn open_with(directory: &Path, begin: bool) -> Result<Self, Exit> {
-        let shown = directory.display();
-        let log = Options::new(directory.join("log")).create(begin).open().map_err(|error| match error {
+    async fn open_with(place: &Place, begin: bool) -> Result<Self, Exit> {
+        let opened = match place {
+            Place::Directory(directory) => open_directory(directory, begin),
+            Place::Postgres { url, schema } => open_postgres(url, schema, begin).await,
+        };
+        opened.map_err(|error| match error {
             Error::NotFound { .. } if !begin => {
                 let sentence =
-                    format!("there is no ledger in {shown}; `bank open` and `bank import` begin one");
+                    format!("there is no ledger in {place}; `bank open` and `bank import` begin one");
                 Exit::new(Kind::NotFound, sentence)
             }
             Error::NotFound { .. } => {
-                Exit::new(Kind::Storage, format!("no ledger can be begun in {shown}: {error}"))
+                Exit::new(Kind::Storage, format!("no ledger can be begun in {place}: {error}"))
             }
             Error::Fenced { .. } => {
                 let sentence =
-                    format!("another process has the ledger in {shown} open; try again when it is done");
+                    format!("another process has the ledger in {place} open; try again when it is done");
                 Exit::new(Kind::Busy, sentence)
             }
+            // The server lets nobody in, or not this role.
+            Error::InvalidInput { .. } if matches!(place, Place::Postgres { .. }) => {
+                Exit::new(Kind::Storage, error.to_string())
+            }
             other => Exit::from(other),
-        })?;
-        Ok(Self { factum: Factum::new(log.clone()), log, read_model: directory.join("read.db") })
+        })
+    }
+
+    /// Where the read model is.
+    fn reads(&self) -> Result<Arc<dyn ReadStore>, Exit> {
+        Ok(match &self.open {
+            Open::Directory { read_model, .. } => Arc::new(Sqlite::open(read_model)?),
+            Open::Postgres(_) => Arc::new(Sqlite::memory()?),
+        })
     }
 
     /// The read model, as far as it is; it catches up from now on.
     pub(crate) async fn balances(&self) -> Result<Projected<Balances>, Exit> {
-        let reads = Sqlite::open(&self.read_model)?;
-        Ok(self.factum.project(Balances, reads).await?)
+        Ok(self.factum.project_in(Balances, self.reads()?).await?)
     }
 
     /// The read model, up to date.
@@ -111,8 +186,26 @@ impl Ledger {
 
     /// Closes the log, so that what is wrong with that is heard of.
     pub(crate) async fn close(self) -> Result<(), Exit> {
-        Ok(self.log.close().await?)
+        match self.open {
+            Open::Directory { log, .. } => Ok(log.close().await?),
+            Open::Postgres(_) => Ok(()),
+        }
     }
+}
+
+fn open_directory(directory: &Path, begin: bool) -> Result<Ledger, Error> {
+    let log = factum_log::Options::new(directory.join("log")).create(begin).open()?;
+    let read_model = directory.join("read.db");
+    Ok(Ledger { factum: Factum::new(log.clone()), open: Open::Directory { log, read_model } })
+}
+
+async fn open_postgres(url: &str, schema: &str, begin: bool) -> Result<Ledger, Error> {
+    let options = factum_postgres::Options { schema: schema.to_owned(), ..Default::default() };
+    let store = PostgresStore::open(url, options).await?;
+    if !begin && store.head().await?.token.position == factum::Position::START {
+        return Err(Error::NotFound { what: "ledger".to_owned() });
+    }
+    Ok(Ledger { factum: Factum::new(store.clone()), open: Open::Postgres(store) })
 }
 
 /// The day that a clock shows, in UTC.
