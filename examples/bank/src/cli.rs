@@ -130,7 +130,7 @@ struct Data {
     #[command(flatten)]
     one_of: DirectoryOrStore,
     /// The schema of the database, if it holds more than one ledger [default: factum]
-    #[arg(long, value_name = "NAME", requires = "store")]
+    #[arg(long, value_name = "NAME")]
     schema: Option<String>,
 }
 
@@ -148,6 +148,10 @@ struct DirectoryOrStore {
 impl Data {
     fn place(self) -> Result<Place, Exit> {
         match (self.one_of.data, self.one_of.store) {
+            (Some(_), _) if self.schema.is_some() => {
+                let sentence = "--schema goes with --store; a directory has no schemas";
+                Err(Exit::new(Kind::Usage, sentence))
+            }
             (Some(directory), _) => Place::directory(directory),
             (None, Some(url)) => Place::postgres(url, self.schema),
             (None, None) => Err(Exit::new(Kind::Usage, "say where the ledger is, by --data or --store")),

@@ -121,9 +121,10 @@ impl Ledger {
                     format!("another process has the ledger in {place} open; try again when it is done");
                 Exit::new(Kind::Busy, sentence)
             }
-            // The server lets nobody in, or not this role.
-            Error::InvalidInput { .. } if matches!(place, Place::Postgres { .. }) => {
-                Exit::new(Kind::Storage, error.to_string())
+            Error::InvalidInput { ref what, .. } if matches!(place, Place::Postgres { .. }) => {
+                // Either this is no URL and no name, or it is one, and the server lets nobody in, or not this role.
+                let typed = what.starts_with("the URL") || what.starts_with("the schema's name");
+                Exit::new(if typed { Kind::Usage } else { Kind::Storage }, error.to_string())
             }
             other => Exit::from(other),
         })

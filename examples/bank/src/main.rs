@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 fn misunderstood(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let shown = factum_postgres::without_password(&text);
-    if shown == text {
+    if shown == text || !error.use_stderr() {
         error.exit();
     }
     say(shown.trim_end());
