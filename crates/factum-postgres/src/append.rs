@@ -1,28 +1,30 @@
-//! Appends: one transaction each, which says where it will write before it draws a position.
+//! Appends: some of them in one transaction, which says where it will write before it draws a position.
 //!
-//! What can be asked at once is sent at once: an append without surprises is two trips to the server.
+//! What can be asked at once is sent at once: a transaction without surprises is two trips to the server, however many appends
+//! are in it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use async_trait::async_trait;
 use deadpool_postgres::Object;
 use factum::{
-    Append, Appended, Durability, EventId, Guard, Limits, LogIdentity, NewEvent, Placed, Position, Query,
-    Result, Revision, StreamName, StreamState, Timestamp,
-    admission::{Admission, Found, Ledger, admit},
+    Append, Appended, Durability, EventId, Limits, LogIdentity, Placed, Position, Query, Result, Revision,
+    Timestamp,
+    admission::{Admission, admit},
     error::Error,
-    stream::LifeChange,
 };
 use futures_util::future::try_join_all;
-use tokio_postgres::{Row, Statement, types::ToSql};
+use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
 use crate::{
     fault::Fault,
+    known::{self, Content, Key, Known, concerned, queries},
     rows::{self, EventColumns, STREAM, StreamColumns, number, signed},
     schema::in_schema,
     sql::{self, Sql},
 };
 
-/// How an append of one schema asks.
+/// How appends of one schema ask.
 #[derive(Debug)]
 pub(crate) struct Statements {
     meet: String,
@@ -44,7 +46,7 @@ impl Statements {
             lock_streams: sql(&format!("SELECT {STREAM} FROM factum.lock_streams($1) s")),
             find: sql("SELECT e.stream, e.id, e.position, e.revision, e.digest
                 FROM unnest($1::text[], $2::uuid[]) AS w (stream, id) JOIN factum.events e ON e.stream = w.stream AND e.id = w.id"),
-            log: sql("SELECT log_id, epoch, (SELECT last_value FROM factum.position) FROM factum.log"),
+            log: sql("SELECT log_id, epoch, (SELECT coalesce(max(position), 0) FROM factum.events) FROM factum.log"),
             record: sql("SELECT first, moment FROM factum.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                 $15, $16, $17, $18, $19, $20, $21, $22)"),
             allocate: sql("SELECT first, moment FROM factum.allocate($1)"),
@@ -55,92 +57,56 @@ impl Statements {
     }
 }
 
-/// A stream and an id in it.
-type Key = (String, EventId);
-/// Where the event of an id is, and the digest of its content.
-type Content = (Placed, Vec<u8>);
+/// A connection, and how statements are prepared on it.
+#[async_trait]
+pub(crate) trait Line: Sync {
+    fn client(&self) -> &Client;
 
-/// What the database knows that concerns an append, while its rows are locked.
-struct Known {
-    identity: LogIdentity,
-    drawn: Position,
-    streams: HashMap<StreamName, StreamState>,
-    recorded: HashMap<Key, Content>,
-    /// The answers to the guards on queries, in their order.
-    matches: Vec<(Query, Position, Option<Position>)>,
+    async fn prepare(&self, sql: &str) -> Result<Statement, tokio_postgres::Error>;
 }
 
-impl Ledger for Known {
-    fn identity(&self) -> LogIdentity {
-        self.identity
+#[async_trait]
+impl Line for Object {
+    fn client(&self) -> &Client {
+        self
     }
 
-    fn head(&self) -> Position {
-        self.drawn
-    }
-
-    fn stream(&self, stream: &StreamName) -> Result<StreamState> {
-        Ok(self.streams.get(stream).copied().unwrap_or_default())
-    }
-
-    fn may_be_recorded(&self, _: &Append) -> Result<bool> {
-        Ok(!self.recorded.is_empty())
-    }
-
-    fn find(&self, stream: &StreamName, event: &NewEvent) -> Result<Option<Found>> {
-        let found = self.recorded.get(&(stream.as_str().to_owned(), event.id));
-        Ok(found
-            .map(|(placed, digest)| Found { placed: *placed, same_content: *digest == rows::digest(event) }))
-    }
-
-    fn visible_match(&self, query: &Query, after: Position, _: Timestamp) -> Result<Option<Position>> {
-        let asked = self.matches.iter().find(|(asked, since, _)| asked == query && *since == after);
-        match asked {
-            Some((.., found)) => Ok(*found),
-            None => Err(Error::invalid("the guard", "it was not looked up")),
-        }
+    async fn prepare(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+        self.prepare_cached(sql).await
     }
 }
 
-/// Does it, in a transaction of its own.
+/// What becomes of an append in a transaction of several.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It has its answer.
+    Answered(Result<Appended>),
+    /// What it rests on may have been changed by those before it: it is to be decided in a later transaction. Never the first.
+    Later,
+}
+
+/// Does them, in this order, in a transaction of their own; each is done or refused for itself.
+///
+/// # Errors
+/// What fails all of them.
 pub(crate) async fn append(
     client: &Object,
     statements: &Statements,
     limits: &Limits,
     durability: Durability,
-    append: &Append,
-) -> Result<Appended, Fault> {
-    // What cannot be right is not worth a trip.
-    limits.check(append)?;
-    let known = match ask(client, statements, append).await {
+    appends: &[&Append],
+) -> Result<Vec<Verdict>, Fault> {
+    let work = Work { line: client, statements };
+    let known = match work.ask(appends, Begin::Here).await {
         Ok(known) => known,
         Err(fault) => return Err(undone(client, fault).await),
     };
-    let answer = |events: Vec<Placed>, replayed, position: Position| Appended {
-        events,
-        token: known.identity.at(position),
-        replayed,
-        durability,
+    let decided = Decided::of(appends, limits, known);
+    let last = match work.write(&decided, End::Here).await {
+        Ok(last) => last,
+        Err(fault) => return Err(undone(client, fault).await),
     };
-    match admit(append, limits, &known, Timestamp(0)) {
-        Err(error) => Err(undone(client, error.into()).await),
-        Ok(Admission::Replayed(events)) => {
-            let last = events.iter().map(|placed| placed.position).max().unwrap_or(known.drawn);
-            let settled = close_and_settle(client, statements, last).await;
-            settled.map(|()| answer(events, true, last))
-        }
-        Ok(Admission::New) if append.event_count() == 0 => {
-            close_and_settle(client, statements, known.drawn).await?;
-            Ok(answer(Vec::new(), false, known.drawn))
-        }
-        Ok(Admission::New) => match write(client, statements, append, &known).await {
-            Ok(events) => {
-                let last = events.last().map_or(known.drawn, |placed| placed.position);
-                Ok(answer(events, false, last))
-            }
-            Err(fault) => Err(undone(client, fault).await),
-        },
-    }
+    Ok(decided.verdicts(last, durability))
 }
 
 /// Ends the transaction; a connection that is gone has ended it.
@@ -149,87 +115,283 @@ async fn undone(client: &Object, fault: Fault) -> Fault {
     fault
 }
 
-/// Takes all locks, in the order that everybody takes them, and then asks what is known.
-async fn ask(client: &Object, statements: &Statements, append: &Append) -> Result<Known, Fault> {
-    let shared = sql::places_of_events(append);
-    let shared = if append.event_count() == 0 { Vec::new() } else { shared };
-    let alone: Vec<i32> = queries(append).flat_map(|(query, _)| sql::places_of_query(query)).collect();
-    let names: Vec<String> = concerned(append)?.into_iter().collect();
-    let (mut streams, mut ids) = (Vec::new(), Vec::new());
-    for (stream, event) in append.events() {
-        streams.push(stream.as_str().to_owned());
-        ids.push(event.id.0);
+/// Does one in a transaction that somebody else has begun and will end. Nothing is settled then.
+///
+/// # Errors
+/// Why not; what it has locked stays so until the transaction ends.
+pub(crate) async fn append_within(
+    line: &impl Line,
+    statements: &Statements,
+    limits: &Limits,
+    durability: Durability,
+    append: &Append,
+) -> Result<Appended, Fault> {
+    let work = Work { line, statements };
+    let known = work.ask(&[append], Begin::Elsewhere).await?;
+    let decided = Decided::of(&[append], limits, known);
+    let last = work.write(&decided, End::Elsewhere).await?;
+    match decided.verdicts(last, durability).pop() {
+        Some(Verdict::Answered(answer)) => Ok(answer?),
+        _ => Err(Error::invalid("the append", "it was not decided").into()),
     }
-    let meet = client.prepare_cached(&statements.meet).await?;
-    let lock = client.prepare_cached(&statements.lock_streams).await?;
-    let find = client.prepare_cached(&statements.find).await?;
-    let log = client.prepare_cached(&statements.log).await?;
-    let mut looks: Vec<(Statement, Sql)> = Vec::new();
-    for (query, after) in queries(append) {
-        let look = look_for(&statements.schema, query, after);
-        looks.push((client.prepare_cached(&look.text).await?, look));
+}
+
+/// Waits until every reader sees everything up to a position that is committed.
+pub(crate) async fn settle(line: &impl Line, statements: &Statements, to: Position) -> Result<(), Fault> {
+    let settle = line.prepare(&statements.settle_to).await?;
+    let settled = line.client().query(&settle, &[&signed(to.0)]).await;
+    settled.map_err(|error| Fault::from(error).not_settled())?;
+    Ok(())
+}
+
+/// Who begins the transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    Here,
+    Elsewhere,
+}
+
+/// Who ends the transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Here,
+    Elsewhere,
+}
+
+/// One transaction.
+struct Work<'w, L> {
+    line: &'w L,
+    statements: &'w Statements,
+}
+
+/// Some appends, decided in their order.
+struct Decided<'a> {
+    known: Known,
+    decisions: Vec<Decision>,
+    /// Those that are written.
+    written: Vec<&'a Append>,
+    events: EventColumns,
+}
+
+enum Decision {
+    /// Written: each event's number in the transaction, and its revision.
+    Written(Vec<Placed>),
+    Replayed(Vec<Placed>),
+    Refused(Error),
+    Later,
+}
+
+impl<'a> Decided<'a> {
+    fn of(appends: &[&'a Append], limits: &Limits, known: Known) -> Self {
+        let mut decided =
+            Self { known, decisions: Vec::new(), written: Vec::new(), events: EventColumns::default() };
+        let mut closed = false;
+        for &append in appends {
+            let decision = if closed { Decision::Later } else { decided.decide(append, limits) };
+            // What changes the lives of streams is alone with them, since only the server knows its moment.
+            closed |= known::describes(append);
+            if matches!(decision, Decision::Written(_)) {
+                decided.written.push(append);
+            }
+            decided.decisions.push(decision);
+        }
+        decided
     }
-    let begin = client.batch_execute("BEGIN");
-    let (places, names): ([&(dyn ToSql + Sync); 2], [&(dyn ToSql + Sync); 1]) = ([&shared, &alone], [&names]);
-    let ids: [&(dyn ToSql + Sync); 2] = [&streams, &ids];
-    // All is sent in this order without waiting between, and done in this order, each with a view of its own: what comes after
-    // the locks sees what they waited for.
-    let (begun, met, streams, recorded, log, found) = tokio::join!(
-        biased;
-        begin,
-        client.query(&meet, &places),
-        client.query(&lock, &names),
-        client.query(&find, &ids),
-        client.query_one(&log, &[]),
-        try_join_all(looks.iter().map(|(statement, look)| async move {
-            client.query_one(statement, &look.parameters()).await
-        })),
-    );
-    // The first that fails fails the others: it is the one to tell of.
-    begun?;
-    met?;
-    let streams = streams?.iter().map(rows::stream).collect::<Result<_, Fault>>()?;
-    let recorded = recorded?.iter().map(recorded_event).collect::<Result<_, Fault>>()?;
-    let (log, found) = (log?, found?);
-    let identity = LogIdentity { log_id: log.try_get(0)?, epoch: number(log.try_get(1)?) };
-    let drawn = Position(number(log.try_get(2)?));
-    let mut matches = Vec::with_capacity(found.len());
-    for ((query, after), row) in queries(append).zip(found) {
-        let position = row.try_get::<_, Option<i64>>(0)?.map(|position| Position(number(position)));
-        matches.push((query.clone(), after, position));
+
+    fn decide(&mut self, append: &Append, limits: &Limits) -> Decision {
+        let alone = self.written.is_empty();
+        if !alone && (known::describes(append) || known::is_met_by(append, &self.written)) {
+            return Decision::Later;
+        }
+        match admit(append, limits, &self.known, Timestamp(0)) {
+            Ok(Admission::New) => Decision::Written(self.known.join(append, &mut self.events)),
+            // It may rest on an append before it, which may yet fail.
+            _ if !alone => Decision::Later,
+            Ok(Admission::Replayed(events)) => Decision::Replayed(events),
+            Err(error) => Decision::Refused(error),
+        }
     }
-    Ok(Known { identity, drawn, streams, recorded, matches })
+
+    /// Up to where readers must see before anything is answered, where nothing is written.
+    fn rests_on(&self) -> Position {
+        let replayed = self.decisions.iter().filter_map(|decision| match decision {
+            Decision::Replayed(events) => events.iter().map(|placed| placed.position).max(),
+            _ => None,
+        });
+        replayed.max().unwrap_or_default().max(self.known.head)
+    }
+
+    /// The answers, once all is written from `first` on.
+    fn verdicts(self, first: Option<Position>, durability: Durability) -> Vec<Verdict> {
+        let (identity, head) = (self.known.identity, self.known.head);
+        let done = |events: Vec<Placed>, replayed| {
+            let last = events.iter().map(|placed| placed.position).max().unwrap_or(head);
+            Verdict::Answered(Ok(Appended { events, token: identity.at(last), replayed, durability }))
+        };
+        let first = first.unwrap_or_default();
+        let at = |placed: Placed| Placed { position: Position(first.0 + placed.position.0), ..placed };
+        let verdict = |decision| match decision {
+            Decision::Written(events) => done(events.into_iter().map(at).collect(), false),
+            Decision::Replayed(events) => done(events, true),
+            Decision::Refused(error) => Verdict::Answered(Err(error)),
+            Decision::Later => Verdict::Later,
+        };
+        self.decisions.into_iter().map(verdict).collect()
+    }
+}
+
+impl<L: Line> Work<'_, L> {
+    /// Takes all locks, in the order that everybody takes them, and then asks what is known.
+    async fn ask(&self, appends: &[&Append], begin: Begin) -> Result<Known, Fault> {
+        let Self { line, statements } = self;
+        let wanted = Wanted::of(appends)?;
+        let (meet, lock, find, log) = tokio::try_join!(
+            line.prepare(&statements.meet),
+            line.prepare(&statements.lock_streams),
+            line.prepare(&statements.find),
+            line.prepare(&statements.log),
+        )?;
+        let mut looks: Vec<(Statement, Sql)> = Vec::new();
+        for (query, after) in &wanted.queries {
+            let look = look_for(&statements.schema, query, *after);
+            looks.push((line.prepare(&look.text).await?, look));
+        }
+        let client = line.client();
+        let begin = async { if begin == Begin::Here { client.batch_execute("BEGIN").await } else { Ok(()) } };
+        let places: [&(dyn ToSql + Sync); 2] = [&wanted.shared, &wanted.alone];
+        let names: [&(dyn ToSql + Sync); 1] = [&wanted.names];
+        let ids: [&(dyn ToSql + Sync); 2] = [&wanted.streams, &wanted.ids];
+        // All is sent in this order without waiting between, and done in this order, each with a view of its own: what comes
+        // after the locks sees what they waited for.
+        let (begun, met, streams, recorded, log, found) = tokio::join!(
+            biased;
+            begin,
+            client.query(&meet, &places),
+            client.query(&lock, &names),
+            client.query(&find, &ids),
+            client.query_one(&log, &[]),
+            try_join_all(looks.iter().map(|(statement, look)| async move {
+                client.query_one(statement, &look.parameters()).await
+            })),
+        );
+        // The first that fails fails the others: it is the one to tell of.
+        begun?;
+        met?;
+        let streams = streams?.iter().map(rows::stream).collect::<Result<_, Fault>>()?;
+        let recorded = recorded?.iter().map(recorded_event).collect::<Result<_, Fault>>()?;
+        let (log, found) = (log?, found?);
+        let identity = LogIdentity { log_id: log.try_get(0)?, epoch: number(log.try_get(1)?) };
+        let head = Position(number(log.try_get(2)?));
+        let mut matches = Vec::with_capacity(found.len());
+        for ((query, after), row) in wanted.queries.into_iter().zip(found) {
+            let position = row.try_get::<_, Option<i64>>(0)?.map(|position| Position(number(position)));
+            matches.push((query.clone(), after, position));
+        }
+        Ok(Known { identity, head, streams, recorded, matches })
+    }
+
+    /// Writes what was admitted, and commits. The position of the first event, if there is one.
+    ///
+    /// An answer is given when nothing can appear before these events any more, nor before those that a refusal speaks of: only
+    /// then does every reader see them.
+    async fn write(&self, decided: &Decided<'_>, end: End) -> Result<Option<Position>, Fault> {
+        if decided.events.len() == 0 {
+            if end == End::Here {
+                self.close_and_settle(decided.rests_on()).await?;
+            }
+            return Ok(None);
+        }
+        let Self { line, statements } = self;
+        let (record, settle) =
+            tokio::try_join!(line.prepare(&statements.record), line.prepare(&statements.settle))?;
+        let drawn_before = self.draw_before(decided).await?;
+        let moment = Timestamp(drawn_before.map(|(_, moment)| moment).unwrap_or_default());
+        let streams = decided.known.streams_after(&decided.written, moment)?;
+        let (first, moment) = drawn_before.unzip();
+        let parameters = parameters(&first, &moment, &decided.events, &streams);
+        let client = line.client();
+        let here = end == End::Here;
+        let (recorded, committed, settled) = tokio::join!(
+            biased;
+            client.query_one(&record, &parameters),
+            async { if here { client.batch_execute("COMMIT").await } else { Ok(()) } },
+            async { if here { client.query(&settle, &[]).await } else { Ok(Vec::new()) } },
+        );
+        let recorded = recorded.map_err(|error| Fault::from(error).of_a_change())?;
+        committed.map_err(|error| Fault::from(error).of_a_change())?;
+        settled.map_err(|error| Fault::from(error).not_settled())?;
+        Ok(Some(Position(number(recorded.try_get(0)?))))
+    }
+
+    /// Where an append changes what a stream shows, when that is must be known before: then its place is drawn first.
+    async fn draw_before(&self, decided: &Decided<'_>) -> Result<Option<(i64, i64)>, Fault> {
+        if !decided.written.iter().any(|append| known::describes(append)) {
+            return Ok(None);
+        }
+        let allocate = self.line.prepare(&self.statements.allocate).await?;
+        let count = signed(decided.events.len() as u64);
+        let row = self.line.client().query_one(&allocate, &[&count]).await?;
+        Ok(Some((row.try_get(0)?, row.try_get(1)?)))
+    }
+
+    /// Ends a transaction that has written nothing, once readers see everything up to `position`.
+    async fn close_and_settle(&self, position: Position) -> Result<(), Fault> {
+        let settle = self.line.prepare(&self.statements.settle_to).await?;
+        let to = signed(position.0);
+        let to: [&(dyn ToSql + Sync); 1] = [&to];
+        let client = self.line.client();
+        let (closed, settled) = tokio::join!(
+            biased;
+            // What was locked may have been noted for the first time: that is not worth keeping.
+            client.batch_execute("ROLLBACK"),
+            client.query(&settle, &to),
+        );
+        closed?;
+        settled.map_err(|error| Fault::from(error).not_settled())?;
+        Ok(())
+    }
+}
+
+/// What is to be locked and looked up.
+struct Wanted<'a> {
+    shared: Vec<i32>,
+    alone: Vec<i32>,
+    names: Vec<String>,
+    streams: Vec<String>,
+    ids: Vec<uuid::Uuid>,
+    queries: Vec<(&'a Query, Position)>,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(appends: &[&'a Append]) -> Result<Self> {
+        let (mut shared, mut alone, mut names) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut streams, mut ids, mut looked): (Vec<String>, Vec<uuid::Uuid>, Vec<(&Query, Position)>) =
+            (Vec::new(), Vec::new(), Vec::new());
+        for append in appends {
+            concerned(append, &mut names)?;
+            if append.event_count() > 0 {
+                shared.extend(sql::places_of_events(append));
+            }
+            for (stream, event) in append.events() {
+                streams.push(stream.as_str().to_owned());
+                ids.push(event.id.0);
+            }
+            for (query, after) in queries(append) {
+                alone.extend(sql::places_of_query(query));
+                if !looked.contains(&(query, after)) {
+                    looked.push((query, after));
+                }
+            }
+        }
+        let (shared, alone) = (shared.into_iter().collect(), alone.into_iter().collect());
+        Ok(Self { shared, alone, names: names.into_iter().collect(), streams, ids, queries: looked })
+    }
 }
 
 fn recorded_event(row: &Row) -> Result<(Key, Content), Fault> {
     let placed =
         Placed { position: Position(number(row.try_get(2)?)), revision: Revision(number(row.try_get(3)?)) };
     Ok(((row.try_get(0)?, EventId(row.try_get(1)?)), (placed, row.try_get(4)?)))
-}
-
-/// The guards on queries, each with the position after which nothing may match.
-fn queries(append: &Append) -> impl Iterator<Item = (&Query, Position)> {
-    append.guards.iter().filter_map(|guard| match guard {
-        Guard::Query { query, after } => Some((query, after.position)),
-        Guard::Stream { .. } => None,
-    })
-}
-
-/// The streams whose state the append changes or rests on, in the order in which everybody locks them.
-fn concerned(append: &Append) -> Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
-    for (stream, event) in append.events() {
-        names.insert(stream.as_str().to_owned());
-        if let Some((described, _)) = LifeChange::of_event(stream, &event.event_type, &event.data)? {
-            names.insert(described.as_str().to_owned());
-        }
-    }
-    names.extend(append.writes.iter().map(|write| write.stream.as_str().to_owned()));
-    names.extend(append.guards.iter().filter_map(|guard| match guard {
-        Guard::Stream { stream, .. } => Some(stream.as_str().to_owned()),
-        Guard::Query { .. } => None,
-    }));
-    Ok(names)
 }
 
 /// Asks for the last visible event that matches beyond a position.
@@ -245,21 +407,16 @@ fn look_for(schema: &str, query: &Query, after: Position) -> Sql {
     look
 }
 
-/// Writes what was admitted, and commits.
-async fn write(
-    client: &Object,
-    statements: &Statements,
-    append: &Append,
-    known: &Known,
-) -> Result<Vec<Placed>, Fault> {
-    let drawn_before = draw_before(client, statements, append).await?;
-    let (first, moment) = drawn_before.unzip();
-    let (events, streams, revisions) = columns(append, known, Timestamp(moment.unwrap_or_default()))?;
-    let record = client.prepare_cached(&statements.record).await?;
-    let settle = client.prepare_cached(&statements.settle).await?;
-    let parameters: [&(dyn ToSql + Sync); 22] = [
-        &first,
-        &moment,
+/// What `record` takes, in its order.
+fn parameters<'p>(
+    first: &'p Option<i64>,
+    moment: &'p Option<i64>,
+    events: &'p EventColumns,
+    streams: &'p StreamColumns,
+) -> [&'p (dyn ToSql + Sync); 22] {
+    [
+        first,
+        moment,
         &events.streams,
         &events.revisions,
         &events.ids,
@@ -280,73 +437,5 @@ async fn write(
         &streams.max_counts,
         &streams.max_ages,
         &streams.lives,
-    ];
-    // An answer is given when nothing can appear before these events any more: only then does every reader see them.
-    let (recorded, committed, settled) = tokio::join!(
-        biased;
-        client.query_one(&record, &parameters),
-        client.batch_execute("COMMIT"),
-        client.query(&settle, &[]),
-    );
-    let recorded = recorded.map_err(|error| Fault::from(error).of_a_change())?;
-    committed.map_err(|error| Fault::from(error).of_a_change())?;
-    settled.map_err(|error| Fault::from(error).not_settled())?;
-    let first = number(recorded.try_get(0)?);
-    let placed = |(n, revision)| Placed { position: Position(first + n), revision };
-    Ok((0..).zip(revisions).map(placed).collect())
-}
-
-/// Where an append changes what a stream shows, when that is must be known before: then its place is drawn first.
-async fn draw_before(
-    client: &Object,
-    statements: &Statements,
-    append: &Append,
-) -> Result<Option<(i64, i64)>, Fault> {
-    if !append.writes.iter().any(|write| write.stream.described_stream().is_some()) {
-        return Ok(None);
-    }
-    let allocate = client.prepare_cached(&statements.allocate).await?;
-    let row = client.query_one(&allocate, &[&signed(append.event_count() as u64)]).await?;
-    Ok(Some((row.try_get(0)?, row.try_get(1)?)))
-}
-
-/// What is to be written, and what its streams become.
-fn columns(
-    append: &Append,
-    known: &Known,
-    moment: Timestamp,
-) -> Result<(EventColumns, StreamColumns, Vec<Revision>)> {
-    let (mut events, mut revisions, mut states) =
-        (EventColumns::default(), Vec::new(), known.streams.clone());
-    let mut touched = BTreeSet::new();
-    for (stream, event) in append.events() {
-        let revision = states.entry(stream.clone()).or_default().written();
-        touched.insert(stream.clone());
-        events.push(stream, revision, event);
-        revisions.push(revision);
-        if let Some((described, change)) = LifeChange::of_event(stream, &event.event_type, &event.data)? {
-            states.entry(described.clone()).or_default().described(&change, moment);
-            touched.insert(described);
-        }
-    }
-    let mut streams = StreamColumns::default();
-    for name in &touched {
-        streams.push(name, &states.get(name).copied().unwrap_or_default());
-    }
-    Ok((events, streams, revisions))
-}
-
-/// Ends a transaction that has written nothing, once readers see everything up to `position`.
-async fn close_and_settle(client: &Object, statements: &Statements, position: Position) -> Result<(), Fault> {
-    let settle = client.prepare_cached(&statements.settle_to).await?;
-    let to = signed(position.0);
-    let to: [&(dyn ToSql + Sync); 1] = [&to];
-    let (closed, settled) = tokio::join!(
-        biased;
-        client.batch_execute("COMMIT"),
-        client.query(&settle, &to),
-    );
-    closed?;
-    settled.map_err(|error| Fault::from(error).not_settled())?;
-    Ok(())
+    ]
 }

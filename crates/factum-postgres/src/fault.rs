@@ -50,12 +50,41 @@ impl Fault {
         error.code().is_some_and(|code| clashes.contains(code))
     }
 
+    /// Whether nobody knows if the change has happened.
+    pub(crate) fn is_unknown(&self) -> bool {
+        match self {
+            Self::Known(error) => error.outcome() == Outcome::Unknown,
+            Self::Database(_, outcome) => *outcome == Outcome::Unknown,
+        }
+    }
+
+    /// Whether the connection failed, or there was none, so that the same can be tried on another.
+    pub(crate) fn is_of_the_connection(&self) -> bool {
+        match self {
+            Self::Known(error) => matches!(error, Error::Unavailable { .. }),
+            Self::Database(error, _) => error.as_db_error().is_none() || is_going_down(error),
+        }
+    }
+
     /// The error that it is; `place` names the database.
     pub(crate) fn explain(self, place: &str) -> Error {
         match self {
             Self::Known(error) => error,
             Self::Database(error, outcome) => explain(place, &error, outcome),
         }
+    }
+}
+
+/// The same error, of a change of which nobody knows whether an earlier attempt at it has happened.
+pub(crate) fn of_unknown_outcome(error: Error) -> Error {
+    match error {
+        Error::Unavailable { why, .. } => Error::Unavailable { why, outcome: Outcome::Unknown },
+        Error::Timeout { what, after_ms, .. } => Error::Timeout { what, after_ms, outcome: Outcome::Unknown },
+        Error::StorageFull { what } => Error::Unavailable { why: what, outcome: Outcome::Unknown },
+        Error::InvalidInput { what, why } => {
+            Error::Unavailable { why: format!("{what}: {why}"), outcome: Outcome::Unknown }
+        }
+        error => error,
     }
 }
 

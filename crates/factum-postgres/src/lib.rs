@@ -18,15 +18,19 @@
 //! ```
 
 mod append;
+mod desk;
 mod fault;
 mod json;
+mod known;
 mod read;
 mod rows;
 mod schema;
 mod sql;
-mod url;
 
-use std::{fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
+mod url;
+mod within;
+
+use std::{collections::BTreeSet, fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
@@ -36,12 +40,10 @@ use factum::{
 };
 use tokio::sync::watch;
 use tokio_postgres::{Config, NoTls};
+use uuid::Uuid;
 
 use self::fault::Fault;
 pub use self::url::{is_url, without_password};
-
-/// How often an append that was in others' way is tried again.
-const TRIES: u32 = 10;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -54,12 +56,30 @@ pub struct Options {
     pub connections: usize,
     /// How long a statement may take, and how long to wait for a connection. 30 seconds, unless said otherwise.
     pub patience: Duration,
+    /// How appends are written. [`Writing::Single`], unless said otherwise.
+    pub writing: Writing,
+}
+
+/// How a process writes its appends. What holds is the same, and every process may choose for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writing {
+    /// Each append in a transaction of its own: none waits for another.
+    #[default]
+    Single,
+    /// Those that come while others are on their way share a transaction: for a process with many writers, such as a server.
+    Grouped,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let (schema, limits) = ("factum".to_owned(), Limits::default());
-        Self { schema, limits, connections: 16, patience: Duration::from_secs(30) }
+        Self {
+            schema,
+            limits,
+            connections: 16,
+            patience: Duration::from_secs(30),
+            writing: Writing::default(),
+        }
     }
 }
 
@@ -73,8 +93,12 @@ struct Inner {
     pool: Pool,
     /// `app@localhost/app`, schema `factum`: never with a password.
     place: String,
+    schema: String,
+    log_id: Uuid,
     limits: Limits,
     durability: Durability,
+    writing: Writing,
+    desk: desk::Desk,
     append: append::Statements,
     read: read::Statements,
     /// The last position that this process wrote.
@@ -117,66 +141,79 @@ impl PostgresStore {
         let mut client = take(&pool, &place).await?;
         let ready = async {
             schema::migrate(&mut client, &options.schema).await?;
-            let row = client.query_one("SELECT current_setting('fsync') = 'on'", &[]).await?;
-            Ok::<bool, Fault>(row.try_get(0)?)
+            let look = schema::in_schema(
+                "SELECT current_setting('fsync') = 'on', log_id FROM factum.log",
+                &options.schema,
+            );
+            let row = client.query_one(&look, &[]).await?;
+            Ok::<(bool, Uuid), Fault>((row.try_get(0)?, row.try_get(1)?))
         };
-        let synced = ready.await.map_err(|fault| fault.explain(&place))?;
+        let (synced, log_id) = ready.await.map_err(|fault| fault.explain(&place))?;
         let inner = Inner {
             pool,
             place,
+            log_id,
             limits: options.limits,
             durability: if synced { Durability::Synced } else { Durability::Relaxed },
+            writing: options.writing,
+            desk: desk::Desk::default(),
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
+            schema: options.schema,
             written: watch::Sender::new(Position::START),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Runs `work` to its end, also if the caller goes away: a connection is never left in the middle of something.
+    /// Runs `work` on a connection.
     async fn run<T, F>(&self, work: impl FnOnce(Arc<Inner>, Object) -> F + Send + 'static) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Fault>> + Send,
     {
-        let inner = self.inner.clone();
-        let done = tokio::spawn(async move {
+        let work = |inner: Arc<Inner>| async move {
             let client = take(&inner.pool, &inner.place).await?;
             work(inner.clone(), client).await.map_err(|fault| fault.explain(&inner.place))
-        });
+        };
+        self.to_the_end(work).await
+    }
+
+    /// Runs `work` to its end, also if the caller goes away: a connection is never left in the middle of something.
+    async fn to_the_end<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let done = tokio::spawn(work(self.inner.clone()));
         done.await.unwrap_or_else(|error| {
             let why = format!("the work on PostgreSQL {} was given up ({error})", self.inner.place);
             Err(Error::Unavailable { why, outcome: Outcome::Unknown })
         })
+    }
+
+    /// Tells those who wait for what is new that there is something up to here.
+    fn written(&self, last: Position) {
+        self.inner.written.send_if_modified(|written| {
+            let newer = last > *written;
+            *written = last.max(*written);
+            newer
+        });
     }
 }
 
 #[async_trait]
 impl EventStore for PostgresStore {
     async fn append(&self, append: Append) -> Result<Appended> {
-        let appended = self
-            .run(|inner, client| async move {
-                let mut tries = 1;
-                loop {
-                    match append::append(&client, &inner.append, &inner.limits, inner.durability, &append)
-                        .await
-                    {
-                        Err(fault) if fault.is_clash() && tries < TRIES => {
-                            let at_most = 500_u64 << tries;
-                            tokio::time::sleep(Duration::from_micros(fastrand::u64(0..at_most))).await;
-                            tries += 1;
-                        }
-                        done => return done,
-                    }
-                }
-            })
-            .await?;
-        let last = appended.token.position;
-        self.inner.written.send_if_modified(|written| {
-            let newer = last > *written;
-            *written = last.max(*written);
-            newer
-        });
+        // What cannot be right is not worth a trip, and must not trouble others.
+        self.inner.limits.check(&append)?;
+        known::concerned(&append, &mut BTreeSet::new())?;
+        let appended = match self.inner.writing {
+            Writing::Single => {
+                self.to_the_end(|inner| async move { desk::alone(&inner, &append).await }).await?
+            }
+            Writing::Grouped => desk::grouped(&self.inner, append).await?,
+        };
+        self.written(appended.token.position);
         Ok(appended)
     }
 

@@ -113,7 +113,12 @@ pub(crate) struct EventColumns {
 }
 
 impl EventColumns {
-    pub(crate) fn push(&mut self, stream: &StreamName, revision: Revision, event: &NewEvent) {
+    pub(crate) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Adds an event; what stands for its content.
+    pub(crate) fn push(&mut self, stream: &StreamName, revision: Revision, event: &NewEvent) -> Vec<u8> {
         let is_json = event.content_type == ContentType::Json;
         let (data, data_bytes) = as_json_or_bytes(&event.data, is_json);
         let (metadata, metadata_bytes) = match event.metadata.as_bytes() {
@@ -131,7 +136,9 @@ impl EventColumns {
         self.metadata.push(metadata);
         self.metadata_bytes.push(metadata_bytes);
         self.tags.push(event.tags.iter().collect::<Vec<_>>().join("\x1f"));
-        self.digests.push(digest(event));
+        let digest = digest(event);
+        self.digests.push(digest.clone());
+        digest
     }
 }
 

@@ -7,26 +7,28 @@ use std::sync::Arc;
 
 use factum::{EventStore, Limits, Result};
 use factum_conformance::Harness;
-use factum_postgres::{Options, PostgresStore};
+use factum_postgres::{Options, PostgresStore, Writing};
 
+/// In either way of writing.
 #[derive(Debug)]
-struct OnPostgres {
+struct OnPostgres<const GROUPED: bool> {
     schema: String,
     limits: Limits,
 }
 
-impl Default for OnPostgres {
+impl<const GROUPED: bool> Default for OnPostgres<GROUPED> {
     fn default() -> Self {
         Self { schema: support::fresh_schema(), limits: Limits::default() }
     }
 }
 
-impl OnPostgres {
+impl<const GROUPED: bool> OnPostgres<GROUPED> {
     async fn connect(&self) -> Result<Arc<dyn EventStore>> {
         let options = Options {
             schema: self.schema.clone(),
             limits: self.limits,
             connections: 8,
+            writing: if GROUPED { Writing::Grouped } else { Writing::Single },
             ..Options::default()
         };
         Ok(Arc::new(PostgresStore::open(&support::url(), options).await?))
@@ -34,7 +36,7 @@ impl OnPostgres {
 }
 
 #[async_trait::async_trait]
-impl Harness for OnPostgres {
+impl<const GROUPED: bool> Harness for OnPostgres<GROUPED> {
     async fn open(&mut self, limits: Limits) -> Result<Arc<dyn EventStore>> {
         self.limits = limits;
         self.connect().await
@@ -54,4 +56,10 @@ impl Harness for OnPostgres {
     }
 }
 
-factum_conformance::suite!(OnPostgres);
+mod single {
+    factum_conformance::suite!(crate::OnPostgres<false>);
+}
+
+mod grouped {
+    factum_conformance::suite!(crate::OnPostgres<true>);
+}

@@ -80,17 +80,20 @@ CREATE VIEW factum.fences AS
       AND l.mode = 'ExclusiveLock'
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database());
 
--- The last position up to which nothing will appear any more. Three moments, in this order: what was drawn, what is announced,
--- and, in a LATER statement of the caller, the events up to there. In one statement, an appender that commits between the
--- first two would be missed for ever.
+-- The last event before which nothing will appear any more. Three moments, in this order: what was drawn, what is announced,
+-- and, in a LATER statement, the events up to there. In one statement, an appender that commits between the first two would be
+-- missed for ever. It is an event and not what was drawn, since whoever saw an event saw something durable: what was drawn and
+-- given up may be drawn again after a crash, and who had come so far would pass over it.
 CREATE FUNCTION factum.safe_head() RETURNS bigint VOLATILE LANGUAGE plpgsql AS $$
 DECLARE
     drawn     bigint;
     announced bigint;
+    safe      bigint;
 BEGIN
     SELECT last_value INTO drawn FROM factum.position;
     SELECT min(factum.fence_position(key, drawn)) INTO announced FROM factum.fences;
-    RETURN least(drawn, announced);
+    SELECT max(position) INTO safe FROM factum.events WHERE position <= least(drawn, announced);
+    RETURN coalesce(safe, 0);
 END $$;
 
 -- Waits until nothing will appear any more at or before a position that was drawn: until everybody who announced less is done.

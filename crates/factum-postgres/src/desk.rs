@@ -1,0 +1,192 @@
+//! How appends come to the database: each in a transaction of its own, or all that wait at the moment in one.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use factum::{Append, Appended, Error, Outcome, Result};
+use tokio::sync::oneshot;
+
+use crate::{
+    Inner,
+    append::{self, Verdict},
+    fault::{self, Fault},
+    take,
+};
+
+/// How often appends that were in others' way, or whose connection failed, are tried again.
+const TRIES: u32 = 10;
+
+/// Transactions of groups on their way at a time: one is made while another becomes durable.
+const AT_WORK: usize = 2;
+/// Events in a group, at most, unless one append has more.
+const GROUP_EVENTS: usize = 1_000;
+/// Bytes in a group, at most, unless one append has more.
+const GROUP_BYTES: usize = 4 << 20;
+
+/// Where appends wait that are written in groups.
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    at_work: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    append: Append,
+    answer: oneshot::Sender<Result<Appended>>,
+}
+
+/// Does one in a transaction of its own.
+pub(crate) async fn alone(inner: &Inner, append: &Append) -> Result<Appended> {
+    match transact(inner, &[append]).await?.pop() {
+        Some(Verdict::Answered(answer)) => answer,
+        _ => Err(Error::invalid("the append", "it was not decided")),
+    }
+}
+
+/// Does one together with those that wait at the same time.
+pub(crate) async fn grouped(inner: &Arc<Inner>, append: Append) -> Result<Appended> {
+    let (answer, answered) = oneshot::channel();
+    let worker = inner.desk.bring(inner, Waiting { append, answer });
+    if let Some(worker) = worker {
+        tokio::spawn(worker.run());
+    }
+    answered.await.unwrap_or_else(|_| {
+        let why = format!("the work on PostgreSQL {} was given up", inner.place);
+        Err(Error::Unavailable { why, outcome: Outcome::Unknown })
+    })
+}
+
+impl Desk {
+    /// Adds one to those that wait; whoever is to work on them, if more can.
+    fn bring(&self, inner: &Arc<Inner>, waiting: Waiting) -> Option<Worker> {
+        let mut queue = self.queue();
+        queue.waiting.push_back(waiting);
+        if queue.at_work == AT_WORK {
+            return None;
+        }
+        queue.at_work += 1;
+        Some(Worker { inner: inner.clone(), at_work: true })
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nothing under this lock panics half-way.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes group after group until nobody waits.
+struct Worker {
+    inner: Arc<Inner>,
+    at_work: bool,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.at_work {
+            // It was given up. Without the last worker nobody would answer those who wait.
+            let mut queue = self.inner.desk.queue();
+            queue.at_work -= 1;
+            if queue.at_work == 0 {
+                queue.waiting.clear();
+            }
+        }
+    }
+}
+
+impl Worker {
+    async fn run(mut self) {
+        while let Some(group) = self.next_group() {
+            self.write(group).await;
+        }
+    }
+
+    /// Those who wait and fit into one transaction. If nobody does, its work ends here: whoever comes next makes a new worker.
+    fn next_group(&mut self) -> Option<Vec<Waiting>> {
+        let mut queue = self.inner.desk.queue();
+        let (mut events, mut bytes) = (0, 0);
+        let fitting = queue.waiting.iter().take_while(|waiting| {
+            let fits = events < GROUP_EVENTS && bytes < GROUP_BYTES;
+            events += waiting.append.event_count();
+            bytes += waiting.append.events().map(|(_, event)| event.size()).sum::<usize>();
+            fits
+        });
+        let count = fitting.count();
+        if count == 0 {
+            queue.at_work -= 1;
+            self.at_work = false;
+            return None;
+        }
+        Some(queue.waiting.drain(..count).collect())
+    }
+
+    async fn write(&self, group: Vec<Waiting>) {
+        let appends: Vec<&Append> = group.iter().map(|waiting| &waiting.append).collect();
+        match transact(&self.inner, &appends).await {
+            Ok(verdicts) => {
+                let mut later = Vec::new();
+                for (waiting, verdict) in group.into_iter().zip(verdicts) {
+                    match verdict {
+                        // Whoever has gone away does not want to know.
+                        Verdict::Answered(answer) => drop(waiting.answer.send(answer)),
+                        Verdict::Later => later.push(waiting),
+                    }
+                }
+                let mut queue = self.inner.desk.queue();
+                later.into_iter().rev().for_each(|waiting| queue.waiting.push_front(waiting));
+            }
+            // One that the database refuses is no reason to refuse the others.
+            Err(Error::InvalidInput { .. }) if group.len() > 1 => {
+                for waiting in group {
+                    let answer = alone(&self.inner, &waiting.append).await;
+                    drop(waiting.answer.send(answer));
+                }
+            }
+            Err(error) => {
+                for waiting in group {
+                    drop(waiting.answer.send(Err(error.clone())));
+                }
+            }
+        }
+    }
+}
+
+/// Does them in one transaction, and again where others were in the way or the connection failed: the events' ids tell what has
+/// been written. An attempt that may yet write holds the locks that the next one waits for.
+async fn transact(inner: &Inner, appends: &[&Append]) -> Result<Vec<Verdict>> {
+    let mut unknown = false;
+    for attempt in 1.. {
+        let done = match take(&inner.pool, &inner.place).await {
+            Ok(client) => {
+                append::append(&client, &inner.append, &inner.limits, inner.durability, appends).await
+            }
+            Err(error) => Err(Fault::from(error)),
+        };
+        let fault = match done {
+            Ok(verdicts) => return Ok(verdicts),
+            Err(fault) => fault,
+        };
+        unknown |= fault.is_unknown();
+        let pause = if fault.is_clash() {
+            Duration::from_micros(500)
+        } else if fault.is_of_the_connection() {
+            Duration::from_millis(5)
+        } else {
+            Duration::ZERO
+        };
+        if attempt == TRIES || pause.is_zero() {
+            let error = fault.explain(&inner.place);
+            return Err(if unknown { fault::of_unknown_outcome(error) } else { error });
+        }
+        tokio::time::sleep((pause * (1 << attempt)).mul_f64(fastrand::f64())).await;
+    }
+    unreachable!("the last attempt returns")
+}

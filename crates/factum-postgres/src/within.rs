@@ -1,0 +1,99 @@
+//! The door to transactions of the caller's own: the one place where types of the driver's are to be seen.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use factum::{Append, Appended, Error, Result};
+use tokio_postgres::{Client, Statement, Transaction};
+
+use crate::{
+    PostgresStore,
+    append::{self, Line},
+    fault::Fault,
+};
+
+/// A connection that is not of our pool.
+struct OfTheCaller<'c>(&'c Client);
+
+#[async_trait]
+impl Line for OfTheCaller<'_> {
+    fn client(&self) -> &Client {
+        self.0
+    }
+
+    async fn prepare(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+        self.0.prepare(sql).await
+    }
+}
+
+impl PostgresStore {
+    /// Appends in a transaction of the caller's own, on the store's database: what else it writes and these events happen
+    /// together, or not at all.
+    ///
+    /// ```no_run
+    /// # async fn example(store: &factum_postgres::PostgresStore, client: &mut tokio_postgres::Client, append: factum::Append)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// let transaction = client.transaction().await?;
+    /// transaction.execute("UPDATE seats SET taken = true WHERE number = 12", &[]).await?;
+    /// let appended = store.append_within(&transaction, append).await?;
+    /// transaction.commit().await?;
+    /// store.committed(&appended).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The events are there when the caller has committed, and not before; [`committed`](Self::committed) then waits until every
+    /// reader sees them, as the answer of every other append does. Until the transaction ends, it holds what it has locked: its streams, and
+    /// what readers see of events that were appended after it. So append last, and commit at once. Nothing is tried again
+    /// here, and where it fails the caller rolls back.
+    ///
+    /// # Errors
+    /// As for [`append`](factum::EventStore::append), and [`Error::InvalidInput`] if the transaction is not `READ COMMITTED` (it
+    /// could not see what its locks have waited for) or is of another database.
+    pub async fn append_within(&self, transaction: &Transaction<'_>, append: Append) -> Result<Appended> {
+        let (inner, client) = (&self.inner, OfTheCaller(transaction.client()));
+        let within = async {
+            inner.limits.check(&append)?;
+            self.check_transaction(&client).await?;
+            append::append_within(&client, &inner.append, &inner.limits, inner.durability, &append).await
+        };
+        within.await.map_err(|fault: Fault| fault.explain(&inner.place))
+    }
+
+    /// Waits until every reader sees events that were appended [within](Self::append_within) a transaction which the caller
+    /// has committed since, and tells those who wait for them.
+    ///
+    /// # Errors
+    /// Failures of the database. The events are there all the same, and every reader will see them.
+    pub async fn committed(&self, appended: &Appended) -> Result<()> {
+        let last = appended.token.position;
+        let settle = move |inner: Arc<crate::Inner>, client| async move {
+            append::settle(&client, &inner.append, last).await
+        };
+        self.run(settle).await?;
+        self.written(last);
+        Ok(())
+    }
+
+    async fn check_transaction(&self, line: &OfTheCaller<'_>) -> Result<(), Fault> {
+        let schema = &self.inner.schema;
+        let look = "SELECT current_setting('transaction_isolation'), to_regclass($1) IS NOT NULL,
+            set_config('synchronous_commit', 'on', true)";
+        let log = format!("\"{schema}\".log");
+        let row = line.0.query_one(look, &[&log]).await?;
+        let (isolation, there): (&str, bool) = (row.try_get(0)?, row.try_get(1)?);
+        if isolation != "read committed" {
+            let why = format!("its isolation is {isolation}; begin it as READ COMMITTED");
+            return Err(Error::invalid("the transaction to append in", why).into());
+        }
+        let mut ours = false;
+        if there {
+            let log_id = format!("SELECT log_id FROM \"{schema}\".log");
+            ours = line.0.query_one(&log_id, &[]).await?.try_get::<_, uuid::Uuid>(0)? == self.inner.log_id;
+        }
+        if ours {
+            return Ok(());
+        }
+        let why = format!("it is on another database than the store, which is {}", self.inner.place);
+        Err(Error::invalid("the transaction to append in", why).into())
+    }
+}
