@@ -26,7 +26,6 @@ mod read;
 mod rows;
 mod schema;
 mod sql;
-
 mod url;
 mod within;
 
