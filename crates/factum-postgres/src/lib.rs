@@ -22,9 +22,11 @@ mod desk;
 mod fault;
 mod json;
 mod known;
+mod models;
 mod read;
 mod rows;
 mod schema;
+mod snapshots;
 mod sql;
 mod url;
 mod within;
@@ -42,6 +44,7 @@ use tokio_postgres::{Config, NoTls};
 use uuid::Uuid;
 
 use self::fault::Fault;
+pub use self::models::PostgresReads;
 pub use self::url::{is_url, without_password};
 
 /// How to open a store.
@@ -162,6 +165,17 @@ impl PostgresStore {
             written: watch::Sender::new(Position::START),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Where read models are kept, in this database: `factum.project(Balances, store.reads())`.
+    pub fn reads(&self) -> PostgresReads {
+        let Inner { pool, place, schema, .. } = &*self.inner;
+        PostgresReads::new(pool.clone(), place.clone(), schema.clone())
+    }
+
+    /// Where snapshots of aggregates are kept, in this database: `factum.with_snapshots(store.snapshots())`.
+    pub fn snapshots(&self) -> PostgresReads {
+        self.reads()
     }
 
     /// Runs `work` on a connection.
