@@ -61,11 +61,11 @@ pub(crate) async fn import(request: &Request, place: &Place, out: &mut String) -
     let interrupted = interruption()
         .map_err(|error| Exit::new(Kind::Other, format!("cannot listen for Ctrl-C: {error}")))?;
     let ledger = Ledger::open_or_begin(place).await?;
-    let balances = ledger.balances().await?;
+    let mut balances = ledger.balances().await?;
     let mut migration = Migration::begin(&ledger, request, interrupted).await?;
     let opened = migration.run(accounts, Books::open).await?;
     let booked = migration.run(transactions, Books::book).await?;
-    Ledger::catch_up(&balances, migration.seen).await?;
+    ledger.catch_up(&mut balances, migration.seen).await?;
     let told = migration.summary(&opened, &booked);
     ledger.close().await?;
     *out += &told;

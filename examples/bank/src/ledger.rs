@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use factum::{Clock, Error, EventStore, Factum, Projected, State, Token, reads::ReadStore};
+use factum::{Clock, Error, EventStore, Factum, Projected, Projection, State, Token, reads::ReadStore};
 use factum_log::LogStore;
 use factum_postgres::PostgresStore;
 use factum_sqlite::Sqlite;
@@ -24,6 +24,12 @@ use crate::{
 /// given up.
 const NEWS_AFTER: Duration = Duration::from_secs(3);
 const GIVEN_UP_AFTER: u32 = 5;
+/// How often to look how far another process has brought the read model, and after how long without progress it is taken back
+/// for the first time.
+const LOOKS_EVERY: Duration = Duration::from_millis(50);
+const TAKEN_BACK_AFTER: Duration = Duration::from_secs(1);
+/// How often it is tried to take a read model that others take as well.
+const TRIES: u32 = 20;
 
 /// Where a ledger is.
 #[derive(Clone)]
@@ -50,6 +56,20 @@ enum Open {
         read_model: PathBuf,
     },
     Postgres(PostgresStore),
+}
+
+impl Open {
+    /// What to do when the read model does not move.
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Directory { .. } => {
+                "see that the disk of read.db has room and can be written; the log is complete"
+            }
+            Self::Postgres(_) => {
+                "see that the database has room and that nobody holds locks on the read model; the log is complete"
+            }
+        }
+    }
 }
 
 impl Place {
@@ -134,32 +154,41 @@ impl Ledger {
     fn reads(&self) -> Result<Arc<dyn ReadStore>, Exit> {
         Ok(match &self.open {
             Open::Directory { read_model, .. } => Arc::new(Sqlite::open(read_model)?),
-            Open::Postgres(_) => Arc::new(Sqlite::memory()?),
+            Open::Postgres(store) => Arc::new(store.reads()),
         })
     }
 
     /// The read model, as far as it is; it catches up from now on.
     pub(crate) async fn balances(&self) -> Result<Projected<Balances>, Exit> {
-        Ok(self.factum.project_in(Balances, self.reads()?).await?)
+        let mut tries = 0..TRIES;
+        loop {
+            match self.factum.project_in(Balances, self.reads()?).await {
+                // Another process has taken it at this very moment.
+                Err(Error::Fenced { .. }) if tries.next().is_some() => tokio::time::sleep(LOOKS_EVERY).await,
+                kept => return Ok(kept?),
+            }
+        }
     }
 
     /// The read model, up to date.
     pub(crate) async fn balances_now(&self) -> Result<Projected<Balances>, Exit> {
-        let balances = self.balances().await?;
-        Self::catch_up(&balances, self.head().await?).await?;
+        let mut balances = self.balances().await?;
+        self.catch_up(&mut balances, self.head().await?).await?;
         Ok(balances)
     }
 
     /// Waits until the read model has come as far as `token`, however far that is, as long as it moves.
-    pub(crate) async fn catch_up(balances: &Projected<Balances>, token: Token) -> Result<(), Exit> {
-        let (mut last, mut without_progress) = (None, 0);
+    pub(crate) async fn catch_up(
+        &self,
+        balances: &mut Projected<Balances>,
+        token: Token,
+    ) -> Result<(), Exit> {
+        let (mut last, mut without_progress, mut patience) = (None, 0, TAKEN_BACK_AFTER);
         loop {
             match balances.wait_for_within(token, NEWS_AFTER).await {
                 Ok(()) => return Ok(()),
                 Err(error @ Error::Timeout { .. }) if without_progress == GIVEN_UP_AFTER => {
-                    let advice =
-                        "see that the disk of read.db has room and can be written; the log is complete";
-                    return Err(Exit::from(error).but(advice));
+                    return Err(Exit::from(error).but(self.open.advice()));
                 }
                 Err(Error::Timeout { .. }) => {
                     let status = balances.status().await?;
@@ -167,17 +196,41 @@ impl Ledger {
                     last = Some(status.position);
                     say(format!("the read model catches up: {} events behind", count(status.lag_events)));
                 }
-                Err(error) => {
-                    return Err(match balances.status().await?.state {
-                        State::Stopped(reason @ Error::LogRewound(_)) => {
-                            Exit::from(reason).but("`bank rebuild` makes the read model again from this log")
+                Err(error) => match balances.status().await?.state {
+                    // Another process has the ledger open too. It does the same work, so there is nothing to quarrel about.
+                    State::Stopped(Error::Fenced { .. }) => {
+                        if self.is_brought_to(token, patience).await? {
+                            return Ok(());
                         }
-                        State::Stopped(reason) => Exit::from(reason).because("the read model has stopped"),
-                        _ => error.into(),
-                    });
-                }
+                        *balances = self.balances().await?;
+                        patience *= 2;
+                    }
+                    State::Stopped(reason @ Error::LogRewound(_)) => {
+                        let remedy = "`bank rebuild` makes the read model again from this log";
+                        return Err(Exit::from(reason).but(remedy));
+                    }
+                    State::Stopped(reason) => {
+                        return Err(Exit::from(reason).because("the read model has stopped"));
+                    }
+                    _ => return Err(error.into()),
+                },
             }
         }
+    }
+
+    /// Whether another process brings the read model as far as `token`. It is waited for as long as it moves within `patience`.
+    async fn is_brought_to(&self, token: Token, patience: Duration) -> Result<bool, Exit> {
+        let (reads, mut last, mut still) = (self.reads()?, None, Duration::ZERO);
+        while still < patience {
+            let shown = reads.catalog(Balances::NAME).await?.active.and_then(|active| active.checkpoint);
+            if shown.is_some_and(|shown| shown.log == token.log && shown.position >= token.position) {
+                return Ok(true);
+            }
+            still = if shown == last { still + LOOKS_EVERY } else { Duration::ZERO };
+            last = shown;
+            tokio::time::sleep(LOOKS_EVERY).await;
+        }
+        Ok(false)
     }
 
     /// The end of the log.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use factum::{Aggregate, Recorded, Revision, State};
+use factum::{Aggregate, Error, Recorded, Revision, State};
 use jiff::civil::Date;
 
 use crate::{
@@ -193,8 +193,14 @@ pub(crate) fn told(event: &AccountEvent) -> String {
 /// Makes the read model again.
 pub(crate) async fn rebuild(place: &Place, out: &mut String) -> Result<(), Exit> {
     let ledger = Ledger::open(place).await?;
-    let balances = ledger.balances().await?;
-    balances.rebuild().await?;
+    let mut balances = ledger.balances().await?;
+    let head = ledger.head().await?;
+    balances.rebuild().await.map_err(|error| match error {
+        Error::Fenced { .. } => Exit::from(error).but("try again when the other process is done"),
+        error => error.into(),
+    })?;
+    // One that was behind is shown as soon as it is no further behind.
+    ledger.catch_up(&mut balances, head).await?;
     let (accounts, status) = (balances.all().await?.len(), balances.status().await?);
     ledger.close().await?;
     let accounts = count(accounts as u64);

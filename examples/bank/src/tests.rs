@@ -47,7 +47,7 @@ async fn the_read_model_is_rebuilt_while_commands_run() {
     let directory = tempfile::tempdir().unwrap();
     let expected = import_real_year(directory.path()).await;
     let ledger = Ledger::open_or_begin(&Place::Directory(directory.path().to_owned())).await.unwrap();
-    let balances = ledger.balances_now().await.unwrap();
+    let mut balances = ledger.balances_now().await.unwrap();
     let (tell, enough) = tokio::sync::watch::channel(false);
     let workers: Vec<_> =
         (0..4).map(|who| tokio::spawn(work(ledger.factum.clone(), who, enough.clone()))).collect();
@@ -76,7 +76,7 @@ async fn the_read_model_is_rebuilt_while_commands_run() {
     println!("{commands} commands and {looks} looks during three rebuilds");
     assert!(commands > 0 && looks > 0);
 
-    Ledger::catch_up(&balances, ledger.head().await.unwrap()).await.unwrap();
+    ledger.catch_up(&mut balances, ledger.head().await.unwrap()).await.unwrap();
     assert_eq!(balances.verify().await.unwrap(), []);
     let rows: BTreeMap<_, _> =
         balances.all().await.unwrap().into_iter().map(|(id, row)| (id, row.balance)).collect();
