@@ -94,9 +94,9 @@ pub(super) async fn create(
     lease: &Lease,
     version: u32,
 ) -> Result<Generation, Fault> {
-    let tx = client.transaction().await?;
+    let mut tx = client.transaction().await?;
     let model = lock(&tx, names, lease).await?;
-    leave(&tx, names, lease, model.building).await?;
+    leave(&mut tx, names, lease, model.building).await?;
     let next = "UPDATE factum.models SET created = created + 1, building = created + 1 WHERE model = $1 RETURNING building";
     let number: i64 = tx.query_one(&names.sql(next), &[&lease.model]).await?.try_get(0)?;
     let insert = "INSERT INTO factum.generations (model, generation, version) VALUES ($1, $2, $3)";
@@ -110,13 +110,12 @@ pub(super) async fn create(
 }
 
 pub(super) async fn discard(client: &mut ClientWrapper, names: &Names, lease: &Lease) -> Result<(), Fault> {
-    let tx = client.transaction().await?;
+    let mut tx = client.transaction().await?;
     let model = lock(&tx, names, lease).await?;
     tx.execute(&names.sql("UPDATE factum.models SET building = NULL WHERE model = $1"), &[&lease.model])
         .await?;
-    leave(&tx, names, lease, model.building).await?;
-    tx.commit().await?;
-    sweep(client, names, &lease.model).await
+    leave(&mut tx, names, lease, model.building).await?;
+    Ok(tx.commit().await?)
 }
 
 pub(super) async fn activate(
@@ -125,7 +124,7 @@ pub(super) async fn activate(
     lease: &Lease,
     number: i64,
 ) -> Result<(), Fault> {
-    let tx = client.transaction().await?;
+    let mut tx = client.transaction().await?;
     let model = lock(&tx, names, lease).await?;
     if model.building != Some(number) {
         let what = format!("generation {number} of `{}` to activate", lease.model);
@@ -141,38 +140,56 @@ pub(super) async fn activate(
     tx.batch_execute(&show).await?;
     let switch = "UPDATE factum.models SET active = building, building = NULL WHERE model = $1";
     tx.execute(&names.sql(switch), &[&lease.model]).await?;
-    leave(&tx, names, lease, model.active).await?;
-    tx.commit().await?;
-    sweep(client, names, &lease.model).await
+    leave(&mut tx, names, lease, model.active).await?;
+    Ok(tx.commit().await?)
 }
 
-/// Leaves a generation to be dropped.
-async fn leave(tx: &Transaction<'_>, names: &Names, lease: &Lease, number: Option<i64>) -> Result<(), Fault> {
-    let drop = "UPDATE factum.generations SET dropped = true WHERE model = $1 AND generation = $2";
-    tx.execute(&names.sql(drop), &[&lease.model, &number]).await?;
+/// Drops a generation; or leaves it to be dropped, if somebody still reads it whole: who reads an old moment holds up nobody.
+async fn leave(
+    tx: &mut Transaction<'_>,
+    names: &Names,
+    lease: &Lease,
+    number: Option<i64>,
+) -> Result<(), Fault> {
+    let Some(number) = number else { return Ok(()) };
+    let attempt = tx.savepoint("dropping").await?;
+    if try_drop(&attempt, names, &lease.model, number).await? {
+        attempt.commit().await?;
+    } else {
+        attempt.rollback().await?;
+        let drop = "UPDATE factum.generations SET dropped = true WHERE model = $1 AND generation = $2";
+        tx.execute(&names.sql(drop), &[&lease.model, &number]).await?;
+    }
     Ok(())
 }
 
-/// Drops the tables that were left for it. One that somebody still reads whole is left for the next time: who reads an old
-/// moment holds up nobody.
+/// Drops the tables that were left for it, except for those that somebody still reads.
 async fn sweep(client: &mut ClientWrapper, names: &Names, model: &str) -> Result<(), Fault> {
     let left = names.sql("SELECT generation FROM factum.generations WHERE model = $1 AND dropped");
     for row in client.query(&left, &[&model]).await? {
-        let number: i64 = row.try_get(0)?;
         let tx = client.transaction().await?;
-        let drop = format!("{DROPPING}; DROP TABLE IF EXISTS {}", names.table(model, number));
-        match tx.batch_execute(&drop).await {
-            Ok(()) => {
-                let forget = "DELETE FROM factum.generations WHERE model = $1 AND generation = $2";
-                tx.execute(&names.sql(forget), &[&model, &number]).await?;
-                tx.commit().await?;
-            }
-            // Somebody reads it, or has built something upon it.
-            Err(error) if is_in_use(&error) => tx.rollback().await?,
-            Err(error) => return Err(error.into()),
+        if try_drop(&tx, names, model, row.try_get(0)?).await? {
+            tx.commit().await?;
+        } else {
+            tx.rollback().await?;
         }
     }
     Ok(())
+}
+
+/// Whether a generation and its table could be dropped. If not, the transaction has failed.
+async fn try_drop(tx: &Transaction<'_>, names: &Names, model: &str, number: i64) -> Result<bool, Fault> {
+    let drop = format!("{DROPPING}; DROP TABLE IF EXISTS {}", names.table(model, number));
+    match tx.batch_execute(&drop).await {
+        Ok(()) => {
+            let forget = "DELETE FROM factum.generations WHERE model = $1 AND generation = $2";
+            tx.execute(&names.sql(forget), &[&model, &number]).await?;
+            Ok(true)
+        }
+        // Somebody reads it, or has built something upon it.
+        Err(error) if is_in_use(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn is_in_use(error: &tokio_postgres::Error) -> bool {

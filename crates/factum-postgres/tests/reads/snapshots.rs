@@ -5,13 +5,15 @@ use std::{sync::Arc, time::Duration};
 use factum::{
     Append, EventStore, MemoryStore, SnapshotStore, Snapshots, StreamName, prelude::*, snapshot::Keeper,
 };
-use factum_postgres::{Options, PostgresStore};
+use factum_postgres::{Options, PostgresReads, PostgresStore};
 
-use crate::{reads, server};
+use crate::server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_promise_is_kept() {
-    factum_conformance::snapshots::check(Arc::new(reads())).await.unwrap();
+    let options = Options { schema: server::fresh_schema(), ..Options::default() };
+    let reads = PostgresReads::open(&server::url(), options).await.unwrap();
+    factum_conformance::snapshots::check(Arc::new(reads)).await.unwrap();
 }
 
 #[derive(Serialize, Deserialize)]
