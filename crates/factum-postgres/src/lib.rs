@@ -25,9 +25,11 @@ mod fault;
 mod json;
 mod known;
 mod models;
+mod plain;
 mod read;
 mod rows;
 mod schema;
+mod settle;
 mod snapshots;
 mod sql;
 mod url;
@@ -118,6 +120,7 @@ struct Inner {
     durability: Durability,
     writing: Writing,
     desk: desk::Desk,
+    settling: settle::Settling,
     append: append::Statements,
     read: read::Statements,
     /// The last position that this process wrote.
@@ -172,6 +175,7 @@ impl PostgresStore {
             durability: if synced { Durability::Synced } else { Durability::Relaxed },
             writing: options.writing,
             desk: desk::Desk::default(),
+            settling: settle::Settling::default(),
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
             schema: options.schema,
