@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod};
 use factum::{Error, Outcome, Result};
 use tokio_postgres::{Client, Config, NoTls, config::Host};
 
@@ -64,6 +64,8 @@ impl Door {
         let schema = self.schema.clone();
         Pool::builder(Manager::from_config(self.config.clone(), NoTls, manager))
             .max_size(self.connections.max(1))
+            // A connection that was just used has all at hand.
+            .queue_mode(QueueMode::Lifo)
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .wait_timeout(Some(self.patience))
             .create_timeout(Some(self.patience))
