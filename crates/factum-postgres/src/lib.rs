@@ -29,6 +29,7 @@ mod rows;
 mod schema;
 mod sql;
 mod status;
+mod tls;
 mod within;
 
 use std::{
