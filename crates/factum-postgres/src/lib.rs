@@ -24,12 +24,15 @@ mod epoch;
 mod fault;
 mod json;
 mod known;
+mod models;
 mod read;
 mod rows;
 mod schema;
+mod snapshots;
 mod sql;
 mod status;
 mod tls;
+mod url;
 mod within;
 
 use std::{
@@ -56,6 +59,10 @@ pub use self::status::{EndedEpoch, Holder, LogStatus, Migration, Status};
 use self::{
     connect::{Door, take},
     fault::Fault,
+};
+pub use self::{
+    models::PostgresReads,
+    url::{is_url, without_password},
 };
 
 /// How to open a store.
@@ -267,6 +274,17 @@ impl PostgresStore {
             }
         }
         Ok(())
+    }
+
+    /// Where read models are kept, in this database: `factum.project(Balances, store.reads())`.
+    pub fn reads(&self) -> PostgresReads {
+        let Inner { pool, place, schema, .. } = &*self.inner;
+        PostgresReads::new(pool.clone(), place.clone(), schema.clone())
+    }
+
+    /// Where snapshots of aggregates are kept, in this database: `factum.with_snapshots(store.snapshots())`.
+    pub fn snapshots(&self) -> PostgresReads {
+        self.reads()
     }
 
     /// Runs `work` on a connection.

@@ -6,15 +6,20 @@ use tokio_postgres::Client;
 use crate::{Migration, fault::Fault};
 
 /// The migrations, numbered from 1 without a gap: they never change once they are published.
-const MIGRATIONS: &[(i32, &str, &str)] =
-    &[(1, "the event store", include_str!("../sql/migrations/0001_store.sql"))];
+const MIGRATIONS: &[(i32, &str, &str)] = &[
+    (1, "the event store", include_str!("../sql/migrations/0001_store.sql")),
+    (2, "read models and snapshots", include_str!("../sql/migrations/0002_reads.sql")),
+];
 
 /// The advisory lock under which one process migrates at a time.
 const MIGRATING: i64 = 0x6661_6374_756d;
 
-/// Text of SQL, with the schema's name where the files say `factum`.
+/// Text of SQL, with the schema's name where the files say `factum`, and the one beside it where they say `factum_reads`.
 pub(crate) fn in_schema(sql: &str, schema: &str) -> String {
-    if schema == "factum" { sql.to_owned() } else { sql.replace("factum.", &format!("\"{schema}\".")) }
+    if schema == "factum" {
+        return sql.to_owned();
+    }
+    sql.replace("factum.", &format!("\"{schema}\".")).replace("factum_reads", &format!("\"{schema}_reads\""))
 }
 
 /// Whether a schema can have this name: it stands in SQL, so only plain words are taken.

@@ -187,20 +187,22 @@ DECLARE
     gate CONSTANT integer := 'factum.log'::regclass::oid::integer;
     last bigint;
 BEGIN
-    -- Held for these few statements, not to the end of the transaction: runs of positions do not mix, and time goes their way.
-    PERFORM pg_advisory_lock(gate, 0);
     BEGIN
+        -- Held for these few statements, not to the end of the transaction: runs of positions do not mix, and time goes their
+        -- way. It is the session's own, so that whoever is interrupted anywhere between must give it back; and one that is
+        -- interrupted as it takes it may have it or not.
+        PERFORM pg_advisory_lock(gate, 0);
         SELECT last_value INTO last FROM factum.position;
         PERFORM pg_advisory_xact_lock('factum.events'::regclass::oid::integer, factum.fence_key(last));
         first := last + 1;
         PERFORM setval('factum.position', last + count);
         moment := factum.moment();
         PERFORM setval('factum.recorded_at', moment);
+        PERFORM pg_advisory_unlock(gate, 0);
     EXCEPTION WHEN OTHERS OR query_canceled THEN
         PERFORM pg_advisory_unlock(gate, 0);
         RAISE;
     END;
-    PERFORM pg_advisory_unlock(gate, 0);
 END $$;
 
 -- Locks the places where appends and guards on queries meet, in one order for all: an append takes those of its events shared, a
