@@ -11,10 +11,13 @@ use std::{
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
 use factum::{Error, Outcome, Result};
-use tokio_postgres::{Client, Config, config::Host};
+use tokio_postgres::{Client, Config, Connection, Socket, config::Host, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{Options, epoch, fault::Fault, tls::Tls};
+
+/// What carries a client's words.
+type Line = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// How to reach one database, and the store in it.
 pub(crate) struct Door {
@@ -22,7 +25,7 @@ pub(crate) struct Door {
     tls: MakeRustlsConnect,
     /// How an error names it: never with a password.
     pub(crate) place: String,
-    schema: String,
+    pub(crate) schema: String,
     connections: usize,
     patience: Duration,
 }
@@ -46,17 +49,25 @@ impl Door {
     /// # Errors
     /// As for a store that is opened.
     pub(crate) async fn client(&self) -> Result<Client> {
-        let connected = tokio::time::timeout(self.patience, self.config.connect(self.tls.clone())).await;
-        let (client, connection) = match connected {
-            Ok(connected) => connected.map_err(|error| Fault::from(error).explain(&self.place))?,
-            Err(_) => {
-                let why = format!("PostgreSQL {} does not answer", self.place);
-                return Err(Error::Unavailable { why, outcome: Outcome::No });
-            }
-        };
+        let (client, connection) = self.connection().await?;
         // It ends with the client; what it would say, the client's next word says.
         tokio::spawn(connection);
         Ok(client)
+    }
+
+    /// The same, for one who looks himself at what the server says unasked.
+    ///
+    /// # Errors
+    /// As for a store that is opened.
+    pub(crate) async fn connection(&self) -> Result<(Client, Line)> {
+        let connected = tokio::time::timeout(self.patience, self.config.connect(self.tls.clone())).await;
+        match connected {
+            Ok(connected) => connected.map_err(|error| Fault::from(error).explain(&self.place)),
+            Err(_) => {
+                let why = format!("PostgreSQL {} does not answer", self.place);
+                Err(Error::Unavailable { why, outcome: Outcome::No })
+            }
+        }
     }
 
     /// Connections for a store. Each is asked where it is before it is used, and `epoch` is told.

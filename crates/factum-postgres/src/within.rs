@@ -71,7 +71,7 @@ impl PostgresStore {
             append::settle(&client, &inner.append, last).await
         };
         self.run(settle).await?;
-        self.written(last);
+        self.inner.news.write(last);
         Ok(())
     }
 
