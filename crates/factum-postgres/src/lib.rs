@@ -26,9 +26,11 @@ mod hints;
 mod json;
 mod known;
 mod models;
+mod plain;
 mod read;
 mod rows;
 mod schema;
+mod settle;
 mod snapshots;
 mod sql;
 mod status;
@@ -130,6 +132,7 @@ struct Inner {
     durability: Durability,
     writing: Writing,
     desk: desk::Desk,
+    settling: settle::Settling,
     append: append::Statements,
     read: read::Statements,
     news: News,
@@ -189,6 +192,7 @@ impl PostgresStore {
             durability: if synced { Durability::Synced } else { Durability::Relaxed },
             writing: options.writing,
             desk: desk::Desk::default(),
+            settling: settle::Settling::default(),
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
             schema: options.schema,
