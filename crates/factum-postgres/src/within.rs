@@ -67,7 +67,7 @@ impl PostgresStore {
     pub async fn committed(&self, appended: &Appended) -> Result<()> {
         let last = appended.token.position;
         settle::settled(&self.inner, last).await?;
-        self.written(last);
+        self.inner.news.write(last);
         Ok(())
     }
 
