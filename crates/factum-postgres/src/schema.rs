@@ -6,15 +6,20 @@ use tokio_postgres::Client;
 use crate::fault::Fault;
 
 /// The migrations: they never change once they are published.
-const MIGRATIONS: &[(i32, &str, &str)] =
-    &[(1, "the event store", include_str!("../sql/migrations/0001_store.sql"))];
+const MIGRATIONS: &[(i32, &str, &str)] = &[
+    (1, "the event store", include_str!("../sql/migrations/0001_store.sql")),
+    (2, "read models and snapshots", include_str!("../sql/migrations/0002_reads.sql")),
+];
 
 /// The advisory lock under which one process migrates at a time.
 const MIGRATING: i64 = 0x6661_6374_756d;
 
-/// Text of SQL, with the schema's name where the files say `factum`.
+/// Text of SQL, with the schema's name where the files say `factum`, and the one beside it where they say `factum_reads`.
 pub(crate) fn in_schema(sql: &str, schema: &str) -> String {
-    if schema == "factum" { sql.to_owned() } else { sql.replace("factum.", &format!("\"{schema}\".")) }
+    if schema == "factum" {
+        return sql.to_owned();
+    }
+    sql.replace("factum.", &format!("\"{schema}\".")).replace("factum_reads", &format!("\"{schema}_reads\""))
 }
 
 /// Whether a schema can have this name: it stands in SQL, so only plain words are taken.
@@ -55,9 +60,10 @@ pub(crate) async fn migrate(client: &mut Client, schema: &str) -> Result<(), Fau
         let note = in_schema("INSERT INTO factum.migrations (number, name) VALUES ($1, $2)", schema);
         tx.execute(&note, &[number, name]).await?;
     }
-    let begin = "INSERT INTO factum.log (log_id, epoch, system_identifier, timeline)
-        SELECT gen_random_uuid(), 1, system_identifier, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer
-        FROM pg_control_system() ON CONFLICT DO NOTHING";
+    // Written by this transaction itself, and by none within it: its id is one of the marks of the place.
+    let begin = "INSERT INTO factum.log (log_id, epoch, system_identifier, timeline, database_oid, log_oid, written_by)
+        SELECT gen_random_uuid(), 1, h.*, pg_current_xact_id()::text::bigint & 4294967295 FROM factum.here() h
+        ON CONFLICT DO NOTHING";
     tx.execute(&in_schema(begin, schema), &[]).await?;
     Ok(tx.commit().await?)
 }

@@ -214,9 +214,14 @@ fn find_or_say_so() -> Option<PathBuf> {
     if found.is_none() {
         let missing = "PostgreSQL's server is not on this machine (apt-get install postgresql)";
         assert!(std::env::var_os("FACTUM_TEST_POSTGRES").is_none(), "{missing}");
-        println!("skipped: {missing}");
+        skipped(missing);
     }
     found
+}
+
+#[allow(clippy::print_stdout, reason = "a test that was skipped must not look as if it had been run")]
+fn skipped(why: &str) {
+    println!("skipped: {why}");
 }
 
 /// Where the server's programs are: the newest of Debian's, or those on the path.

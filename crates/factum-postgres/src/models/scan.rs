@@ -1,0 +1,133 @@
+//! Reading a whole model at one moment, page by page.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use deadpool_postgres::ClientWrapper;
+use factum::{
+    Error, Outcome, Result,
+    reads::{Generation, PAGE, Pages, Scan},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Duration, timeout},
+};
+
+use super::{
+    Inner, Names, PostgresReads, Source,
+    catalog::catalog,
+    rows::{TEXT, is_no_table},
+};
+use crate::fault::Fault;
+
+/// How long one more waits until one of those who read has ended: they may all be left lying by the one that waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a moment begins: on a connection that has it for itself, until it goes.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// A cursor, on the connection that it is on.
+struct Cursor {
+    inner: Arc<Inner>,
+    name: String,
+    on: On,
+    ended: bool,
+}
+
+enum On {
+    /// One of its own, in a transaction; it is closed with this.
+    Own(ClientWrapper, #[expect(dead_code, reason = "held for as long as it is open")] OwnedSemaphorePermit),
+    /// That of the temporary tables. The server has copied the rows.
+    Shared,
+    /// There is no generation to read.
+    Nothing,
+}
+
+pub(super) async fn scan(reads: &PostgresReads, model: &str) -> Result<Scan> {
+    let inner = reads.inner.clone();
+    // Two that read the shared connection have a cursor each.
+    let name = format!("scan_{}", fastrand::u64(..));
+    let explained = |fault: Fault| fault.explain(&inner.place);
+    let (generation, on) = match &inner.source {
+        Source::One(client) => {
+            let client = client.lock().await;
+            let shown = declare(&client, &inner.names, model, &name, "WITH HOLD").await.map_err(explained)?;
+            let shown = shown.unwrap_or_default();
+            (shown, if shown.is_some() { On::Shared } else { On::Nothing })
+        }
+        Source::Pool(_) => {
+            let permit = permit(&inner.scans, &inner.place).await?;
+            let client = inner.alone().await?;
+            let shown = loop {
+                let begun = client.batch_execute(BEGIN).await;
+                begun.map_err(|error| explained(error.into()))?;
+                // Where the table was dropped after the moment at which it was shown, a later moment is looked at.
+                if let Some(shown) =
+                    declare(&client, &inner.names, model, &name, "").await.map_err(explained)?
+                {
+                    break shown;
+                }
+                client.batch_execute("ROLLBACK").await.map_err(|error| explained(error.into()))?;
+            };
+            (shown, if shown.is_some() { On::Own(client, permit) } else { On::Nothing })
+        }
+    };
+    Ok(Scan::new(generation, Cursor { inner, name, on, ended: false }))
+}
+
+/// The generation that readers see, if there is one, with a cursor on its rows. `None`: its table has gone meanwhile.
+async fn declare(
+    client: &ClientWrapper,
+    names: &Names,
+    model: &str,
+    name: &str,
+    hold: &str,
+) -> Result<Option<Option<Generation>>, Fault> {
+    let Some(active) = catalog(client, names, model).await?.active else { return Ok(Some(None)) };
+    let table = names.table(model, active.number.into());
+    let declare = format!(
+        "DECLARE {name} NO SCROLL CURSOR {hold} FOR SELECT t.key, {TEXT} FROM {table} t ORDER BY t.key"
+    );
+    match client.batch_execute(&declare).await {
+        Ok(()) => Ok(Some(Some(active))),
+        Err(error) if is_no_table(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The right to read one more.
+async fn permit(scans: &Arc<Semaphore>, place: &str) -> Result<OwnedSemaphorePermit> {
+    if let Ok(Ok(permit)) = timeout(PATIENCE, scans.clone().acquire_owned()).await {
+        return Ok(permit);
+    }
+    let why = format!(
+        "{} readings of whole models in PostgreSQL {place} are begun and not at their end: read them to the end, or drop them",
+        super::SCANS
+    );
+    Err(Error::Unavailable { why, outcome: Outcome::No })
+}
+
+#[async_trait]
+impl Pages for Cursor {
+    async fn next(&mut self) -> Result<Vec<(String, String)>> {
+        if self.ended {
+            return Ok(Vec::new());
+        }
+        let fetch = format!("FETCH FORWARD {PAGE} FROM {}", self.name);
+        let fetched = match (&self.on, &self.inner.source) {
+            (On::Own(client, _), _) => client.query(&fetch, &[]).await,
+            (On::Shared, Source::One(client)) => client.lock().await.query(&fetch, &[]).await,
+            _ => Ok(Vec::new()),
+        };
+        let rows = fetched.and_then(|rows| {
+            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<Vec<_>, _>>()
+        });
+        let rows = rows.map_err(|error| Fault::from(error).explain(&self.inner.place))?;
+        if rows.len() < PAGE {
+            // Nobody waits for the end of its moment any longer.
+            self.ended = true;
+            self.on = On::Nothing;
+        }
+        Ok(rows)
+    }
+}
