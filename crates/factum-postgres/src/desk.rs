@@ -162,11 +162,19 @@ impl Worker {
 /// Does them in one transaction, and again where others were in the way or the connection failed: the events' ids tell what has
 /// been written. An attempt that may yet write holds the locks that the next one waits for.
 async fn transact(inner: &Inner, appends: &[&Append]) -> Result<Vec<Verdict>> {
-    let mut unknown = false;
+    let (mut unknown, mut attempts) = (false, Vec::new());
     for attempt in 1.. {
         let done = match take(&inner.pool, &inner.place).await {
             Ok(client) => {
-                append::append(&client, &inner.append, &inner.limits, inner.durability, appends).await
+                append::append(
+                    &client,
+                    &inner.append,
+                    &inner.limits,
+                    inner.durability,
+                    appends,
+                    &mut attempts,
+                )
+                .await
             }
             Err(error) => Err(Fault::from(error)),
         };

@@ -103,8 +103,8 @@ impl Bounds {
 
 pub(crate) async fn page(client: &Object, statements: &Statements, read: &Read) -> Result<Page, Fault> {
     read.check()?;
-    let first_later = first_later(client, statements, read).await?;
-    let bounds = Bounds::of(read, first_later);
+    let looked = look_out_by_time(client, statements, read).await?;
+    let bounds = Bounds::of(read, looked.as_ref().and_then(|(_, first_later)| *first_later));
     let select = select(statements, read, &bounds);
     let look_out = client.prepare_cached(&statements.look_out).await?;
     let events = client.prepare_cached(&select.text).await?;
@@ -118,7 +118,12 @@ pub(crate) async fn page(client: &Object, statements: &Statements, read: &Read) 
     // Events and the stream's state are of one moment, which lies after the one at which it looked out.
     let (horizon, begun, events, state, ended) = tokio::join!(
         biased;
-        client.query_one(&look_out, &[]),
+        async {
+            match looked {
+                Some((horizon, _)) => Ok(horizon),
+                None => client.query_one(&look_out, &[]).await,
+            }
+        },
         client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
         client.query(&events, &parameters),
         client.query_opt(&state, &name),
@@ -135,15 +140,24 @@ pub(crate) async fn page(client: &Object, statements: &Statements, read: &Read) 
     assemble(read, &horizon, &bounds, events, state).map_err(Fault::from)
 }
 
-async fn first_later(
+/// For a read as of a time, how far it is safe to look, and after that the first event that is too late. Asked before, it would
+/// know nothing of an event that came between, and the page would claim to have looked beyond it.
+async fn look_out_by_time(
     client: &Object,
     statements: &Statements,
     read: &Read,
-) -> Result<Option<Position>, Fault> {
+) -> Result<Option<(Row, Option<Position>)>, Fault> {
     let Some(AsOf::Time(time)) = read.as_of else { return Ok(None) };
+    let look_out = client.prepare_cached(&statements.look_out).await?;
     let first = client.prepare_cached(&statements.first_after).await?;
-    let row = client.query_opt(&first, &[&time.0]).await?;
-    Ok(row.map(|row| row.try_get(0)).transpose()?.map(|position| Position(number(position))))
+    let time: [&(dyn ToSql + Sync); 1] = [&time.0];
+    let (horizon, first) = tokio::join!(
+        biased;
+        client.query_one(&look_out, &[]),
+        client.query_opt(&first, &time),
+    );
+    let first_later = first?.map(|row| row.try_get(0)).transpose()?;
+    Ok(Some((horizon?, first_later.map(|position| Position(number(position))))))
 }
 
 /// The statement for a page, and one event more, which tells whether there is a next one.
