@@ -102,6 +102,10 @@ fn configured(url: &str, options: &Options) -> Result<Config> {
         let why = format!("it must look like postgres://user:password@host:5432/database ({error})");
         Error::invalid("the URL of PostgreSQL", why)
     })?;
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        let why = "it names no host; it must look like postgres://user:password@host:5432/database";
+        return Err(Error::invalid("the URL of PostgreSQL", why));
+    }
     let patience = options.patience.as_millis();
     // A commit is acknowledged when it is durable, whatever the server's default; and a process that hangs does not hold others
     // up for ever.

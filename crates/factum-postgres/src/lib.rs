@@ -30,6 +30,7 @@ mod rows;
 mod schema;
 mod snapshots;
 mod sql;
+mod url;
 mod within;
 
 use std::{
@@ -52,10 +53,13 @@ use factum::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use self::models::PostgresReads;
 use self::{
     connect::{Door, take},
     fault::Fault,
+};
+pub use self::{
+    models::PostgresReads,
+    url::{is_url, without_password},
 };
 
 /// How to open a store.
