@@ -30,7 +30,7 @@ fn sentence(error: &Error) -> String {
 }
 
 fn impatient(schema: &str) -> Options {
-    Options { schema: schema.to_owned(), patience: Duration::from_secs(2), ..Options::default() }
+    Options { schema: schema.to_owned(), patience: Duration::from_secs(5), ..Options::default() }
 }
 
 /// Why a store cannot be opened there.
