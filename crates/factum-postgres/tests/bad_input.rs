@@ -1,6 +1,10 @@
 //! What goes wrong outside of the store: each is told in one sentence that says what, where and what to do, and never loses or
 //! doubles anything.
-#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that unwraps an error has failed; it says what it sees"
+)]
 
 mod support;
 

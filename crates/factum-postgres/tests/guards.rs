@@ -1,5 +1,9 @@
 //! Guards under many racers in several processes: never two winners, no error that is not a conflict, and every deadlock resolved.
-#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that unwraps an error has failed; it says what it sees"
+)]
 
 mod support;
 

@@ -1,6 +1,10 @@
 //! The server is killed, stopped on the spot, or throws out its clients, while recorded clients of several processes do everything at
 //! random; it comes back, and the history checker says whether what they were told can be true.
-#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that unwraps an error has failed; it says what it sees"
+)]
 
 mod support;
 
