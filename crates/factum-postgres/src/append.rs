@@ -18,7 +18,8 @@ use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
 use crate::{
     fault::Fault,
-    known::{self, Content, Key, Known, Transaction, concerned, queries},
+    known::{self, Attempts, Content, Key, Known, concerned, queries},
+    plain,
     rows::{self, EventColumns, STREAM, StreamColumns, number, signed},
     schema::in_schema,
     sql::{self, Sql},
@@ -34,7 +35,7 @@ pub(crate) struct Statements {
     record: String,
     allocate: String,
     settle: String,
-    settle_to: String,
+    plain: String,
     schema: String,
 }
 
@@ -51,10 +52,24 @@ impl Statements {
             record: sql("SELECT first, moment FROM factum.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                 $15, $16, $17, $18, $19, $20, $21, $22)"),
             allocate: sql("SELECT first, moment FROM factum.allocate($1)"),
-            settle: sql("SELECT factum.settle(current_setting('factum_store.recorded_to')::bigint)"),
-            settle_to: sql("SELECT factum.settle($1)"),
+            settle: sql("SELECT factum.settle($1)"),
+            plain: sql("SELECT first, first_revision, epoch FROM factum.append_plain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+                $12, $13)"),
             schema: schema.to_owned(),
         }
+    }
+}
+
+impl Statements {
+    /// Does an append in one statement, if it is of the usual kind: see [`plain`](crate::plain).
+    pub(crate) async fn plain(
+        &self,
+        client: &Object,
+        log_id: uuid::Uuid,
+        durability: Durability,
+        append: &Append,
+    ) -> Result<Option<Appended>, Fault> {
+        plain::append(client, &self.plain, log_id, durability, append).await
     }
 }
 
@@ -86,9 +101,16 @@ pub(crate) enum Verdict {
     Later,
 }
 
+/// Appends that are decided, and written as far as they are to be: to be answered when nothing can appear before `rests_on` any
+/// more, neither before these events nor before those that a refusal speaks of. Only then does every reader see them.
+pub(crate) struct Done {
+    pub(crate) verdicts: Vec<Verdict>,
+    pub(crate) rests_on: Position,
+}
+
 /// Does them, in this order, in a transaction of their own; each is done or refused for itself.
 ///
-/// `attempts` are the transactions in which the same was tried before, of which it may be unknown what became; this one is added.
+/// `attempts` at the same were made before, and it may be unknown what became of them; this one is added.
 /// What one of them has written is no replay: nobody has been told of it.
 ///
 /// # Errors
@@ -99,8 +121,8 @@ pub(crate) async fn append(
     limits: &Limits,
     durability: Durability,
     appends: &[&Append],
-    attempts: &mut Vec<Transaction>,
-) -> Result<Vec<Verdict>, Fault> {
+    attempts: &mut Attempts,
+) -> Result<Done, Fault> {
     let work = Work { line: client, statements };
     let known = match work.ask(appends, Begin::Here).await {
         Ok(known) => known,
@@ -108,12 +130,11 @@ pub(crate) async fn append(
     };
     let transaction = known.transaction;
     let decided = Decided::of(appends, limits, known, attempts);
-    attempts.push(transaction);
-    let last = match work.write(&decided, End::Here).await {
-        Ok(last) => last,
-        Err(fault) => return Err(undone(client, fault).await),
-    };
-    Ok(decided.verdicts(last, durability))
+    attempts.transactions.push(transaction);
+    match work.write(&decided, End::Here).await {
+        Ok(first) => Ok(decided.done(first, durability)),
+        Err(fault) => Err(undone(client, fault).await),
+    }
 }
 
 /// Ends the transaction; a connection that is gone has ended it.
@@ -123,7 +144,7 @@ async fn undone(client: &Object, fault: Fault) -> Fault {
     fault
 }
 
-/// Does one in a transaction that somebody else has begun and will end. Nothing is settled then.
+/// Does one in a transaction that somebody else has begun and will end.
 ///
 /// # Errors
 /// Why not; what it has locked stays so until the transaction ends.
@@ -136,20 +157,26 @@ pub(crate) async fn append_within(
 ) -> Result<Appended, Fault> {
     let work = Work { line, statements };
     let known = work.ask(&[append], Begin::Elsewhere).await?;
-    let decided = Decided::of(&[append], limits, known, &[]);
-    let last = work.write(&decided, End::Elsewhere).await?;
-    match decided.verdicts(last, durability).pop() {
+    let decided = Decided::of(&[append], limits, known, &Attempts::default());
+    let first = work.write(&decided, End::Elsewhere).await?;
+    match decided.done(first, durability).verdicts.pop() {
         Some(Verdict::Answered(answer)) => Ok(answer?),
         _ => Err(Error::invalid("the append", "it was not decided").into()),
     }
 }
 
-/// Waits until every reader sees everything up to a position that is committed.
-pub(crate) async fn settle(line: &impl Line, statements: &Statements, to: Position) -> Result<(), Fault> {
-    let settle = line.prepare(&statements.settle_to).await?;
-    let settled = line.client().query(&settle, &[&signed(to.0)]).await;
-    settled.map_err(|error| Fault::from(error).not_settled())?;
-    Ok(())
+/// Waits until every reader sees everything up to a position that was drawn; how far they see then, which may be further.
+pub(crate) async fn settle(
+    client: &Object,
+    statements: &Statements,
+    to: Position,
+) -> Result<Position, Fault> {
+    let settled = async {
+        let settle = client.prepare(&statements.settle).await?;
+        let row = client.query_one(&settle, &[&signed(to.0)]).await?;
+        Ok(Position(number(row.try_get(0)?)))
+    };
+    settled.await.map_err(|error: tokio_postgres::Error| Fault::from(error).not_settled())
 }
 
 /// Who begins the transaction.
@@ -198,7 +225,7 @@ enum Decision {
 }
 
 impl<'a> Decided<'a> {
-    fn of(appends: &[&'a Append], limits: &Limits, known: Known, attempts: &[Transaction]) -> Self {
+    fn of(appends: &[&'a Append], limits: &Limits, known: Known, attempts: &Attempts) -> Self {
         let mut decided =
             Self { known, decisions: Vec::new(), written: Vec::new(), events: EventColumns::default() };
         let mut closed = false;
@@ -214,7 +241,7 @@ impl<'a> Decided<'a> {
         decided
     }
 
-    fn decide(&mut self, append: &Append, limits: &Limits, attempts: &[Transaction]) -> Decision {
+    fn decide(&mut self, append: &Append, limits: &Limits, attempts: &Attempts) -> Decision {
         let alone = self.written.is_empty();
         if !alone && (known::describes(append) || known::is_met_by(append, &self.written)) {
             return Decision::Later;
@@ -224,15 +251,18 @@ impl<'a> Decided<'a> {
             // It may rest on an append before it, which may yet fail.
             _ if !alone => Decision::Later,
             Ok(Admission::Replayed(events)) => {
-                let ours = self.known.writers_of(append).all(|writer| attempts.contains(&writer));
+                let ours = self.known.found(append).all(|content| attempts.made(content));
                 Decision::Found(events, if ours { ByUs::Yes } else { ByUs::No })
             }
             Err(error) => Decision::Refused(error),
         }
     }
 
-    /// Up to where readers must see before anything is answered, where nothing is written.
-    fn rests_on(&self) -> Position {
+    /// Up to where readers must see before anything is answered.
+    fn rests_on(&self, first: Option<Position>) -> Position {
+        if let Some(first) = first {
+            return Position(first.0 + self.events.len() as u64 - 1);
+        }
         let replayed = self.decisions.iter().filter_map(|decision| match decision {
             Decision::Found(events, _) => events.iter().map(|placed| placed.position).max(),
             _ => None,
@@ -241,7 +271,8 @@ impl<'a> Decided<'a> {
     }
 
     /// The answers, once all is written from `first` on.
-    fn verdicts(self, first: Option<Position>, durability: Durability) -> Vec<Verdict> {
+    fn done(self, first: Option<Position>, durability: Durability) -> Done {
+        let rests_on = self.rests_on(first);
         let (identity, head) = (self.known.identity, self.known.head);
         let done = |events: Vec<Placed>, replayed| {
             let last = events.iter().map(|placed| placed.position).max().unwrap_or(head);
@@ -255,7 +286,7 @@ impl<'a> Decided<'a> {
             Decision::Refused(error) => Verdict::Answered(Err(error)),
             Decision::Later => Verdict::Later,
         };
-        self.decisions.into_iter().map(verdict).collect()
+        Done { verdicts: self.decisions.into_iter().map(verdict).collect(), rests_on }
     }
 }
 
@@ -310,35 +341,28 @@ impl<L: Line> Work<'_, L> {
     }
 
     /// Writes what was admitted, and commits. The position of the first event, if there is one.
-    ///
-    /// An answer is given when nothing can appear before these events any more, nor before those that a refusal speaks of: only
-    /// then does every reader see them.
     async fn write(&self, decided: &Decided<'_>, end: End) -> Result<Option<Position>, Fault> {
+        let client = self.line.client();
         if decided.events.len() == 0 {
             if end == End::Here {
-                self.close_and_settle(decided.rests_on()).await?;
+                // What was locked may have been noted for the first time: that is not worth keeping.
+                client.batch_execute("ROLLBACK").await?;
             }
             return Ok(None);
         }
-        let Self { line, statements } = self;
-        let (record, settle) =
-            tokio::try_join!(line.prepare(&statements.record), line.prepare(&statements.settle))?;
+        let record = self.line.prepare(&self.statements.record).await?;
         let drawn_before = self.draw_before(decided).await?;
         let moment = Timestamp(drawn_before.map(|(_, moment)| moment).unwrap_or_default());
         let streams = decided.known.streams_after(&decided.written, moment)?;
         let (first, moment) = drawn_before.unzip();
         let parameters = parameters(&first, &moment, &decided.events, &streams);
-        let client = line.client();
-        let here = end == End::Here;
-        let (recorded, committed, settled) = tokio::join!(
+        let (recorded, committed) = tokio::join!(
             biased;
             client.query_one(&record, &parameters),
-            async { if here { client.batch_execute("COMMIT").await } else { Ok(()) } },
-            async { if here { client.query(&settle, &[]).await } else { Ok(Vec::new()) } },
+            async { if end == End::Here { client.batch_execute("COMMIT").await } else { Ok(()) } },
         );
         let recorded = recorded.map_err(|error| Fault::from(error).of_a_change())?;
         committed.map_err(|error| Fault::from(error).of_a_change())?;
-        settled.map_err(|error| Fault::from(error).not_settled())?;
         Ok(Some(Position(number(recorded.try_get(0)?))))
     }
 
@@ -351,23 +375,6 @@ impl<L: Line> Work<'_, L> {
         let count = signed(decided.events.len() as u64);
         let row = self.line.client().query_one(&allocate, &[&count]).await?;
         Ok(Some((row.try_get(0)?, row.try_get(1)?)))
-    }
-
-    /// Ends a transaction that has written nothing, once readers see everything up to `position`.
-    async fn close_and_settle(&self, position: Position) -> Result<(), Fault> {
-        let settle = self.line.prepare(&self.statements.settle_to).await?;
-        let to = signed(position.0);
-        let to: [&(dyn ToSql + Sync); 1] = [&to];
-        let client = self.line.client();
-        let (closed, settled) = tokio::join!(
-            biased;
-            // What was locked may have been noted for the first time: that is not worth keeping.
-            client.batch_execute("ROLLBACK"),
-            client.query(&settle, &to),
-        );
-        closed?;
-        settled.map_err(|error| Fault::from(error).not_settled())?;
-        Ok(())
     }
 }
 

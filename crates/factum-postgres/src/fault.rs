@@ -3,6 +3,8 @@
 use factum::{Error, Outcome, error::Corrupt};
 use tokio_postgres::error::{Severity, SqlState};
 
+use crate::tls;
+
 /// A failure on the way to an answer.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -99,6 +101,9 @@ fn is_going_down(error: &tokio_postgres::Error) -> bool {
 }
 
 fn explain(place: &str, error: &tokio_postgres::Error, outcome: Outcome) -> Error {
+    if let Some(why) = tls::explain(error) {
+        return Error::invalid(format!("PostgreSQL {place}"), why);
+    }
     let Some(said) = error.as_db_error() else {
         let text = with_causes(error);
         if text.starts_with("invalid configuration") {

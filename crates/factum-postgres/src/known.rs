@@ -26,6 +26,23 @@ pub(crate) struct Content {
     pub(crate) writer: Option<Transaction>,
 }
 
+/// What was tried before of the same, without an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts {
+    /// The transactions of attempts that asked first.
+    pub(crate) transactions: Vec<Transaction>,
+    /// What had been drawn before an attempt in one statement, of which no number is known.
+    pub(crate) drawn_before: Option<Position>,
+}
+
+impl Attempts {
+    /// Whether one of them has written this.
+    pub(crate) fn made(&self, content: &Content) -> bool {
+        content.writer.is_some_and(|writer| self.transactions.contains(&writer))
+            || self.drawn_before.is_some_and(|before| content.placed.position > before)
+    }
+}
+
 /// A guard on a query as it was looked up: the position after which nothing may match, and the last visible match.
 pub(crate) type Match = (Query, Position, Option<Position>);
 
@@ -89,10 +106,10 @@ impl Known {
         placed
     }
 
-    /// The transactions that wrote the events of an append, as far as they are recorded.
-    pub(crate) fn writers_of(&self, append: &Append) -> impl Iterator<Item = Transaction> {
+    /// The events of an append, as far as they are recorded.
+    pub(crate) fn found(&self, append: &Append) -> impl Iterator<Item = &Content> {
         let content = |(stream, event): (&StreamName, &NewEvent)| {
-            self.recorded.get(&(stream.as_str().to_owned(), event.id))?.writer
+            self.recorded.get(&(stream.as_str().to_owned(), event.id))
         };
         append.events().filter_map(content)
     }
