@@ -3,7 +3,11 @@
 //!
 //! The functions of the store are taken from the database and given a gate after each of their statements: an advisory lock that a
 //! test can shut, at which the first to come waits.
-#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that unwraps an error has failed; it says what it sees"
+)]
 
 mod support;
 

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use super::explorer::Machine;
+use super::explorer::{Machine, Next};
 
 /// Which statement a step is, and the function in which it stands, in the order in which they stand there.
 pub(crate) const STATEMENTS: &[(&str, &str)] = &[
@@ -450,7 +450,7 @@ impl Machine for Fence {
     type Step = Step;
     type Promise = Promise;
 
-    fn next(&self, can: &mut Vec<(Step, Result<Self, Promise>)>) {
+    fn next(&self, can: &mut Vec<Next<Self>>) {
         for (n, name) in (0..self.appenders.len()).zip('a'..) {
             for act in self.choices(n) {
                 can.extend(self.work(n, *act).map(|after| (Step(name, *act), after)));
