@@ -20,6 +20,7 @@
 mod append;
 mod desk;
 mod fault;
+mod inline;
 mod json;
 mod known;
 mod models;
@@ -43,7 +44,7 @@ use tokio_postgres::{Config, NoTls};
 use uuid::Uuid;
 
 use self::fault::Fault;
-pub use self::models::PostgresReads;
+pub use self::{inline::Inlined, models::PostgresReads};
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -101,6 +102,7 @@ struct Inner {
     desk: desk::Desk,
     append: append::Statements,
     read: read::Statements,
+    folds: inline::Folds,
     /// The last position that this process wrote.
     written: watch::Sender<Position>,
 }
@@ -159,6 +161,7 @@ impl PostgresStore {
             desk: desk::Desk::default(),
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
+            folds: inline::Folds::default(),
             schema: options.schema,
             written: watch::Sender::new(Position::START),
         };
