@@ -1,14 +1,14 @@
-//! The audit trail of a stream, straight from the files of a log.
+//! The audit trail of a stream, straight from the files of a log, or from a database.
 
 use std::{
     fmt::Write as _,
     io::{self, BufWriter, Write as _},
-    path::PathBuf,
 };
 
 use clap::{Args, ValueEnum};
 use factum::{
-    Clock, Error, RecordedEvent, Revision, StreamName, StreamState, SystemClock, Timestamp,
+    Clock, Error, EventStore, Factum, RecordedEvent, Revision, StreamName, StreamState, SystemClock,
+    Timestamp,
     audit::{Entry, csv_header},
     name::METADATA_PREFIX,
     stream::LifeChange,
@@ -16,6 +16,7 @@ use factum::{
 
 use crate::{
     exit::{Exit, Kind},
+    place::{Log, Place, Server, in_runtime},
     show::{many, say},
 };
 
@@ -35,12 +36,15 @@ Examples:
       factum audit data account-17 --correlation 01a1fe43-422e-70da-965d-5af05e1c2ca0
 
 A stream is named as the program names it: the category, `-`, and the id. To see which there are:
-      factum events data | jq -r .stream | sort -u";
+      factum events data | jq -r .stream | sort -u
+
+  Of a log in PostgreSQL:
+      factum audit postgres://auditor@db.example/bank account-17";
 
 #[derive(Debug, Args)]
 pub(crate) struct Audit {
-    /// The directory of the log
-    dir: PathBuf,
+    #[command(flatten)]
+    log: Log,
     /// The name of the stream, such as account-17
     stream: String,
     /// How to print it
@@ -72,40 +76,51 @@ enum Format {
 }
 
 impl Audit {
-    /// Prints the trail. Damage of the log is told, and what is whole before and after it is printed.
-    pub(crate) fn run(self) -> Result<(), Exit> {
+    /// Prints the trail. Damage of a log in files is told, and what is whole before and after it is printed.
+    pub(crate) fn run(mut self) -> Result<(), Exit> {
         let stream = StreamName::new(self.stream.clone())?;
-        let mut story = Story::of(stream);
-        let findings = factum_log::salvage(&self.dir, |event| story.take(event))?;
-        let wanted: Vec<Entry> =
-            story.visible().into_iter().map(Entry::of).filter(|e| self.wants(e)).collect();
-
-        let mut out = BufWriter::new(io::stdout().lock());
-        if self.format == Format::Csv {
-            write!(out, "{}\r\n", csv_header())?;
-        }
-        for entry in &wanted {
-            match self.format {
-                Format::Text => writeln!(out, "{}", line(entry))?,
-                Format::JsonLines => writeln!(out, "{}", entry.json_line())?,
-                Format::Csv => write!(out, "{}\r\n", entry.csv_line())?,
+        let place = std::mem::take(&mut self.log).place()?;
+        let (found, findings) = match &place {
+            Place::Directory(dir) => {
+                let mut story = Story::of(stream);
+                let findings = factum_log::salvage(dir, |event| story.take(event))?;
+                let entries = story.visible().into_iter().map(Entry::of).collect();
+                (Some(entries).filter(|_| !story.records.is_empty()), findings)
             }
-        }
-        out.flush()?;
+            Place::Postgres(server) => (from_database(server, &stream)?, Vec::new()),
+        };
+        let is_there = found.is_some();
+        let wanted: Vec<Entry> = found.unwrap_or_default().into_iter().filter(|e| self.wants(e)).collect();
+        self.print(&wanted)?;
         findings.iter().for_each(say);
         if !findings.is_empty() {
             let places = many(findings.len() as u64, "place", "places");
             let why = format!("the log is damaged at {places}; the trail may lack entries");
             return Err(Exit::new(Kind::Damaged, why));
         }
-        if story.records.is_empty() {
-            let why = format!("there is no stream `{}` in {}", self.stream, self.dir.display());
+        if !is_there {
+            let why = format!("there is no stream `{}` in {place}", self.stream);
             return Err(Exit::new(Kind::NotFound, why));
         }
         if wanted.is_empty() {
             say("nothing of the stream's trail is what was asked for");
         }
         Ok(())
+    }
+
+    fn print(&self, entries: &[Entry]) -> io::Result<()> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        if self.format == Format::Csv {
+            write!(out, "{}\r\n", csv_header())?;
+        }
+        for entry in entries {
+            match self.format {
+                Format::Text => writeln!(out, "{}", line(entry))?,
+                Format::JsonLines => writeln!(out, "{}", entry.json_line())?,
+                Format::Csv => write!(out, "{}\r\n", entry.csv_line())?,
+            }
+        }
+        out.flush()
     }
 
     fn wants(&self, entry: &Entry) -> bool {
@@ -116,6 +131,16 @@ impl Audit {
             && is(&self.actor, &entry.actor)
             && is(&self.correlation, &entry.correlation_id)
     }
+}
+
+/// The entries of a stream; `None` if there never was such a stream.
+fn from_database(server: &Server, stream: &StreamName) -> Result<Option<Vec<Entry>>, Exit> {
+    in_runtime(async {
+        let store = server.open().await?;
+        let known = store.stream_state(stream).await?.last_revision.is_some();
+        let trail = Factum::new(store).audit_stream(stream).await?;
+        Ok(Some(trail.entries).filter(|entries| known || !entries.is_empty()))
+    })
 }
 
 /// The records of a stream and of its life, and what of the stream can be seen after all that.

@@ -8,12 +8,13 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
-use factum::{ContentType, Error, LogIdentity, Outcome, Position, RecordedEvent};
+use factum::{ContentType, Error, EventStoreExt, LogIdentity, Outcome, Position, Read, RecordedEvent};
 use factum_log::{Cut, Options, Part, Progress, Scavenge, Scavenging, Verification};
 
 use crate::{
     audit,
     exit::{EXIT_CODES, Exit, Kind},
+    place::{Log, Place, Server, in_runtime, only_files},
     progress::Bar,
     show::{count, many, say},
 };
@@ -21,7 +22,7 @@ use crate::{
 /// Findings that `verify` prints, unless it is asked for more.
 const PRINTED: usize = 20;
 
-/// Look after the logs of factum: verify every byte, look at what is there, back up, restore, repair
+/// Look after the logs of factum, in directories (DIR) and in PostgreSQL databases (URL)
 #[derive(Debug, Parser)]
 #[command(name = "factum", version, after_help = EXIT_CODES, max_term_width = 110)]
 pub(crate) struct Cli {
@@ -54,11 +55,9 @@ enum Verb {
     },
     /// Print every event that can be read, one JSON object in a line, also of a log that cannot be opened
     ///
-    /// Damage is told on stderr, and what is whole before and after it is printed. So are hidden events that are still on the disk.
-    Events {
-        /// The directory of the log
-        dir: PathBuf,
-    },
+    /// In a directory, damage is told on stderr, and what is whole before and after it is printed; so are hidden events that are still on
+    /// the disk. From a database, it prints what a reader sees.
+    Events(Log),
     /// Print the audit trail of one stream: what happened, when, by whom and why
     ///
     /// Also who truncated, deleted or revived the stream is in it. What is hidden is not: it was to be forgotten (`factum events` prints
@@ -120,7 +119,7 @@ impl Cli {
     /// What to say when it is interrupted.
     pub(crate) fn after_interruption(&self) -> &'static str {
         match self.verb {
-            Verb::Verify { .. } | Verb::Layout { .. } | Verb::Events { .. } | Verb::Audit(_) => {
+            Verb::Verify { .. } | Verb::Layout { .. } | Verb::Events(_) | Verb::Audit(_) => {
                 "interrupted; nothing was changed"
             }
             Verb::Backup { .. } => {
@@ -141,12 +140,18 @@ impl Cli {
     pub(crate) fn run(self, out: &mut String) -> Result<(), Exit> {
         match self.verb {
             Verb::Verify { dir, all } => {
+                only_files(
+                    "verify",
+                    &dir,
+                    "a PostgreSQL server checks its own pages: see pg_amcheck and data checksums",
+                )?;
                 let mut bar = Bar::new("verify");
                 let found = factum_log::verify(&dir, |progress| bar.at(progress))?;
                 drop(bar);
                 verified(&dir.display().to_string(), &found, all, out)
             }
             Verb::Layout { dir, frames, format } => {
+                only_files("layout", &dir, "`factum status URL` tells how a database is")?;
                 let layout = factum_log::layout(&dir, frames)?;
                 match format {
                     Format::Text => *out += &layout.to_string(),
@@ -158,9 +163,14 @@ impl Cli {
                 }
                 Ok(())
             }
-            Verb::Events { dir } => events(&dir),
+            Verb::Events(log) => match log.place()? {
+                Place::Directory(dir) => events(&dir),
+                Place::Postgres(server) => events_in(&server),
+            },
             Verb::Audit(audit) => audit.run(),
             Verb::Backup { dir, dest } => {
+                let instead = "a database is backed up by PostgreSQL's own pg_dump or pg_basebackup";
+                only_files("backup", &dir, instead).and_then(|()| only_files("backup", &dest, instead))?;
                 let mut bar = Bar::new("backup");
                 let made = factum_log::backup(&dir, &dest, |progress| bar.at(progress))?;
                 drop(bar);
@@ -171,6 +181,9 @@ impl Cli {
                 Ok(())
             }
             Verb::Restore { backup, dir } => {
+                let instead = "a database is restored by PostgreSQL's own pg_restore, or from a base backup";
+                only_files("restore", &backup, instead)
+                    .and_then(|()| only_files("restore", &dir, instead))?;
                 let mut bar = Bar::new("restore");
                 let restored = factum_log::restore(&backup, &dir, |progress| bar.at(progress))?;
                 drop(bar);
@@ -185,6 +198,7 @@ impl Cli {
             }
             Verb::Scavenge { dir, at_least_percent } => scavenge(&dir, at_least_percent, out),
             Verb::Repair { dir, lose_events } => {
+                only_files("repair", &dir, "of a damaged database, restore a backup")?;
                 let mut bar = Bar::new("verify");
                 let mut told = |progress| bar.at(progress);
                 let cut = if lose_events {
@@ -245,6 +259,29 @@ fn events(dir: &Path) -> Result<(), Exit> {
         Kind::Damaged,
         format!("the log is damaged at {places}; what is printed is what can be read"),
     ))
+}
+
+/// The same from a database.
+fn events_in(server: &Server) -> Result<(), Exit> {
+    let mut out = BufWriter::new(io::stdout());
+    in_runtime(async {
+        let store = server.open().await?;
+        let mut failed = None;
+        let read = store.read_pages(Read::all().limit(4096), |page| {
+            let line = |event| writeln!(out, "{}", shown(event)?);
+            page.events.iter().try_for_each(line).map_err(|error: io::Error| {
+                let why = error.to_string();
+                failed = Some(error);
+                Error::Unavailable { why, outcome: Outcome::No }
+            })
+        });
+        let read = read.await;
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(read?),
+        }
+    })?;
+    Ok(out.flush()?)
 }
 
 /// An event as a line of JSON. JSON in it is as it was recorded, to the last digit; other data is text, or hexadecimal.

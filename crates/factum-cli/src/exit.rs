@@ -12,10 +12,10 @@ Exit codes:
     2  the command line makes no sense
     3  refused: what is there must not be overwritten, or is not what was asked for; nothing was changed
     6  the log is in use by another process
-    7  the disk is full, read-only or not available
+    7  the disk is full, read-only or not available; or the database is, or it does not let this user in
     8  the log is damaged: events are lost or cannot be read
     9  only the index or the manifest is damaged: no event is lost, they are made again from the log
-   10  there is no such directory, log, segment or backup
+   10  there is no such directory, log, stream, segment or backup
   130  interrupted";
 
 /// Why the program stops.
@@ -31,6 +31,7 @@ pub(crate) enum Kind {
     /// Nobody reads what is printed: the usual end of `factum … | head`, and no trouble.
     NobodyReads = 0,
     Other = 1,
+    Usage = 2,
     Refused = 3,
     Busy = 6,
     Storage = 7,
@@ -65,7 +66,10 @@ impl From<Error> for Exit {
         let kind = match &error {
             Error::NotFound { .. } => Kind::NotFound,
             Error::Fenced { .. } => Kind::Busy,
-            Error::StorageFull { .. } | Error::Unavailable { .. } | Error::Poisoned { .. } => Kind::Storage,
+            Error::StorageFull { .. }
+            | Error::Unavailable { .. }
+            | Error::Timeout { .. }
+            | Error::Poisoned { .. } => Kind::Storage,
             Error::Corrupt(_) => Kind::Damaged,
             Error::InvalidInput { .. } | Error::LogRewound(_) => Kind::Refused,
             _ => Kind::Other,

@@ -1,9 +1,10 @@
-//! The executable `factum`: what an operator does with a log. It verifies every byte, prints what lies in a directory and the audit trail of a
-//! stream, and backs up, restores and repairs.
+//! The executable `factum`: what an operator does with a log. In a directory, it verifies every byte, prints what lies there, backs up,
+//! restores and repairs; in a PostgreSQL database, it migrates and tells how things are; of both, it prints events and audit trails.
 
 mod audit;
 mod cli;
 mod exit;
+mod place;
 mod progress;
 mod show;
 
@@ -21,7 +22,11 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misunderstood(&error),
+    };
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
             if exit.kind() != Kind::NobodyReads {
@@ -30,6 +35,17 @@ fn main() -> ExitCode {
             exit.exit_code()
         }
     }
+}
+
+/// Says what is wrong with the command line, which may hold a password that belongs on no screen and in no log.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
+    let shown = factum_postgres::without_password(&text);
+    if shown == text || !error.use_stderr() {
+        error.exit();
+    }
+    say(shown.trim_end());
+    Exit::new(Kind::Usage, shown).exit_code()
 }
 
 /// Does what was asked. What there is to print is printed also when it ends badly: `verify` lists what is damaged.

@@ -210,7 +210,19 @@ impl Factum {
         projection: P,
         reads: impl ReadStore,
     ) -> Result<Projected<P>> {
-        let (documents, reads) = (Documents::new(projection), Arc::new(reads) as Arc<dyn ReadStore>);
+        self.project_in(projection, Arc::new(reads)).await
+    }
+
+    /// The same as [`project`](Self::project), in a read store that is chosen when the program runs.
+    ///
+    /// # Errors
+    /// Those of [`consume`](Factum::consume).
+    pub async fn project_in<P: MultiProjection>(
+        &self,
+        projection: P,
+        reads: Arc<dyn ReadStore>,
+    ) -> Result<Projected<P>> {
+        let documents = Documents::new(projection);
         let consumer = self.consume(documents.kept_in(reads.clone())).await?;
         Ok(Projected { consumer, model: ReadModel::new(documents, reads, self.store().clone()) })
     }

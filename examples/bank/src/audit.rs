@@ -1,26 +1,32 @@
 //! Whether the ledger is right: the read model against the log, and the log against what the bank itself recorded.
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
-use factum::{Aggregate, Error, Event, EventStoreExt, Query, Read, Recorded, projection::Difference};
+use factum::{
+    Aggregate, AsOf, Error, Event, EventStoreExt, Position, Query, Read, Recorded, projection::Difference,
+};
 
 use crate::{
     account::{Account, AccountEvent},
     exit::{Exit, Kind},
-    ledger::Ledger,
+    ledger::{Ledger, Place},
     money::Money,
     show::{by_id, count},
 };
 
 /// Compares the read model with two folds of the log: that of the projection, and that of the accounts themselves; and the log
 /// with the balances that the bank recorded.
-pub(crate) async fn verify(directory: &Path, out: &mut String) -> Result<(), Exit> {
-    let ledger = Ledger::open(directory)?;
+pub(crate) async fn verify(place: &Place, out: &mut String) -> Result<(), Exit> {
+    let ledger = Ledger::open(place).await?;
     let balances = ledger.balances_now().await?;
     let kept = balances.verify().await?;
-    let audit = Audit::of(&ledger).await?;
-    let rows: HashMap<_, _> = balances.all().await?.into_iter().map(|(id, row)| (id, row.balance)).collect();
-    let position = balances.status().await?.position;
+    // Others may go on working meanwhile: all is compared as of the moment of these rows.
+    let mut shown = balances.rows().await?;
+    let (position, mut rows) = (shown.position(), HashMap::new());
+    while let Some((id, row)) = shown.next().await? {
+        rows.insert(id, row.balance);
+    }
+    let audit = Audit::of(&ledger, position).await?;
     ledger.close().await?;
 
     let mut differences: HashMap<_, _> = kept.into_iter().map(in_words).collect();
@@ -69,7 +75,7 @@ fn in_words(Difference { key, kept, by_the_log }: Difference) -> (String, String
     (key, format!("the read model has {}, the log makes it {}", text(kept), text(by_the_log)))
 }
 
-/// The whole log, read once, account by account.
+/// The log up to a position, read once, account by account.
 #[derive(Debug, Default)]
 struct Audit {
     accounts: HashMap<String, Page>,
@@ -87,9 +93,10 @@ struct Page {
 }
 
 impl Audit {
-    async fn of(ledger: &Ledger) -> Result<Self, Exit> {
+    async fn of(ledger: &Ledger, position: Position) -> Result<Self, Exit> {
         let mut audit = Self::default();
-        let read = Read::query(Query::category(AccountEvent::CATEGORY)).limit(4096);
+        let read =
+            Read::query(Query::category(AccountEvent::CATEGORY)).as_of(AsOf::Position(position)).limit(4096);
         let pages = ledger.factum.store().read_pages(read, |page| {
             for Recorded { event, record } in Recorded::<AccountEvent>::decode_all(page.events)? {
                 audit.note(record.stream.id(), &event);

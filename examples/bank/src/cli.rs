@@ -9,8 +9,9 @@ use jiff::civil::Date;
 use crate::{
     account::Account,
     audit, demo,
-    exit::{EXIT_CODES, Exit},
+    exit::{EXIT_CODES, Exit, Kind},
     import::{self, OnError},
+    ledger::Place,
     money::Money,
     report::{self, When},
     show::Format,
@@ -126,9 +127,36 @@ enum Verb {
 /// Where the ledger is.
 #[derive(Debug, Args)]
 struct Data {
+    #[command(flatten)]
+    one_of: DirectoryOrStore,
+    /// The schema of the database, if it holds more than one ledger [default: factum]
+    #[arg(long, value_name = "NAME")]
+    schema: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct DirectoryOrStore {
     /// The directory of the ledger: the log is in DIR/log, the read model in DIR/read.db
     #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    data: Option<PathBuf>,
+    /// The PostgreSQL database of the ledger, instead of a directory: postgres://user:password@host:5432/database
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+}
+
+impl Data {
+    fn place(self) -> Result<Place, Exit> {
+        match (self.one_of.data, self.one_of.store) {
+            (Some(_), _) if self.schema.is_some() => {
+                let sentence = "--schema goes with --store; a directory has no schemas";
+                Err(Exit::new(Kind::Usage, sentence))
+            }
+            (Some(directory), _) => Place::directory(directory),
+            (None, Some(url)) => Place::postgres(url, self.schema),
+            (None, None) => Err(Exit::new(Kind::Usage, "say where the ledger is, by --data or --store")),
+        }
+    }
 }
 
 /// Where a command is done, and for whom.
@@ -142,8 +170,8 @@ struct Work {
 }
 
 impl Work {
-    fn teller(&self, clock: &dyn Clock, begin: bool) -> Result<Teller, Exit> {
-        Teller::at(&self.data.data, &self.by, clock, begin)
+    async fn teller(self, clock: &dyn Clock, begin: bool) -> Result<Teller, Exit> {
+        Teller::at(&self.data.place()?, &self.by, clock, begin).await
     }
 }
 
@@ -203,35 +231,35 @@ impl Cli {
             Verb::Demo => demo::demo(out).await,
             Verb::Import(Import { accounts, transactions, data, on_error, tolerance }) => {
                 let request = import::Request { accounts, transactions, on_error, tolerance };
-                import::import(&request, &data.data, out).await
+                import::import(&request, &data.place()?, out).await
             }
-            Verb::Balances { data, format } => report::balances(&data.data, format, out).await,
+            Verb::Balances { data, format } => report::balances(&data.place()?, format, out).await,
             Verb::Balance { account, data, as_of, at_revision, format } => {
                 let when = match (as_of, at_revision) {
                     (Some(day), _) => When::Day(day),
                     (None, Some(revision)) => When::Revision(Revision(revision)),
                     (None, None) => When::Now,
                 };
-                report::balance(&data.data, &account, when, format, out).await
+                report::balance(&data.place()?, &account, when, format, out).await
             }
             Verb::History { account, data, format } => {
-                report::history(&data.data, &account, format, out).await
+                report::history(&data.place()?, &account, format, out).await
             }
             Verb::Open { account, amount, work } => {
-                work.teller(&clock, true)?.open(&account, amount, out).await
+                work.teller(&clock, true).await?.open(&account, amount, out).await
             }
             Verb::Deposit { account, amount, work } => {
-                work.teller(&clock, false)?.deposit(&account, amount, out).await
+                work.teller(&clock, false).await?.deposit(&account, amount, out).await
             }
             Verb::Withdraw { account, amount, work } => {
-                work.teller(&clock, false)?.withdraw(&account, amount, out).await
+                work.teller(&clock, false).await?.withdraw(&account, amount, out).await
             }
             Verb::Transfer { from, to, amount, work } => {
-                work.teller(&clock, false)?.transfer(&from, &to, amount, out).await
+                work.teller(&clock, false).await?.transfer(&from, &to, amount, out).await
             }
-            Verb::Verify(data) => audit::verify(&data.data, out).await,
-            Verb::Rebuild(data) => report::rebuild(&data.data, out).await,
-            Verb::Status(data) => report::status(&data.data, out).await,
+            Verb::Verify(data) => audit::verify(&data.place()?, out).await,
+            Verb::Rebuild(data) => report::rebuild(&data.place()?, out).await,
+            Verb::Status(data) => report::status(&data.place()?, out).await,
         }
     }
 }

@@ -16,7 +16,7 @@ Exit codes:
     4  a bad file or row was given to import
     5  a conflict with what is recorded already; nothing was recorded
     6  the ledger is in use by another process
-    7  the disk is full, read-only or not available
+    7  the disk is full, read-only or not available; or the database is, or it does not let this user in
     8  stored data is damaged, or not what this program wrote
     9  verify found differences
    10  there is no such ledger or account

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,24 +13,27 @@ use std::{
 };
 
 use factum::{
-    Aggregate, Append, Error, Event, EventId, EventStore, EventStoreExt, Metadata, Query, Read, Recorded,
-    Token, Write, codec,
+    Aggregate, Append, Appended, Error, Event, EventId, EventStore, EventStoreExt, Metadata, NewEvent, Query,
+    Read, Recorded, Token, Write, codec,
 };
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::{
     account::{Account, AccountEvent},
     books::{Books, Entry, Misfit},
     exit::{Exit, Kind},
-    ledger::Ledger,
+    ledger::{Ledger, Place},
     money::Money,
     progress::Progress,
     show::{count, say},
     source::{AccountRow, FromRow, Source, TransactionRow},
 };
 
-/// Rows in one append. Larger ones gain little: the disk is synced once for each.
-const ROWS_AT_ONCE: usize = 500;
+/// Rows and bytes in one append, far below what a store takes at most. Larger ones gain nothing: the disk is synced once for
+/// each, and a server is asked twice.
+const ROWS_AT_ONCE: usize = 2000;
+const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// What to do about a bad row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -50,19 +53,19 @@ pub(crate) struct Request {
     pub(crate) tolerance: Money,
 }
 
-/// Imports both files into the ledger in `directory`, and tells what came of it.
-pub(crate) async fn import(request: &Request, directory: &Path, out: &mut String) -> Result<(), Exit> {
+/// Imports both files into the ledger in `place`, and tells what came of it.
+pub(crate) async fn import(request: &Request, place: &Place, out: &mut String) -> Result<(), Exit> {
     // Both are looked at before anything is made: a wrong name must not leave an empty ledger behind.
     let accounts = Source::<AccountRow>::open(&request.accounts)?;
     let transactions = Source::<TransactionRow>::open(&request.transactions)?;
     let interrupted = interruption()
         .map_err(|error| Exit::new(Kind::Other, format!("cannot listen for Ctrl-C: {error}")))?;
-    let ledger = Ledger::open_or_begin(directory)?;
-    let balances = ledger.balances().await?;
+    let ledger = Ledger::open_or_begin(place).await?;
+    let mut balances = ledger.balances().await?;
     let mut migration = Migration::begin(&ledger, request, interrupted).await?;
     let opened = migration.run(accounts, Books::open).await?;
     let booked = migration.run(transactions, Books::book).await?;
-    Ledger::catch_up(&balances, migration.seen).await?;
+    ledger.catch_up(&mut balances, migration.seen).await?;
     let told = migration.summary(&opened, &booked);
     ledger.close().await?;
     *out += &told;
@@ -136,16 +139,25 @@ impl Tally {
     }
 }
 
+/// Rows that are written together: all of them, or none.
+#[derive(Debug, Default)]
+struct Batch {
+    append: Append,
+    rows: usize,
+    bytes: usize,
+}
+
 /// An import under way.
 struct Migration<'a> {
-    store: &'a dyn EventStore,
+    store: Arc<dyn EventStore>,
     request: &'a Request,
     interrupted: Arc<AtomicBool>,
     books: Books,
     /// How far the log is known: nobody else may write while this goes on.
     seen: Token,
-    batch: Append,
-    rows_in_batch: usize,
+    batch: Batch,
+    /// While it is written, the next rows are read.
+    on_its_way: Option<JoinHandle<Result<Appended, Error>>>,
     roundings: (u64, Money),
     brought_forward: u64,
 }
@@ -157,7 +169,7 @@ impl<'a> Migration<'a> {
         request: &'a Request,
         interrupted: Arc<AtomicBool>,
     ) -> Result<Self, Exit> {
-        let store = &**ledger.factum.store();
+        let store = ledger.factum.store().clone();
         let (mut books, mut seen) = (Books::new(request.tolerance), None);
         let read = Read::query(Query::category(AccountEvent::CATEGORY)).limit(4096);
         store
@@ -185,8 +197,8 @@ impl<'a> Migration<'a> {
             interrupted,
             books,
             seen,
-            batch: Append::new(),
-            rows_in_batch: 0,
+            batch: Batch::default(),
+            on_its_way: None,
             roundings: (0, Money::ZERO),
             brought_forward: 0,
         })
@@ -216,7 +228,7 @@ impl<'a> Migration<'a> {
                 Ok((Entry::New(events), content)) => {
                     tally.new += 1;
                     let metadata = metadata(&flow, &source.name(), row.line)?;
-                    self.add(content.account(), &events, &metadata)?;
+                    self.add(content.account(), &events, &metadata).await?;
                 }
                 Err(reason) => {
                     let place = format!("{}, line {}", source.shown(), row.line);
@@ -228,9 +240,6 @@ impl<'a> Migration<'a> {
                     progress.tell(&format!("left out: {bad}"));
                 }
             }
-            if self.rows_in_batch == ROWS_AT_ONCE {
-                self.flush().await?;
-            }
             progress.at(source.bytes_read(), tally.rows());
             if self.interrupted.load(Ordering::Relaxed) {
                 let asked = Exit::new(
@@ -240,12 +249,12 @@ impl<'a> Migration<'a> {
                 return Err(self.stop::<T>(&tally, asked).await);
             }
         }
-        self.flush().await?;
+        self.write_all().await?;
         progress.finish();
         Ok(tally)
     }
 
-    fn add(
+    async fn add(
         &mut self,
         account: &str,
         events: &[(EventId, AccountEvent)],
@@ -266,20 +275,35 @@ impl<'a> Migration<'a> {
             .iter()
             .map(|(id, event)| Ok(codec::encode(event)?.with_id(*id).with_metadata(metadata.clone())));
         let encoded = encoded.collect::<Result<Vec<_>, Error>>()?;
-        self.batch.writes.push(Write { stream, events: encoded });
-        self.rows_in_batch += 1;
+        let bytes: usize = encoded.iter().map(NewEvent::size).sum();
+        if self.batch.rows == ROWS_AT_ONCE || self.batch.bytes + bytes > BYTES_AT_ONCE {
+            self.send().await?;
+        }
+        self.batch.append.writes.push(Write { stream, events: encoded });
+        self.batch.rows += 1;
+        self.batch.bytes += bytes;
         Ok(())
     }
 
-    /// Writes the rows that have come together: all of them, or none.
-    async fn flush(&mut self) -> Result<(), Exit> {
-        let rows = std::mem::take(&mut self.rows_in_batch);
-        if rows == 0 {
-            return Ok(());
+    /// Sends the rows that have come together, once those before them are written.
+    async fn send(&mut self) -> Result<(), Exit> {
+        self.arrived().await?;
+        let Batch { append, rows, .. } = std::mem::take(&mut self.batch);
+        if rows > 0 {
+            let nobody_else = Query::category(AccountEvent::CATEGORY);
+            let append = append.expect_none(nobody_else, self.seen);
+            let store = self.store.clone();
+            self.on_its_way = Some(tokio::spawn(async move { store.append(append).await }));
         }
-        let nobody_else = Query::category(AccountEvent::CATEGORY);
-        let append = std::mem::take(&mut self.batch).expect_none(nobody_else, self.seen);
-        let appended = self.store.append(append).await.map_err(|error| {
+        Ok(())
+    }
+
+    /// Waits until what is on its way is written.
+    async fn arrived(&mut self) -> Result<(), Exit> {
+        let Some(on_its_way) = self.on_its_way.take() else { return Ok(()) };
+        let appended =
+            on_its_way.await.map_err(|error| Exit::new(Kind::Other, format!("it broke: {error}")))?;
+        let appended = appended.map_err(|error| {
             let again =
                 "everything before is imported; run the same command again to go on, nothing will be doubled";
             Exit::from(error).but(again)
@@ -288,9 +312,15 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
+    /// Writes all that has come so far.
+    async fn write_all(&mut self) -> Result<(), Exit> {
+        self.send().await?;
+        self.arrived().await
+    }
+
     /// Writes what came before the trouble, and says how to go on.
     async fn stop<T: FromRow>(&mut self, tally: &Tally, trouble: Exit) -> Exit {
-        if let Err(worse) = self.flush().await {
+        if let Err(worse) = self.write_all().await {
             return worse;
         }
         let done = count(tally.new + tally.recorded);

@@ -1,12 +1,16 @@
-//! A ledger in a directory: the log is its truth, the read model is kept beside it.
+//! A ledger, wherever it is: in a directory, or in a PostgreSQL database. Here alone the two are told apart; everybody else knows
+//! the event store and the read store by their contracts.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use factum::{Clock, Error, Factum, Projected, State, Token};
-use factum_log::{LogStore, Options};
+use factum::{Clock, Error, EventStore, Factum, Projected, Projection, State, Token, reads::ReadStore};
+use factum_log::LogStore;
+use factum_postgres::PostgresStore;
 use factum_sqlite::Sqlite;
 use jiff::civil::Date;
 
@@ -20,70 +24,171 @@ use crate::{
 /// given up.
 const NEWS_AFTER: Duration = Duration::from_secs(3);
 const GIVEN_UP_AFTER: u32 = 5;
+/// How often to look how far another process has brought the read model, and after how long without progress it is taken back
+/// for the first time.
+const LOOKS_EVERY: Duration = Duration::from_millis(50);
+const TAKEN_BACK_AFTER: Duration = Duration::from_secs(1);
+/// How often it is tried to take a read model that others take as well.
+const TRIES: u32 = 20;
 
-/// An open ledger; this process alone has it.
+/// Where a ledger is.
+#[derive(Clone)]
+pub(crate) enum Place {
+    /// The log is in `log` there, the read model in `read.db`.
+    Directory(PathBuf),
+    /// Both are tables of a database, in this schema.
+    Postgres { url: String, schema: String },
+}
+
+/// An open ledger.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) factum: Factum,
-    log: LogStore,
-    read_model: PathBuf,
+    open: Open,
+}
+
+/// What is open. The read model is opened when it is asked for: commands do without it.
+#[derive(Debug)]
+enum Open {
+    /// This process alone has it.
+    Directory {
+        log: LogStore,
+        read_model: PathBuf,
+    },
+    Postgres(PostgresStore),
+}
+
+impl Open {
+    /// What to do when the read model does not move.
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Directory { .. } => {
+                "see that the disk of read.db has room and can be written; the log is complete"
+            }
+            Self::Postgres(_) => {
+                "see that the database has room and that nobody holds locks on the read model; the log is complete"
+            }
+        }
+    }
+}
+
+impl Place {
+    /// A directory that is none is most likely a database that should have been given otherwise, and the other way about.
+    pub(crate) fn directory(directory: PathBuf) -> Result<Self, Exit> {
+        if directory.to_str().is_some_and(factum_postgres::is_url) {
+            let sentence = "--data takes a directory; a ledger in PostgreSQL is given by --store";
+            return Err(Exit::new(Kind::Usage, sentence));
+        }
+        Ok(Self::Directory(directory))
+    }
+
+    pub(crate) fn postgres(url: String, schema: Option<String>) -> Result<Self, Exit> {
+        if !factum_postgres::is_url(&url) {
+            let sentence = "--store takes the URL of a PostgreSQL database, such as postgres://user:password@host:5432/database; \
+                            a ledger in a directory is given by --data";
+            return Err(Exit::new(Kind::Usage, sentence));
+        }
+        let schema = schema.unwrap_or_else(|| factum_postgres::Options::default().schema);
+        Ok(Self::Postgres { url, schema })
+    }
+}
+
+/// As the user is told; a URL may hold a password, which is not.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(f, "{}", directory.display()),
+            Self::Postgres { url, schema } => {
+                write!(f, "{}, schema `{schema}`", factum_postgres::without_password(url))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({self})")
+    }
 }
 
 impl Ledger {
-    /// Opens the ledger in a directory, or begins one there.
-    pub(crate) fn open_or_begin(directory: &Path) -> Result<Self, Exit> {
-        Self::open_with(directory, true)
+    /// Opens the ledger in a place, or begins one there.
+    pub(crate) async fn open_or_begin(place: &Place) -> Result<Self, Exit> {
+        Self::open_with(place, true).await
     }
 
-    /// Opens the ledger in a directory.
-    pub(crate) fn open(directory: &Path) -> Result<Self, Exit> {
-        Self::open_with(directory, false)
+    /// Opens the ledger in a place.
+    pub(crate) async fn open(place: &Place) -> Result<Self, Exit> {
+        Self::open_with(place, false).await
     }
 
-    fn open_with(directory: &Path, begin: bool) -> Result<Self, Exit> {
-        let shown = directory.display();
-        let log = Options::new(directory.join("log")).create(begin).open().map_err(|error| match error {
+    async fn open_with(place: &Place, begin: bool) -> Result<Self, Exit> {
+        let opened = match place {
+            Place::Directory(directory) => open_directory(directory, begin),
+            Place::Postgres { url, schema } => open_postgres(url, schema, begin).await,
+        };
+        opened.map_err(|error| match error {
             Error::NotFound { .. } if !begin => {
                 let sentence =
-                    format!("there is no ledger in {shown}; `bank open` and `bank import` begin one");
+                    format!("there is no ledger in {place}; `bank open` and `bank import` begin one");
                 Exit::new(Kind::NotFound, sentence)
             }
             Error::NotFound { .. } => {
-                Exit::new(Kind::Storage, format!("no ledger can be begun in {shown}: {error}"))
+                Exit::new(Kind::Storage, format!("no ledger can be begun in {place}: {error}"))
             }
             Error::Fenced { .. } => {
                 let sentence =
-                    format!("another process has the ledger in {shown} open; try again when it is done");
+                    format!("another process has the ledger in {place} open; try again when it is done");
                 Exit::new(Kind::Busy, sentence)
             }
+            Error::InvalidInput { ref what, .. } if matches!(place, Place::Postgres { .. }) => {
+                // Either this is no URL and no name, or it is one, and the server lets nobody in, or not this role.
+                let typed = what.starts_with("the URL") || what.starts_with("the schema's name");
+                Exit::new(if typed { Kind::Usage } else { Kind::Storage }, error.to_string())
+            }
             other => Exit::from(other),
-        })?;
-        Ok(Self { factum: Factum::new(log.clone()), log, read_model: directory.join("read.db") })
+        })
+    }
+
+    /// Where the read model is.
+    fn reads(&self) -> Result<Arc<dyn ReadStore>, Exit> {
+        Ok(match &self.open {
+            Open::Directory { read_model, .. } => Arc::new(Sqlite::open(read_model)?),
+            Open::Postgres(store) => Arc::new(store.reads()),
+        })
     }
 
     /// The read model, as far as it is; it catches up from now on.
     pub(crate) async fn balances(&self) -> Result<Projected<Balances>, Exit> {
-        let reads = Sqlite::open(&self.read_model)?;
-        Ok(self.factum.project(Balances, reads).await?)
+        let mut tries = 0..TRIES;
+        loop {
+            match self.factum.project_in(Balances, self.reads()?).await {
+                // Another process has taken it at this very moment.
+                Err(Error::Fenced { .. }) if tries.next().is_some() => tokio::time::sleep(LOOKS_EVERY).await,
+                kept => return Ok(kept?),
+            }
+        }
     }
 
     /// The read model, up to date.
     pub(crate) async fn balances_now(&self) -> Result<Projected<Balances>, Exit> {
-        let balances = self.balances().await?;
-        Self::catch_up(&balances, self.head().await?).await?;
+        let mut balances = self.balances().await?;
+        self.catch_up(&mut balances, self.head().await?).await?;
         Ok(balances)
     }
 
     /// Waits until the read model has come as far as `token`, however far that is, as long as it moves.
-    pub(crate) async fn catch_up(balances: &Projected<Balances>, token: Token) -> Result<(), Exit> {
-        let (mut last, mut without_progress) = (None, 0);
+    pub(crate) async fn catch_up(
+        &self,
+        balances: &mut Projected<Balances>,
+        token: Token,
+    ) -> Result<(), Exit> {
+        let (mut last, mut without_progress, mut patience) = (None, 0, TAKEN_BACK_AFTER);
         loop {
             match balances.wait_for_within(token, NEWS_AFTER).await {
                 Ok(()) => return Ok(()),
                 Err(error @ Error::Timeout { .. }) if without_progress == GIVEN_UP_AFTER => {
-                    let advice =
-                        "see that the disk of read.db has room and can be written; the log is complete";
-                    return Err(Exit::from(error).but(advice));
+                    return Err(Exit::from(error).but(self.open.advice()));
                 }
                 Err(Error::Timeout { .. }) => {
                     let status = balances.status().await?;
@@ -91,17 +196,41 @@ impl Ledger {
                     last = Some(status.position);
                     say(format!("the read model catches up: {} events behind", count(status.lag_events)));
                 }
-                Err(error) => {
-                    return Err(match balances.status().await?.state {
-                        State::Stopped(reason @ Error::LogRewound(_)) => {
-                            Exit::from(reason).but("`bank rebuild` makes the read model again from this log")
+                Err(error) => match balances.status().await?.state {
+                    // Another process has the ledger open too. It does the same work, so there is nothing to quarrel about.
+                    State::Stopped(Error::Fenced { .. }) => {
+                        if self.is_brought_to(token, patience).await? {
+                            return Ok(());
                         }
-                        State::Stopped(reason) => Exit::from(reason).because("the read model has stopped"),
-                        _ => error.into(),
-                    });
-                }
+                        *balances = self.balances().await?;
+                        patience *= 2;
+                    }
+                    State::Stopped(reason @ Error::LogRewound(_)) => {
+                        let remedy = "`bank rebuild` makes the read model again from this log";
+                        return Err(Exit::from(reason).but(remedy));
+                    }
+                    State::Stopped(reason) => {
+                        return Err(Exit::from(reason).because("the read model has stopped"));
+                    }
+                    _ => return Err(error.into()),
+                },
             }
         }
+    }
+
+    /// Whether another process brings the read model as far as `token`. It is waited for as long as it moves within `patience`.
+    async fn is_brought_to(&self, token: Token, patience: Duration) -> Result<bool, Exit> {
+        let (reads, mut last, mut still) = (self.reads()?, None, Duration::ZERO);
+        while still < patience {
+            let shown = reads.catalog(Balances::NAME).await?.active.and_then(|active| active.checkpoint);
+            if shown.is_some_and(|shown| shown.log == token.log && shown.position >= token.position) {
+                return Ok(true);
+            }
+            still = if shown == last { still + LOOKS_EVERY } else { Duration::ZERO };
+            last = shown;
+            tokio::time::sleep(LOOKS_EVERY).await;
+        }
+        Ok(false)
     }
 
     /// The end of the log.
@@ -111,8 +240,26 @@ impl Ledger {
 
     /// Closes the log, so that what is wrong with that is heard of.
     pub(crate) async fn close(self) -> Result<(), Exit> {
-        Ok(self.log.close().await?)
+        match self.open {
+            Open::Directory { log, .. } => Ok(log.close().await?),
+            Open::Postgres(_) => Ok(()),
+        }
     }
+}
+
+fn open_directory(directory: &Path, begin: bool) -> Result<Ledger, Error> {
+    let log = factum_log::Options::new(directory.join("log")).create(begin).open()?;
+    let read_model = directory.join("read.db");
+    Ok(Ledger { factum: Factum::new(log.clone()), open: Open::Directory { log, read_model } })
+}
+
+async fn open_postgres(url: &str, schema: &str, begin: bool) -> Result<Ledger, Error> {
+    let options = factum_postgres::Options { schema: schema.to_owned(), ..Default::default() };
+    let store = PostgresStore::open(url, options).await?;
+    if !begin && store.head().await?.token.position == factum::Position::START {
+        return Err(Error::NotFound { what: "ledger".to_owned() });
+    }
+    Ok(Ledger { factum: Factum::new(store.clone()), open: Open::Postgres(store) })
 }
 
 /// The day that a clock shows, in UTC.

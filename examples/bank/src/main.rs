@@ -33,7 +33,10 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misunderstood(&error),
+    };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
@@ -43,6 +46,17 @@ fn main() -> ExitCode {
             exit.exit_code()
         }
     }
+}
+
+/// Says what is wrong with the command line, which may hold a password that belongs on no screen and in no log.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
+    let shown = factum_postgres::without_password(&text);
+    if shown == text || !error.use_stderr() {
+        error.exit();
+    }
+    say(shown.trim_end());
+    Exit::new(Kind::Usage, shown).exit_code()
 }
 
 /// Does what was asked. What there is to print is printed also when it ends badly: `verify` lists what differs.

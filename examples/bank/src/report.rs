@@ -1,14 +1,14 @@
 //! What can be asked of a ledger.
 
-use std::{fmt::Write as _, path::Path};
+use std::fmt::Write as _;
 
-use factum::{Aggregate, Recorded, Revision, State};
+use factum::{Aggregate, Error, Recorded, Revision, State};
 use jiff::civil::Date;
 
 use crate::{
     account::{Account, AccountEvent, Movement},
     exit::{Exit, Kind},
-    ledger::Ledger,
+    ledger::{Ledger, Place},
     show::{Align, Column, Format, by_id, count, print},
 };
 
@@ -23,8 +23,8 @@ pub(crate) enum When {
 }
 
 /// The balances of all accounts, from the read model.
-pub(crate) async fn balances(directory: &Path, format: Format, out: &mut String) -> Result<(), Exit> {
-    let ledger = Ledger::open(directory)?;
+pub(crate) async fn balances(place: &Place, format: Format, out: &mut String) -> Result<(), Exit> {
+    let ledger = Ledger::open(place).await?;
     let mut rows = ledger.balances_now().await?.all().await?;
     ledger.close().await?;
     rows.sort_by(|(a, _), (b, _)| by_id(a, b));
@@ -36,13 +36,13 @@ pub(crate) async fn balances(directory: &Path, format: Format, out: &mut String)
 
 /// The balance of one account, with when the last entry that counts was recorded.
 pub(crate) async fn balance(
-    directory: &Path,
+    place: &Place,
     account: &str,
     when: When,
     format: Format,
     out: &mut String,
 ) -> Result<(), Exit> {
-    let history = history_of(directory, account).await?;
+    let history = history_of(place, account).await?;
     let seen = seen_at(&history, account, when)?;
     let state = Account::fold(seen.iter().map(|recorded| &recorded.event));
     // `seen_at` gives at least the opening.
@@ -69,12 +69,12 @@ pub(crate) async fn balance(
 
 /// All that happened to one account.
 pub(crate) async fn history(
-    directory: &Path,
+    place: &Place,
     account: &str,
     format: Format,
     out: &mut String,
 ) -> Result<(), Exit> {
-    let history = history_of(directory, account).await?;
+    let history = history_of(place, account).await?;
     let mut state = Account::default();
     let rows: Vec<_> = history
         .iter()
@@ -113,8 +113,8 @@ pub(crate) async fn history(
     Ok(())
 }
 
-async fn history_of(directory: &Path, account: &str) -> Result<Vec<Recorded<AccountEvent>>, Exit> {
-    let ledger = Ledger::open(directory)?;
+async fn history_of(place: &Place, account: &str) -> Result<Vec<Recorded<AccountEvent>>, Exit> {
+    let ledger = Ledger::open(place).await?;
     let history = ledger.factum.history(&Account::id(account)).await?;
     ledger.close().await?;
     if history.is_empty() {
@@ -191,10 +191,16 @@ pub(crate) fn told(event: &AccountEvent) -> String {
 }
 
 /// Makes the read model again.
-pub(crate) async fn rebuild(directory: &Path, out: &mut String) -> Result<(), Exit> {
-    let ledger = Ledger::open(directory)?;
-    let balances = ledger.balances().await?;
-    balances.rebuild().await?;
+pub(crate) async fn rebuild(place: &Place, out: &mut String) -> Result<(), Exit> {
+    let ledger = Ledger::open(place).await?;
+    let mut balances = ledger.balances().await?;
+    let head = ledger.head().await?;
+    balances.rebuild().await.map_err(|error| match error {
+        Error::Fenced { .. } => Exit::from(error).but("try again when the other process is done"),
+        error => error.into(),
+    })?;
+    // One that was behind is shown as soon as it is no further behind.
+    ledger.catch_up(&mut balances, head).await?;
     let (accounts, status) = (balances.all().await?.len(), balances.status().await?);
     ledger.close().await?;
     let accounts = count(accounts as u64);
@@ -204,8 +210,8 @@ pub(crate) async fn rebuild(directory: &Path, out: &mut String) -> Result<(), Ex
 }
 
 /// How far the log and the read model are.
-pub(crate) async fn status(directory: &Path, out: &mut String) -> Result<(), Exit> {
-    let ledger = Ledger::open(directory)?;
+pub(crate) async fn status(place: &Place, out: &mut String) -> Result<(), Exit> {
+    let ledger = Ledger::open(place).await?;
     let head = ledger.factum.store().head().await?;
     let status = ledger.balances().await?.status().await?;
     ledger.close().await?;

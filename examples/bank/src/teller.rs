@@ -1,14 +1,12 @@
 //! New commands on a ledger: they obey the rules, whatever was imported.
 
-use std::path::Path;
-
 use factum::{Aggregate, Clock, Command, Done, Factum, Failure};
 use jiff::civil::Date;
 
 use crate::{
     account::{Account, Deposit, Open, Refusal, Transfer, TransferRefusal, Withdraw},
     exit::{Exit, Kind},
-    ledger::{Ledger, today},
+    ledger::{Ledger, Place, today},
     money::Money,
 };
 
@@ -21,9 +19,9 @@ pub(crate) struct Teller {
 }
 
 impl Teller {
-    /// At the ledger in a directory; where there is none, `begin` begins one.
-    pub(crate) fn at(directory: &Path, by: &str, clock: &dyn Clock, begin: bool) -> Result<Self, Exit> {
-        let ledger = if begin { Ledger::open_or_begin(directory) } else { Ledger::open(directory) }?;
+    /// At the ledger in a place; where there is none, `begin` begins one.
+    pub(crate) async fn at(place: &Place, by: &str, clock: &dyn Clock, begin: bool) -> Result<Self, Exit> {
+        let ledger = if begin { Ledger::open_or_begin(place).await } else { Ledger::open(place).await }?;
         let factum = ledger.factum.acting_as(by);
         Ok(Self { ledger, factum, today: today(clock) })
     }

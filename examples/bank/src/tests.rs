@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use crate::{
     account::{Account, Deposit, Open, Transfer, TransferRefusal},
     import::{self, OnError},
-    ledger::Ledger,
+    ledger::{Ledger, Place},
     money::Money,
     source::{Source, TransactionRow},
 };
@@ -46,8 +46,8 @@ async fn work(factum: Factum, who: usize, enough: tokio::sync::watch::Receiver<b
 async fn the_read_model_is_rebuilt_while_commands_run() {
     let directory = tempfile::tempdir().unwrap();
     let expected = import_real_year(directory.path()).await;
-    let ledger = Ledger::open_or_begin(directory.path()).unwrap();
-    let balances = ledger.balances_now().await.unwrap();
+    let ledger = Ledger::open_or_begin(&Place::Directory(directory.path().to_owned())).await.unwrap();
+    let mut balances = ledger.balances_now().await.unwrap();
     let (tell, enough) = tokio::sync::watch::channel(false);
     let workers: Vec<_> =
         (0..4).map(|who| tokio::spawn(work(ledger.factum.clone(), who, enough.clone()))).collect();
@@ -76,7 +76,7 @@ async fn the_read_model_is_rebuilt_while_commands_run() {
     println!("{commands} commands and {looks} looks during three rebuilds");
     assert!(commands > 0 && looks > 0);
 
-    Ledger::catch_up(&balances, ledger.head().await.unwrap()).await.unwrap();
+    ledger.catch_up(&mut balances, ledger.head().await.unwrap()).await.unwrap();
     assert_eq!(balances.verify().await.unwrap(), []);
     let rows: BTreeMap<_, _> =
         balances.all().await.unwrap().into_iter().map(|(id, row)| (id, row.balance)).collect();
@@ -105,7 +105,7 @@ async fn import_real_year(ledger: &Path) -> BTreeMap<String, Money> {
         println!("skipped: no {}, so nothing but made-up accounts", request.transactions.display());
         return BTreeMap::new();
     }
-    import::import(&request, ledger, &mut String::new()).await.unwrap();
+    import::import(&request, &Place::Directory(ledger.to_owned()), &mut String::new()).await.unwrap();
     let mut source = Source::<TransactionRow>::open(&request.transactions).unwrap();
     let rows = std::iter::from_fn(|| source.next().unwrap()).map(|row| row.content.unwrap());
     rows.map(|row| (row.account, row.balance_after)).collect()
@@ -114,7 +114,7 @@ async fn import_real_year(ledger: &Path) -> BTreeMap<String, Money> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_at_once_cannot_spend_the_same_money() {
     let directory = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open_or_begin(directory.path()).unwrap();
+    let ledger = Ledger::open_or_begin(&Place::Directory(directory.path().to_owned())).await.unwrap();
     for (account, deposit) in [("pot", Some(money("100"))), ("a", None), ("b", None)] {
         ledger.factum.execute(&Account::id(account), Open { date: day(), deposit }).await.unwrap();
     }
@@ -139,7 +139,7 @@ async fn two_at_once_cannot_spend_the_same_money() {
 #[tokio::test]
 async fn a_deposit_is_read_back_at_once() {
     let directory = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open_or_begin(directory.path()).unwrap();
+    let ledger = Ledger::open_or_begin(&Place::Directory(directory.path().to_owned())).await.unwrap();
     let balances = ledger.balances().await.unwrap();
     let id = Account::id("17");
     ledger.factum.execute(&id, Open { date: day(), deposit: None }).await.unwrap();

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each file of tests uses its part")]
 #![allow(
     clippy::disallowed_methods,
+    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "tests write the files that the program reads, and may fail"
 )]
@@ -13,17 +14,49 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::Arc,
 };
 
-use factum::{EventStoreExt, Read, RecordedEvent};
+use factum::{Append, EventStore, EventStoreExt, Read, RecordedEvent};
+use factum_postgres::PostgresStore;
 use tempfile::TempDir;
+
+/// The PostgreSQL that `cargo xtask test postgres` has started. Without it, tests that need one are skipped and say so.
+pub(crate) fn server() -> Option<String> {
+    let server = std::env::var("FACTUM_TEST_POSTGRES").ok();
+    if server.is_none() {
+        println!("skipped: no server; run `cargo xtask test postgres`, or name one in FACTUM_TEST_POSTGRES");
+    }
+    server
+}
 
 pub(crate) const ACCOUNTS: &str = "account_id,district_id,statement_frequency,opened_on\n";
 pub(crate) const TRANSACTIONS: &str = "transaction_id,account_id,date,direction,operation,purpose,amount,balance_after,counterparty_bank,counterparty_account\n";
 
-/// A directory with a ledger, or room for one, and files beside it.
+pub(crate) const ONE: &str = "1,10,monthly,1993-01-01\n";
+pub(crate) const TWO: &str = "2,10,weekly,1993-01-01\n";
+
+/// A row of account 1: `credit` or `debit`.
+pub(crate) fn row(id: u32, day: &str, direction: &str, amount: &str, balance_after: &str) -> String {
+    format!("{id},1,{day},{direction},cash,,{amount},{balance_after},,\n")
+}
+
+/// Three rows of account 1, which then holds 120.00.
+pub(crate) fn three() -> String {
+    row(1, "1993-01-01", "credit", "100.00", "100.00")
+        + &row(2, "1993-01-02", "credit", "50.00", "150.00")
+        + &row(3, "1993-01-03", "debit", "30.00", "120.00")
+}
+
+pub(crate) fn held(bank: &Bank, account: &str) -> Option<i64> {
+    bank.balances().get(account).copied()
+}
+
+/// A ledger, or room for one, and a directory with files beside it.
 pub(crate) struct Bank {
     directory: TempDir,
+    /// The URL of a database and a schema in it, if the ledger is not in the directory.
+    schema: Option<(String, String)>,
 }
 
 /// How the program ended.
@@ -36,7 +69,18 @@ pub(crate) struct Answer {
 
 impl Bank {
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+        Self { directory: tempfile::tempdir().unwrap(), schema: None }
+    }
+
+    /// One in a schema of its own in the database that [`server`] names.
+    pub(crate) fn on_postgres() -> Self {
+        let schema = format!("t_{}", factum::EventId::new().0.simple());
+        Self { schema: Some((server().unwrap(), schema)), ..Self::new() }
+    }
+
+    /// The schema of the ledger.
+    pub(crate) fn schema(&self) -> &str {
+        &self.schema.as_ref().unwrap().1
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -62,10 +106,13 @@ impl Bank {
         command
     }
 
-    /// `bank … --data` and the ledger.
+    /// `bank …` and the ledger.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Self::bare(arguments);
-        command.arg("--data").arg(self.data());
+        match &self.schema {
+            None => command.arg("--data").arg(self.data()),
+            Some((url, schema)) => command.args(["--store", url, "--schema", schema]),
+        };
         command
     }
 
@@ -104,9 +151,28 @@ impl Bank {
 
     /// All events of the log, read without the program.
     pub(crate) fn events(&self) -> Vec<RecordedEvent> {
-        let log = factum_log::Options::new(self.data().join("log")).create(false).open().unwrap();
+        self.at_the_log(async |log| log.read_to_end(Read::all()).await.unwrap())
+    }
+
+    /// Writes to the log without the program.
+    pub(crate) fn append(&self, append: Append) {
+        self.at_the_log(async |log| drop(log.append(append).await.unwrap()));
+    }
+
+    fn at_the_log<T>(&self, work: impl AsyncFnOnce(Arc<dyn EventStore>) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(log.read_to_end(Read::all())).unwrap()
+        runtime.block_on(async {
+            let log: Arc<dyn EventStore> = match &self.schema {
+                None => {
+                    Arc::new(factum_log::Options::new(self.data().join("log")).create(false).open().unwrap())
+                }
+                Some((url, schema)) => {
+                    let options = factum_postgres::Options { schema: schema.clone(), ..Default::default() };
+                    Arc::new(PostgresStore::open(url, options).await.unwrap())
+                }
+            };
+            work(log).await
+        })
     }
 
     /// Starts an import whose transactions are fed to it, so that it cannot be over before it is stopped.

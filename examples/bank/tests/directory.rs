@@ -1,0 +1,6 @@
+//! A ledger in a directory.
+
+mod anywhere;
+mod common;
+
+anywhere::tests! { true, common::Bank::new }
