@@ -22,15 +22,20 @@ mod connect;
 mod desk;
 mod epoch;
 mod fault;
+mod hints;
 mod inline;
 mod json;
 mod known;
 mod models;
+mod plain;
 mod read;
 mod rows;
 mod schema;
+mod settle;
 mod snapshots;
 mod sql;
+mod status;
+mod tls;
 mod url;
 mod within;
 
@@ -51,12 +56,13 @@ use factum::{
     Append, Appended, Durability, Error, EventStore, Guard, Head, Limits, Outcome, Page, Position, Read,
     Result, Start, StreamName, StreamState, Token,
 };
-use tokio::sync::watch;
 use uuid::Uuid;
 
+pub use self::status::{EndedEpoch, Holder, LogStatus, Migration, Status};
 use self::{
     connect::{Door, take},
     fault::Fault,
+    hints::{Hints, News},
 };
 pub use self::{
     inline::Inlined,
@@ -73,8 +79,14 @@ pub struct Options {
     pub limits: Limits,
     /// Connections to the server, at most. 16, unless said otherwise.
     pub connections: usize,
-    /// How long a statement may take, and how long to wait for a connection. 30 seconds, unless said otherwise.
+    /// How long to wait for a connection. 30 seconds, unless said otherwise.
     pub patience: Duration,
+    /// How long a statement may take, and how long a transaction may do nothing: one that hangs holds up the answers to those that
+    /// come after it for at most so long. 30 seconds, unless said otherwise.
+    pub statement_timeout: Duration,
+    /// Whether opening the store brings the schema up to date, as it does unless said otherwise. Without, a schema that is missing or
+    /// older is refused: for a role that has no right to change it, while another one calls [`PostgresStore::migrate`].
+    pub migrate: bool,
     /// How appends are written. [`Writing::Single`], unless said otherwise.
     pub writing: Writing,
 }
@@ -97,6 +109,8 @@ impl Default for Options {
             limits,
             connections: 16,
             patience: Duration::from_secs(30),
+            statement_timeout: Duration::from_secs(30),
+            migrate: true,
             writing: Writing::default(),
         }
     }
@@ -120,11 +134,12 @@ struct Inner {
     durability: Durability,
     writing: Writing,
     desk: desk::Desk,
+    settling: settle::Settling,
     append: append::Statements,
     read: read::Statements,
     folds: inline::Folds,
-    /// The last position that this process wrote.
-    written: watch::Sender<Position>,
+    news: News,
+    _hints: Hints,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -153,7 +168,11 @@ impl PostgresStore {
         let mut client = door.client().await?;
         let ready = async {
             epoch::refuse_standby(&client).await?;
-            schema::migrate(&mut client, &options.schema).await?;
+            if options.migrate {
+                schema::migrate(&mut client, &options.schema).await?;
+            } else {
+                schema::refuse_unless_up_to_date(&client, &options.schema).await?;
+            }
             let look = schema::in_schema(
                 "SELECT current_setting('fsync') = 'on', log_id FROM factum.log",
                 &options.schema,
@@ -166,22 +185,59 @@ impl PostgresStore {
         let pool = door.pool(epoch.clone())?;
         // The first one is made now, so that what is wrong is told now.
         drop(take(&pool, &door.place).await?);
+        let news = News::new();
         let inner = Inner {
             pool,
-            place: door.place,
+            place: door.place.clone(),
             log_id,
             epoch,
             limits: options.limits,
             durability: if synced { Durability::Synced } else { Durability::Relaxed },
             writing: options.writing,
             desk: desk::Desk::default(),
+            settling: settle::Settling::default(),
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
             folds: inline::Folds::default(),
             schema: options.schema,
-            written: watch::Sender::new(Position::START),
+            _hints: Hints::exchange(door, news.clone()),
+            news,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Brings the schema up to date, and makes it if it is missing; answers which steps that took. The role needs the rights for it;
+    /// one that then opens the store with [`migrate: false`](Options::migrate) does not.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub async fn migrate(url: &str, options: &Options) -> Result<Vec<Migration>> {
+        let door = Door::to(url, options)?;
+        let mut client = door.client().await?;
+        let migrated = async {
+            epoch::refuse_standby(&client).await?;
+            schema::migrate(&mut client, &options.schema).await
+        };
+        migrated.await.map_err(|fault| fault.explain(&door.place))
+    }
+
+    /// How the store at this URL is, of whichever version, or whether there is none. It changes nothing, and looks at standbys too.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), but for the version.
+    pub async fn status_of(url: &str, options: &Options) -> Result<Status> {
+        let door = Door::to(url, options)?;
+        let client = door.client().await?;
+        let status = status::of(&client, &options.schema, &door.place).await;
+        status.map_err(|fault| fault.explain(&door.place))
+    }
+
+    /// How this store is.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub async fn status(&self) -> Result<Status> {
+        self.run(|inner, client| async move { status::of(&client, &inner.schema, &inner.place).await }).await
     }
 
     /// Begins a new epoch by hand: what was handed out before is `LogRewound` from now on. The store does this by itself wherever it
@@ -267,15 +323,6 @@ impl PostgresStore {
             Err(Error::Unavailable { why, outcome: Outcome::Unknown })
         })
     }
-
-    /// Tells those who wait for what is new that there is something up to here.
-    fn written(&self, last: Position) {
-        self.inner.written.send_if_modified(|written| {
-            let newer = last > *written;
-            *written = last.max(*written);
-            newer
-        });
-    }
 }
 
 #[async_trait]
@@ -291,7 +338,7 @@ impl EventStore for PostgresStore {
             }
             Writing::Grouped => desk::grouped(&self.inner, append).await?,
         };
-        self.written(appended.token.position);
+        self.inner.news.write(appended.token.position);
         Ok(appended)
     }
 
@@ -299,11 +346,18 @@ impl EventStore for PostgresStore {
         if let Start::Beyond(token) = &mut read.start {
             *token = self.of_this_epoch(*token).await?;
         }
-        self.run(|inner, client| async move { read::page(&client, &inner.read, &read).await }).await
+        let told = self.inner.news.told();
+        let page =
+            self.run(|inner, client| async move { read::page(&client, &inner.read, &read).await }).await?;
+        self.inner.news.is_refuted(told, page.head.position);
+        Ok(page)
     }
 
     async fn head(&self) -> Result<Head> {
-        self.run(|inner, client| async move { read::head(&client, &inner.read).await }).await
+        let told = self.inner.news.told();
+        let head = self.run(|inner, client| async move { read::head(&client, &inner.read).await }).await?;
+        self.inner.news.is_refuted(told, head.token.position);
+        Ok(head)
     }
 
     async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
@@ -320,8 +374,7 @@ impl EventStore for PostgresStore {
     }
 
     async fn changed(&self, position: Position) {
-        // The sender lives as long as this store, so waiting cannot fail. Other processes' appends are found by looking again.
-        let _ = self.inner.written.subscribe().wait_for(|written| *written > position).await;
+        self.inner.news.beyond(position).await;
     }
 
     fn limits(&self) -> Limits {
