@@ -23,6 +23,7 @@ mod desk;
 mod epoch;
 mod fault;
 mod hints;
+mod inline;
 mod json;
 mod known;
 mod models;
@@ -64,6 +65,7 @@ use self::{
     hints::{Hints, News},
 };
 pub use self::{
+    inline::Inlined,
     models::PostgresReads,
     url::{is_url, without_password},
 };
@@ -135,6 +137,7 @@ struct Inner {
     settling: settle::Settling,
     append: append::Statements,
     read: read::Statements,
+    folds: inline::Folds,
     news: News,
     _hints: Hints,
 }
@@ -195,6 +198,7 @@ impl PostgresStore {
             settling: settle::Settling::default(),
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
+            folds: inline::Folds::default(),
             schema: options.schema,
             _hints: Hints::exchange(door, news.clone()),
             news,
