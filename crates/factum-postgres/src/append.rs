@@ -111,7 +111,8 @@ pub(crate) async fn append(
 
 /// Ends the transaction; a connection that is gone has ended it.
 async fn undone(client: &Object, fault: Fault) -> Fault {
-    let _ = client.batch_execute("ROLLBACK").await;
+    // Who is interrupted while it gives back a lock of the session's own may have kept it.
+    let _ = client.batch_execute("ROLLBACK; SELECT pg_advisory_unlock_all()").await;
     fault
 }
 

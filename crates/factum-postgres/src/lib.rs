@@ -18,7 +18,9 @@
 //! ```
 
 mod append;
+mod connect;
 mod desk;
+mod epoch;
 mod fault;
 mod json;
 mod known;
@@ -31,21 +33,32 @@ mod sql;
 mod url;
 mod within;
 
-use std::{collections::BTreeSet, fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use deadpool_postgres::{Object, Pool};
 use factum::{
-    Append, Appended, Durability, Error, EventStore, Head, Limits, Outcome, Page, Position, Read, Result,
-    StreamName, StreamState,
+    Append, Appended, Durability, Error, EventStore, Guard, Head, Limits, Outcome, Page, Position, Read,
+    Result, Start, StreamName, StreamState, Token,
 };
 use tokio::sync::watch;
-use tokio_postgres::{Config, NoTls};
 use uuid::Uuid;
 
-use self::fault::Fault;
 pub use self::models::PostgresReads;
 pub use self::url::{is_url, without_password};
+use self::{
+    connect::{Door, take},
+    fault::Fault,
+};
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -97,6 +110,8 @@ struct Inner {
     place: String,
     schema: String,
     log_id: Uuid,
+    /// The epoch as it was when the last connection was made, or since.
+    epoch: Arc<AtomicU64>,
     limits: Limits,
     durability: Durability,
     writing: Writing,
@@ -129,19 +144,10 @@ impl PostgresStore {
     /// [`Error::InvalidInput`] for a URL that is none, a user, password or database that the server refuses, a right that is
     /// missing, or a schema of a newer program; [`Error::Unavailable`] if there is no server.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
-        schema::check_name(&options.schema)?;
-        let config = configured(url, &options)?;
-        let place = place_of(&config, &options.schema);
-        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_config(config, NoTls, manager))
-            .max_size(options.connections.max(1))
-            .runtime(deadpool_postgres::Runtime::Tokio1)
-            .wait_timeout(Some(options.patience))
-            .create_timeout(Some(options.patience))
-            .build()
-            .map_err(|error| Error::invalid("the pool of connections", error.to_string()))?;
-        let mut client = take(&pool, &place).await?;
+        let door = Door::to(url, &options)?;
+        let mut client = door.client().await?;
         let ready = async {
+            epoch::refuse_standby(&client).await?;
             schema::migrate(&mut client, &options.schema).await?;
             let look = schema::in_schema(
                 "SELECT current_setting('fsync') = 'on', log_id FROM factum.log",
@@ -150,11 +156,16 @@ impl PostgresStore {
             let row = client.query_one(&look, &[]).await?;
             Ok::<(bool, Uuid), Fault>((row.try_get(0)?, row.try_get(1)?))
         };
-        let (synced, log_id) = ready.await.map_err(|fault| fault.explain(&place))?;
+        let (synced, log_id) = ready.await.map_err(|fault| fault.explain(&door.place))?;
+        let epoch = Arc::<AtomicU64>::default();
+        let pool = door.pool(epoch.clone())?;
+        // The first one is made now, so that what is wrong is told now.
+        drop(take(&pool, &door.place).await?);
         let inner = Inner {
             pool,
-            place,
+            place: door.place,
             log_id,
+            epoch,
             limits: options.limits,
             durability: if synced { Durability::Synced } else { Durability::Relaxed },
             writing: options.writing,
@@ -176,6 +187,53 @@ impl PostgresStore {
     /// Where snapshots of aggregates are kept, in this database: `factum.with_snapshots(store.snapshots())`.
     pub fn snapshots(&self) -> PostgresReads {
         self.reads()
+    }
+
+    /// Begins a new epoch by hand: what was handed out before is `LogRewound` from now on. The store does this by itself wherever it
+    /// can see that it is elsewhere: on a promoted standby, after a recovery to a point in time, after a dump and restore. What it
+    /// cannot see is the server's own data directory put back to an earlier state (a snapshot of the disk or of the machine).
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub async fn begin_epoch(&self) -> Result<Head> {
+        let begin = |inner: Arc<Inner>, client: Object| async move {
+            epoch::begin(&client, &inner.schema, true).await?;
+            read::head(&client, &inner.read).await
+        };
+        let head = self.run(begin).await?;
+        self.inner.epoch.store(head.token.log.epoch, Ordering::Relaxed);
+        Ok(head)
+    }
+
+    /// Says that nothing was lost when an epoch ended: a switch-over that was planned, or a standby that was synchronous. Its tokens and
+    /// checkpoints are valid again up to `up_to`; unless said otherwise that is the last event that was there when the next epoch
+    /// began. What lies beyond stays `LogRewound`. Answers up to where.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if no such epoch has ended, [`Error::InvalidInput`] for a position that was not there any more, and failures
+    /// of the database.
+    pub async fn continue_epoch(&self, ended: u64, up_to: Option<Position>) -> Result<Position> {
+        self.run(
+            move |inner, client| async move { epoch::carry_on(&client, &inner.schema, ended, up_to).await },
+        )
+        .await
+    }
+
+    /// The token as one of the present epoch. It costs no trip where it is one.
+    async fn of_this_epoch(&self, token: Token) -> Result<Token> {
+        if token.log.epoch == self.inner.epoch.load(Ordering::Relaxed) {
+            return Ok(token);
+        }
+        self.locate(token).await
+    }
+
+    async fn bring_into_this_epoch(&self, guards: &mut [Guard]) -> Result<()> {
+        for guard in guards {
+            if let Guard::Query { after, .. } = guard {
+                *after = self.of_this_epoch(*after).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Runs `work` on a connection.
@@ -216,10 +274,11 @@ impl PostgresStore {
 
 #[async_trait]
 impl EventStore for PostgresStore {
-    async fn append(&self, append: Append) -> Result<Appended> {
+    async fn append(&self, mut append: Append) -> Result<Appended> {
         // What cannot be right is not worth a trip, and must not trouble others.
         self.inner.limits.check(&append)?;
         known::concerned(&append, &mut BTreeSet::new())?;
+        self.bring_into_this_epoch(&mut append.guards).await?;
         let appended = match self.inner.writing {
             Writing::Single => {
                 self.to_the_end(|inner| async move { desk::alone(&inner, &append).await }).await?
@@ -230,7 +289,10 @@ impl EventStore for PostgresStore {
         Ok(appended)
     }
 
-    async fn read(&self, read: Read) -> Result<Page> {
+    async fn read(&self, mut read: Read) -> Result<Page> {
+        if let Start::Beyond(token) = &mut read.start {
+            *token = self.of_this_epoch(*token).await?;
+        }
         self.run(|inner, client| async move { read::page(&client, &inner.read, &read).await }).await
     }
 
@@ -243,6 +305,14 @@ impl EventStore for PostgresStore {
         self.run(|inner, client| async move { read::stream_state(&client, &inner.read, &stream).await }).await
     }
 
+    async fn locate(&self, token: Token) -> Result<Token> {
+        let located =
+            self.run(move |inner, client| async move { epoch::locate(&client, &inner.schema, token).await });
+        let located = located.await?;
+        self.inner.epoch.store(located.log.epoch, Ordering::Relaxed);
+        Ok(located)
+    }
+
     async fn changed(&self, position: Position) {
         // The sender lives as long as this store, so waiting cannot fail. Other processes' appends are found by looking again.
         let _ = self.inner.written.subscribe().wait_for(|written| *written > position).await;
@@ -251,48 +321,4 @@ impl EventStore for PostgresStore {
     fn limits(&self) -> Limits {
         self.inner.limits
     }
-}
-
-fn configured(url: &str, options: &Options) -> Result<Config> {
-    let mut config = Config::from_str(url).map_err(|error| {
-        let why = format!("it must look like postgres://user:password@host:5432/database ({error})");
-        Error::invalid("the URL of PostgreSQL", why)
-    })?;
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        let why = "it names no host; it must look like postgres://user:password@host:5432/database";
-        return Err(Error::invalid("the URL of PostgreSQL", why));
-    }
-    let patience = options.patience.as_millis();
-    // A commit is acknowledged when it is durable, whatever the server's default; and a process that hangs does not hold others
-    // up for ever.
-    let settings = format!(
-        "-c synchronous_commit=on -c statement_timeout={patience} -c idle_in_transaction_session_timeout={patience} -c default_transaction_isolation=read\\ committed"
-    );
-    config
-        .options(settings)
-        .application_name(format!("factum {}", options.schema))
-        .connect_timeout(options.patience);
-    Ok(config)
-}
-
-/// The database, as an error names it.
-fn place_of(config: &Config, schema: &str) -> String {
-    let host = match config.get_hosts().first() {
-        Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
-        Some(tokio_postgres::config::Host::Unix(path)) => path.display().to_string(),
-        None => "localhost".to_owned(),
-    };
-    let port = config.get_ports().first().copied().unwrap_or(5432);
-    let database = config.get_dbname().or(config.get_user()).unwrap_or("postgres");
-    format!("`{database}` on {host}:{port}, schema `{schema}`")
-}
-
-async fn take(pool: &Pool, place: &str) -> Result<Object> {
-    pool.get().await.map_err(|error| match error {
-        deadpool_postgres::PoolError::Backend(error) => Fault::from(error).explain(place),
-        error => {
-            let why = format!("no connection to PostgreSQL {place} became free: {error}");
-            Error::Unavailable { why, outcome: Outcome::No }
-        }
-    })
 }

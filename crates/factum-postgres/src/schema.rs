@@ -60,9 +60,10 @@ pub(crate) async fn migrate(client: &mut Client, schema: &str) -> Result<(), Fau
         let note = in_schema("INSERT INTO factum.migrations (number, name) VALUES ($1, $2)", schema);
         tx.execute(&note, &[number, name]).await?;
     }
-    let begin = "INSERT INTO factum.log (log_id, epoch, system_identifier, timeline)
-        SELECT gen_random_uuid(), 1, system_identifier, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer
-        FROM pg_control_system() ON CONFLICT DO NOTHING";
+    // Written by this transaction itself, and by none within it: its id is one of the marks of the place.
+    let begin = "INSERT INTO factum.log (log_id, epoch, system_identifier, timeline, database_oid, log_oid, written_by)
+        SELECT gen_random_uuid(), 1, h.*, pg_current_xact_id()::text::bigint & 4294967295 FROM factum.here() h
+        ON CONFLICT DO NOTHING";
     tx.execute(&in_schema(begin, schema), &[]).await?;
     Ok(tx.commit().await?)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use factum::{Append, Appended, Error, Result};
+use factum::{Append, Appended, Error, Outcome, Result};
 use tokio_postgres::{Client, Statement, Transaction};
 
 use crate::{
@@ -49,11 +49,12 @@ impl PostgresStore {
     /// # Errors
     /// As for [`append`](factum::EventStore::append), and [`Error::InvalidInput`] if the transaction is not `READ COMMITTED` (it
     /// could not see what its locks have waited for) or is of another database.
-    pub async fn append_within(&self, transaction: &Transaction<'_>, append: Append) -> Result<Appended> {
+    pub async fn append_within(&self, transaction: &Transaction<'_>, mut append: Append) -> Result<Appended> {
         let (inner, client) = (&self.inner, OfTheCaller(transaction.client()));
         let within = async {
             inner.limits.check(&append)?;
             self.check_transaction(&client).await?;
+            self.bring_into_this_epoch(&mut append.guards).await?;
             append::append_within(&client, &inner.append, &inner.limits, inner.durability, &append).await
         };
         within.await.map_err(|fault: Fault| fault.explain(&inner.place))
@@ -87,8 +88,14 @@ impl PostgresStore {
         }
         let mut ours = false;
         if there {
-            let log_id = format!("SELECT log_id FROM \"{schema}\".log");
-            ours = line.0.query_one(&log_id, &[]).await?.try_get::<_, uuid::Uuid>(0)? == self.inner.log_id;
+            let log = format!("SELECT log_id, \"{schema}\".is_where_it_was() FROM \"{schema}\".log");
+            let row = line.0.query_one(&log, &[]).await?;
+            ours = row.try_get::<_, uuid::Uuid>(0)? == self.inner.log_id;
+            if ours && !row.try_get::<_, bool>(1)? {
+                // Whoever takes a connection of the store's own begins a new epoch; a transaction that may be rolled back cannot.
+                let why = "the database was failed over or restored, and nobody has opened the store there since; ask it for its `head`, and begin again".to_owned();
+                return Err(Error::Unavailable { why, outcome: Outcome::No }.into());
+            }
         }
         if ours {
             return Ok(());

@@ -54,6 +54,17 @@ impl<const GROUPED: bool> Harness for OnPostgres<GROUPED> {
         drop(store);
         self.connect().await
     }
+
+    fn begin_epoch(&self) -> bool {
+        // Through a store of its own, as another process would.
+        let options = Options { schema: self.schema.clone(), ..Options::default() };
+        let begin = async move {
+            let store = PostgresStore::open(&support::url(), options).await?;
+            store.begin_epoch().await
+        };
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        std::thread::spawn(move || runtime().block_on(begin)).join().unwrap().is_ok()
+    }
 }
 
 mod single {

@@ -14,116 +14,12 @@ use std::{
 };
 
 use factum::{
-    Append, Delivery, EventId, EventStore, EventStoreExt, NewEvent, Placed, Position, Query, Read,
-    RecordedEvent, StreamName, Subscription, subscribe,
+    Delivery, EventId, EventStore, EventStoreExt, Placed, Position, Read, RecordedEvent, Subscription,
 };
-use factum_postgres::{Options, PostgresStore};
+use factum_postgres::PostgresStore;
 use tokio_postgres::Client;
 
-/// The place at which a test holds somebody up: an advisory lock.
-const GATE: i64 = 77;
-
-/// A store in a schema of its own, and a connection to do by hand what the store would not.
-struct Bench {
-    store: Arc<PostgresStore>,
-    schema: String,
-    hand: Client,
-}
-
-impl Bench {
-    async fn new() -> Self {
-        let schema = support::fresh_schema();
-        let options = Options { schema: schema.clone(), ..Options::default() };
-        let store = Arc::new(PostgresStore::open(&support::url(), options).await.unwrap());
-        Self { store, schema, hand: connect().await }
-    }
-
-    /// SQL in the store's schema, which it calls `factum`.
-    async fn by_hand(&self, sql: &str) {
-        self.hand.batch_execute(&self.sql(sql)).await.unwrap();
-    }
-
-    fn sql(&self, sql: &str) -> String {
-        sql.replace("factum.", &format!("{}.", self.schema))
-    }
-
-    fn append(&self, stream: &str) -> tokio::task::JoinHandle<factum::Result<factum::Appended>> {
-        let (store, append) = (self.store.clone(), one(stream));
-        tokio::spawn(async move { store.append(append).await })
-    }
-
-    /// Waits until so many events are committed, seen by whoever looks without care.
-    async fn committed(&self, events: i64) {
-        let count = self.sql("SELECT count(*) FROM factum.events");
-        until(async || self.hand_count(&count).await == events).await;
-    }
-
-    /// Waits until somebody stands at the gate.
-    async fn somebody_waits_at_the_gate(&self) {
-        let waiting = format!(
-            "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-             WHERE l.locktype = 'advisory' AND NOT l.granted AND l.objid = {GATE} AND a.application_name = 'factum {}'",
-            self.schema
-        );
-        until(async || self.hand_count(&waiting).await > 0).await;
-    }
-
-    async fn hand_count(&self, sql: &str) -> i64 {
-        self.hand.query_one(sql, &[]).await.unwrap().get(0)
-    }
-
-    async fn subscription(&self) -> Subscription {
-        subscribe(self.store.clone(), Query::all(), None).await.unwrap()
-    }
-}
-
-/// A gate of this bench alone.
-impl Bench {
-    async fn shut(&self) -> Client {
-        let gate = connect().await;
-        gate.batch_execute(&self.gate("pg_advisory_lock")).await.unwrap();
-        gate
-    }
-
-    /// SQL that takes the gate, or gives it back.
-    fn gate(&self, function: &str) -> String {
-        format!("SELECT {function}(hashtext('{}'), {GATE})", self.schema)
-    }
-
-    /// In plpgsql: waits while the gate is shut.
-    fn pass(&self) -> String {
-        let (take, give) = (self.gate("pg_advisory_lock_shared"), self.gate("pg_advisory_unlock_shared"));
-        format!("{}; {};", take.replacen("SELECT", "PERFORM", 1), give.replacen("SELECT", "PERFORM", 1))
-    }
-}
-
-async fn connect() -> Client {
-    let (client, connection) = tokio_postgres::connect(&support::url(), tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
-
-async fn until(mut done: impl AsyncFnMut() -> bool) {
-    let waited = async {
-        while !done().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), waited)
-        .await
-        .expect("what the test waits for does not come");
-}
-
-fn one(stream: &str) -> Append {
-    Append::to(StreamName::new(stream).unwrap(), [NewEvent::json("Done", &serde_json::json!({})).unwrap()])
-}
-
-/// Draws a position, as an append does, and leaves the transaction open.
-const DRAW: &str = "BEGIN; SELECT * FROM factum.allocate(1)";
-/// Writes the event for which the position was drawn, which is the one before that of the only event there is.
-const WRITE: &str = "INSERT INTO factum.streams (name, last_revision) VALUES ('slow-1', 0);
-    INSERT INTO factum.events SELECT min(position) - 1, 'slow-1', 0, 0, gen_random_uuid(), 'Done', 'slow', 'application/json', '{}',
-    NULL, NULL, NULL, '{}', '' FROM factum.events; COMMIT";
+use support::bench::{Bench, connect, one, until};
 
 /// Streams that a subscription delivers until it has caught up.
 async fn delivered(subscription: &mut Subscription) -> Vec<String> {
@@ -143,11 +39,11 @@ async fn delivered(subscription: &mut Subscription) -> Vec<String> {
 /// and in which order.
 async fn overtaken(bench: &Bench) -> Vec<String> {
     let mut subscription = bench.subscription().await;
-    bench.by_hand(DRAW).await;
+    let drawn = bench.draw().await;
     let quick = bench.append("quick-1");
     bench.committed(1).await;
     let mut got = delivered(&mut subscription).await;
-    bench.by_hand(WRITE).await;
+    bench.write(drawn, "slow-1").await;
     quick.await.unwrap().unwrap();
     got.extend(delivered(&mut subscription).await);
     got
@@ -175,12 +71,12 @@ async fn reader_held_up(bench: &Bench) -> Vec<String> {
         (subscription, got)
     });
     bench.somebody_waits_at_the_gate().await;
-    bench.by_hand(DRAW).await;
+    let drawn = bench.draw().await;
     let quick = bench.append("quick-1");
     bench.committed(1).await;
     gate.batch_execute(&bench.gate("pg_advisory_unlock")).await.unwrap();
     let (mut subscription, mut got) = reading.await.unwrap();
-    bench.by_hand(WRITE).await;
+    bench.write(drawn, "slow-1").await;
     quick.await.unwrap().unwrap();
     got.extend(delivered(&mut subscription).await);
     got
@@ -217,7 +113,7 @@ async fn the_wrong_way_of_looking_at_the_fences_first_is_seen_to_lose_events() {
 #[tokio::test]
 async fn an_appender_that_gives_up_leaves_a_hole_that_nobody_waits_for() {
     let bench = Bench::new().await;
-    bench.by_hand(DRAW).await;
+    bench.draw().await;
     let quick = bench.append("quick-1");
     bench.committed(1).await;
     assert_eq!(bench.store.head().await.unwrap().token.position, Position(0), "not safe yet");
@@ -232,7 +128,7 @@ async fn an_appender_that_gives_up_leaves_a_hole_that_nobody_waits_for() {
 #[tokio::test]
 async fn an_append_is_answered_only_when_every_reader_sees_it() {
     let bench = Bench::new().await;
-    bench.by_hand(DRAW).await;
+    bench.draw().await;
     let mut quick = bench.append("quick-1");
     bench.committed(1).await;
     let answered = tokio::time::timeout(Duration::from_millis(300), &mut quick).await;

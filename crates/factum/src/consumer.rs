@@ -83,8 +83,7 @@ pub async fn fill_anew(store: &dyn EventStore, form: &dyn Form, to: Option<Token
     let lease = form.reads().claim(form.name()).await?;
     let generation = form.create(&lease).await?;
     if let Some(to) = to {
-        let head = store.head().await?.token;
-        let position = to.position_in(head.log, head.position)?;
+        let position = store.locate(to).await?.position;
         let read = Read::query(form.query()?).as_of(AsOf::Position(position));
         let (mut filler, mut from, mut next) = (form.filler(generation.number), None, Some(read));
         // Page by page: a log need not fit into memory.
@@ -217,13 +216,16 @@ impl Consumer {
     /// # Errors
     /// As for [`wait_for`](Self::wait_for).
     pub async fn wait_for_within(&self, to: impl Into<Token> + Send, within: Duration) -> Result<()> {
-        let to = to.into();
+        let mut to = to.into();
         let mut progress = self.inner.progress.clone();
-        if arrived(&progress.borrow(), to).is_none()
-            && let Ok(Ok(head)) = tokio::time::timeout(within, self.inner.store.head()).await
-        {
-            // A place that the log does not have would be waited for in vain.
-            to.position_in(head.token.log, head.token.position)?;
+        let already = arrived(&progress.borrow(), to);
+        if matches!(already, None | Some(Err(Error::LogRewound(_)))) {
+            // A place that the log does not have would be waited for in vain; one of a former epoch may be there all the same.
+            match tokio::time::timeout(within, self.inner.store.locate(to)).await {
+                Ok(Ok(place)) => to = place,
+                Ok(Err(rewound @ Error::LogRewound(_))) => return Err(rewound),
+                Ok(Err(_)) | Err(_) => {}
+            }
         }
         let arrival = progress.wait_for(|progress| arrived(progress, to).is_some());
         match tokio::time::timeout(within, arrival).await {

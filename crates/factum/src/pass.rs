@@ -444,10 +444,9 @@ impl Lane {
     async fn begin(&mut self) -> Result<Token> {
         // Who holds the gate opens it before it goes.
         let _ = self.road.gate.clone().wait_for(|open| *open).await;
-        let head = self.road.store.head().await?.token;
         let from = match self.from {
-            Some(token) => token.log.at(token.position_in(head.log, head.position)?),
-            None => head.log.at(Position::START),
+            Some(token) => self.road.store.locate(token).await?,
+            None => self.road.store.head().await?.token.log.at(Position::START),
         };
         self.seen = Some(from);
         Ok(from)

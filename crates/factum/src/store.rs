@@ -65,6 +65,18 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
     /// Failures of the store.
     async fn stream_state(&self, stream: &StreamName) -> Result<StreamState>;
 
+    /// The same place in the log as it is now, for a token that its history still has.
+    ///
+    /// A store that can be told that a former epoch has gone on without a loss MUST translate its tokens here, and take them
+    /// itself; what was handed out in that epoch but is not in the log stays refused.
+    ///
+    /// # Errors
+    /// [`Error::LogRewound`] for a token of another history or past the head, and failures of the store.
+    async fn locate(&self, token: Token) -> Result<Token> {
+        let head = self.head().await?.token;
+        Ok(head.log.at(token.position_in(head.log, head.position)?))
+    }
+
     /// Returns when the head may lie beyond `position`. A hint: it MAY return early, and callers look again after a while.
     async fn changed(&self, position: Position);
 
@@ -280,10 +292,9 @@ pub async fn subscribe(
     query: Query,
     from: Option<Token>,
 ) -> Result<Subscription> {
-    let head = store.head().await?.token;
     let from = match from {
-        Some(token) => token.log.at(token.position_in(head.log, head.position)?),
-        None => head.log.at(Position::START),
+        Some(token) => store.locate(token).await?,
+        None => store.head().await?.token.log.at(Position::START),
     };
     Ok(Subscription::new(store, query, from))
 }

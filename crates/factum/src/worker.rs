@@ -283,7 +283,11 @@ impl Worker {
             return Err(self.lease.fenced(catalog.epoch));
         }
         let shown = catalog.active.filter(|active| active.version == version);
-        let token = shown.and_then(|active| active.checkpoint);
+        let token = match shown.and_then(|active| active.checkpoint) {
+            // One of a former epoch that goes on is shown as those are that are waited for. Where there is none, see below.
+            Some(checkpoint) => Some(self.store.locate(checkpoint).await.unwrap_or(checkpoint)),
+            None => None,
+        };
         self.show(|progress| {
             progress.token = later(progress.token, token);
             // What it waits for is over once something has been handled.
@@ -358,9 +362,8 @@ impl Worker {
         let version = self.form.version();
         let active = catalog.active.filter(|_| self.stopped.is_none());
         let followed = [active, catalog.building].into_iter().flatten().filter(|g| g.version == version);
-        let head = self.store.head().await?.token;
         for checkpoint in followed.filter_map(|generation| generation.checkpoint) {
-            checkpoint.position_in(head.log, head.position)?;
+            self.store.locate(checkpoint).await?;
         }
         Ok(())
     }

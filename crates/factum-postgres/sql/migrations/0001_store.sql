@@ -5,9 +5,24 @@ CREATE TABLE factum.log (
     the_one           boolean PRIMARY KEY DEFAULT true CHECK (the_one),
     log_id            uuid    NOT NULL,
     epoch             bigint  NOT NULL,
-    -- Where the epoch was begun: a cluster, and its timeline. Elsewhere, history may have been rewound.
-    system_identifier bigint  NOT NULL,
-    timeline          integer NOT NULL
+    -- Where the epoch was begun; elsewhere, history may have been rewound. A cluster and its timeline, which a promoted standby and
+    -- a recovery to a point in time change (null where the server does not tell); the oids of the database and of this table, which
+    -- a dump does not carry; and the id of the transaction that wrote this row, which a restored copy was not written by.
+    system_identifier bigint,
+    timeline          integer,
+    database_oid      oid     NOT NULL,
+    log_oid           oid     NOT NULL,
+    written_by        bigint  NOT NULL
+);
+
+-- The epochs that have ended.
+CREATE TABLE factum.epochs (
+    epoch        bigint PRIMARY KEY,
+    ended_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- The last event that was there when the next one began.
+    found        bigint NOT NULL,
+    -- What an operator has said: tokens of this epoch go on to be valid up to here.
+    continued_to bigint CHECK (continued_to BETWEEN 0 AND found)
 );
 
 -- The last position that was drawn, and the last moment. Neither goes back when a transaction does: both are only read and
@@ -71,6 +86,60 @@ CREATE FUNCTION factum.moment() RETURNS bigint VOLATILE LANGUAGE sql AS $$
     SELECT greatest(last_value, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) FROM factum.recorded_at
 $$;
 
+-- Where this is: see `factum.log`.
+CREATE FUNCTION factum.here(OUT system_identifier bigint, OUT timeline integer, OUT database_oid oid, OUT log_oid oid)
+    VOLATILE LANGUAGE plpgsql AS $$
+BEGIN
+    -- A server that somebody else operates may keep these to itself.
+    BEGIN
+        SELECT c.system_identifier INTO here.system_identifier FROM pg_control_system() c;
+    EXCEPTION WHEN OTHERS THEN
+        system_identifier := NULL;
+    END;
+    BEGIN
+        -- Of what is written at this moment: what `pg_control_checkpoint` says is older just after a promotion.
+        timeline := ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer;
+    EXCEPTION WHEN OTHERS THEN
+        timeline := NULL;
+    END;
+    SELECT d.oid INTO here.database_oid FROM pg_database d WHERE d.datname = current_database();
+    log_oid := 'factum.log'::regclass::oid;
+END $$;
+
+-- Whether this is where the epoch was begun.
+CREATE FUNCTION factum.is_where_it_was() RETURNS boolean VOLATILE LANGUAGE sql AS $$
+    SELECT (l.system_identifier = h.system_identifier) IS NOT FALSE AND (l.timeline = h.timeline) IS NOT FALSE
+       AND l.database_oid = h.database_oid AND l.log_oid = h.log_oid AND l.written_by = l.xmin::text::bigint
+    FROM factum.log l, factum.here() h
+$$;
+
+-- Ends the epoch and begins a new one, unless this is where the epoch was begun. Whether it did. `anyway`: also then.
+CREATE FUNCTION factum.begin_epoch(anyway boolean) RETURNS boolean VOLATILE LANGUAGE plpgsql AS $$
+DECLARE
+    place record;
+    last  bigint;
+BEGIN
+    -- One does it; who waited finds it done.
+    PERFORM FROM factum.log FOR UPDATE;
+    IF NOT anyway AND factum.is_where_it_was() THEN
+        RETURN false;
+    END IF;
+    SELECT coalesce(max(position), 0) INTO last FROM factum.events;
+    INSERT INTO factum.epochs (epoch, found) SELECT epoch, last FROM factum.log;
+    SELECT * INTO place FROM factum.here();
+    -- No two histories share a number, also if each began on its own: hence the moment.
+    UPDATE factum.log SET
+        epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
+        system_identifier = place.system_identifier, timeline = place.timeline,
+        database_oid = place.database_oid, log_oid = place.log_oid,
+        written_by = pg_current_xact_id()::text::bigint & 4294967295;
+    -- Not every copy takes sequences along.
+    PERFORM setval('factum.position', greatest(last, (SELECT last_value FROM factum.position)));
+    PERFORM setval('factum.recorded_at', greatest((SELECT last_value FROM factum.recorded_at),
+        (SELECT coalesce(max(recorded_at), 0) FROM factum.events)));
+    RETURN true;
+END $$;
+
 -- What appenders have announced: each holds a lock that says 'I draw positions beyond this one only'.
 CREATE VIEW factum.fences AS
     SELECT l.objid AS key, l.pid
@@ -118,20 +187,22 @@ DECLARE
     gate CONSTANT integer := 'factum.log'::regclass::oid::integer;
     last bigint;
 BEGIN
-    -- Held for these few statements, not to the end of the transaction: runs of positions do not mix, and time goes their way.
-    PERFORM pg_advisory_lock(gate, 0);
     BEGIN
+        -- Held for these few statements, not to the end of the transaction: runs of positions do not mix, and time goes their
+        -- way. It is the session's own, so that whoever is interrupted anywhere between must give it back; and one that is
+        -- interrupted as it takes it may have it or not.
+        PERFORM pg_advisory_lock(gate, 0);
         SELECT last_value INTO last FROM factum.position;
         PERFORM pg_advisory_xact_lock('factum.events'::regclass::oid::integer, factum.fence_key(last));
         first := last + 1;
         PERFORM setval('factum.position', last + count);
         moment := factum.moment();
         PERFORM setval('factum.recorded_at', moment);
+        PERFORM pg_advisory_unlock(gate, 0);
     EXCEPTION WHEN OTHERS OR query_canceled THEN
         PERFORM pg_advisory_unlock(gate, 0);
         RAISE;
     END;
-    PERFORM pg_advisory_unlock(gate, 0);
 END $$;
 
 -- Locks the places where appends and guards on queries meet, in one order for all: an append takes those of its events shared, a

@@ -1,0 +1,132 @@
+//! Connections: how they are made, and what is asked of each new one.
+
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
+use factum::{Error, Outcome, Result};
+use tokio_postgres::{Client, Config, NoTls, config::Host};
+
+use crate::{Options, epoch, fault::Fault};
+
+/// How to reach one database, and the store in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    config: Config,
+    /// How an error names it: never with a password.
+    pub(crate) place: String,
+    schema: String,
+    connections: usize,
+    patience: Duration,
+}
+
+impl Door {
+    /// # Errors
+    /// [`Error::InvalidInput`] for a URL or a schema's name that is none.
+    pub(crate) fn to(url: &str, options: &Options) -> Result<Self> {
+        crate::schema::check_name(&options.schema)?;
+        let config = configured(url, options)?;
+        let place = place_of(&config, &options.schema);
+        let Options { schema, connections, patience, .. } = options.clone();
+        Ok(Self { config, place, schema, connections, patience })
+    }
+
+    /// A connection of its own, on which nothing has been asked yet.
+    ///
+    /// # Errors
+    /// As for a store that is opened.
+    pub(crate) async fn client(&self) -> Result<Client> {
+        let connected = tokio::time::timeout(self.patience, self.config.connect(NoTls)).await;
+        let (client, connection) = match connected {
+            Ok(connected) => connected.map_err(|error| Fault::from(error).explain(&self.place))?,
+            Err(_) => {
+                let why = format!("PostgreSQL {} does not answer", self.place);
+                return Err(Error::Unavailable { why, outcome: Outcome::No });
+            }
+        };
+        // It ends with the client; what it would say, the client's next word says.
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Connections for a store. Each is asked where it is before it is used, and `epoch` is told.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if there can be no such pool.
+    pub(crate) fn pool(&self, epoch: Arc<AtomicU64>) -> Result<Pool> {
+        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let schema = self.schema.clone();
+        Pool::builder(Manager::from_config(self.config.clone(), NoTls, manager))
+            .max_size(self.connections.max(1))
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .wait_timeout(Some(self.patience))
+            .create_timeout(Some(self.patience))
+            .post_create(Hook::async_fn(move |client, _| {
+                let (schema, epoch) = (schema.clone(), epoch.clone());
+                Box::pin(async move {
+                    match epoch::look_around(client, &schema).await {
+                        Ok(present) => epoch.store(present, Ordering::Relaxed),
+                        Err(Fault::Database(error, _)) => return Err(HookError::Backend(error)),
+                        Err(Fault::Known(error)) => return Err(HookError::message(error.to_string())),
+                    }
+                    Ok(())
+                })
+            }))
+            .build()
+            .map_err(|error| Error::invalid("the pool of connections", error.to_string()))
+    }
+}
+
+/// A connection of the pool's.
+pub(crate) async fn take(pool: &Pool, place: &str) -> Result<Object> {
+    let unavailable = |why: String| Error::Unavailable { why, outcome: Outcome::No };
+    pool.get().await.map_err(|error| match error {
+        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+            Fault::from(error).explain(place)
+        }
+        PoolError::PostCreateHook(HookError::Message(why)) => {
+            unavailable(format!("PostgreSQL {place}: {why}"))
+        }
+        error => unavailable(format!("no connection to PostgreSQL {place} became free: {error}")),
+    })
+}
+
+fn configured(url: &str, options: &Options) -> Result<Config> {
+    let mut config = Config::from_str(url).map_err(|error| {
+        let why = format!("it must look like postgres://user:password@host:5432/database ({error})");
+        Error::invalid("the URL of PostgreSQL", why)
+    })?;
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        let why = "it names no host; it must look like postgres://user:password@host:5432/database";
+        return Err(Error::invalid("the URL of PostgreSQL", why));
+    }
+    let patience = options.patience.as_millis();
+    // A commit is acknowledged when it is durable, whatever the server's default; and a process that hangs does not hold others
+    // up for ever.
+    let settings = format!(
+        "-c synchronous_commit=on -c statement_timeout={patience} -c idle_in_transaction_session_timeout={patience} -c default_transaction_isolation=read\\ committed"
+    );
+    config
+        .options(settings)
+        .application_name(format!("factum {}", options.schema))
+        .connect_timeout(options.patience);
+    Ok(config)
+}
+
+/// The database, as an error names it.
+fn place_of(config: &Config, schema: &str) -> String {
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(host)) => host.clone(),
+        Some(Host::Unix(path)) => path.display().to_string(),
+        None => "localhost".to_owned(),
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let database = config.get_dbname().or(config.get_user()).unwrap_or("postgres");
+    format!("`{database}` on {host}:{port}, schema `{schema}`")
+}
