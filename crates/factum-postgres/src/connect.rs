@@ -106,11 +106,11 @@ fn configured(url: &str, options: &Options) -> Result<Config> {
         let why = "it names no host; it must look like postgres://user:password@host:5432/database";
         return Err(Error::invalid("the URL of PostgreSQL", why));
     }
-    let patience = options.patience.as_millis();
+    let timeout = options.statement_timeout.as_millis();
     // A commit is acknowledged when it is durable, whatever the server's default; and a process that hangs does not hold others
     // up for ever.
     let settings = format!(
-        "-c synchronous_commit=on -c statement_timeout={patience} -c idle_in_transaction_session_timeout={patience} -c default_transaction_isolation=read\\ committed"
+        "-c synchronous_commit=on -c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c default_transaction_isolation=read\\ committed"
     );
     config
         .options(settings)

@@ -30,6 +30,7 @@ mod rows;
 mod schema;
 mod snapshots;
 mod sql;
+mod status;
 mod url;
 mod within;
 
@@ -54,6 +55,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use self::models::PostgresReads;
+pub use self::status::{EndedEpoch, Holder, LogStatus, Migration, Status};
 pub use self::url::{is_url, without_password};
 use self::{
     connect::{Door, take},
@@ -69,8 +71,14 @@ pub struct Options {
     pub limits: Limits,
     /// Connections to the server, at most. 16, unless said otherwise.
     pub connections: usize,
-    /// How long a statement may take, and how long to wait for a connection. 30 seconds, unless said otherwise.
+    /// How long to wait for a connection. 30 seconds, unless said otherwise.
     pub patience: Duration,
+    /// How long a statement may take, and how long a transaction may do nothing: one that hangs holds up the answers to those that
+    /// come after it for at most so long. 30 seconds, unless said otherwise.
+    pub statement_timeout: Duration,
+    /// Whether opening the store brings the schema up to date, as it does unless said otherwise. Without, a schema that is missing or
+    /// older is refused: for a role that has no right to change it, while another one calls [`PostgresStore::migrate`].
+    pub migrate: bool,
     /// How appends are written. [`Writing::Single`], unless said otherwise.
     pub writing: Writing,
 }
@@ -93,6 +101,8 @@ impl Default for Options {
             limits,
             connections: 16,
             patience: Duration::from_secs(30),
+            statement_timeout: Duration::from_secs(30),
+            migrate: true,
             writing: Writing::default(),
         }
     }
@@ -148,7 +158,11 @@ impl PostgresStore {
         let mut client = door.client().await?;
         let ready = async {
             epoch::refuse_standby(&client).await?;
-            schema::migrate(&mut client, &options.schema).await?;
+            if options.migrate {
+                schema::migrate(&mut client, &options.schema).await?;
+            } else {
+                schema::refuse_unless_up_to_date(&client, &options.schema).await?;
+            }
             let look = schema::in_schema(
                 "SELECT current_setting('fsync') = 'on', log_id FROM factum.log",
                 &options.schema,
@@ -187,6 +201,40 @@ impl PostgresStore {
     /// Where snapshots of aggregates are kept, in this database: `factum.with_snapshots(store.snapshots())`.
     pub fn snapshots(&self) -> PostgresReads {
         self.reads()
+    }
+
+    /// Brings the schema up to date, and makes it if it is missing; answers which steps that took. The role needs the rights for it;
+    /// one that then opens the store with [`migrate: false`](Options::migrate) does not.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub async fn migrate(url: &str, options: &Options) -> Result<Vec<Migration>> {
+        let door = Door::to(url, options)?;
+        let mut client = door.client().await?;
+        let migrated = async {
+            epoch::refuse_standby(&client).await?;
+            schema::migrate(&mut client, &options.schema).await
+        };
+        migrated.await.map_err(|fault| fault.explain(&door.place))
+    }
+
+    /// How the store at this URL is, of whichever version, or whether there is none. It changes nothing, and looks at standbys too.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), but for the version.
+    pub async fn status_of(url: &str, options: &Options) -> Result<Status> {
+        let door = Door::to(url, options)?;
+        let client = door.client().await?;
+        let status = status::of(&client, &options.schema, &door.place).await;
+        status.map_err(|fault| fault.explain(&door.place))
+    }
+
+    /// How this store is.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub async fn status(&self) -> Result<Status> {
+        self.run(|inner, client| async move { status::of(&client, &inner.schema, &inner.place).await }).await
     }
 
     /// Begins a new epoch by hand: what was handed out before is `LogRewound` from now on. The store does this by itself wherever it

@@ -1,11 +1,11 @@
 //! The schema: numbered files, applied once each, in order.
 
-use factum::{Error, Result};
+use factum::{Error, Result, Timestamp};
 use tokio_postgres::Client;
 
-use crate::fault::Fault;
+use crate::{Migration, fault::Fault};
 
-/// The migrations: they never change once they are published.
+/// The migrations, numbered from 1 without a gap: they never change once they are published.
 const MIGRATIONS: &[(i32, &str, &str)] = &[
     (1, "the event store", include_str!("../sql/migrations/0001_store.sql")),
     (2, "read models and snapshots", include_str!("../sql/migrations/0002_reads.sql")),
@@ -37,12 +37,15 @@ pub(crate) fn check_name(schema: &str) -> Result<()> {
     Err(Error::invalid(format!("the schema's name `{schema}`"), why))
 }
 
-/// Brings the schema up to date. One that is newer than this program is refused.
-pub(crate) async fn migrate(client: &mut Client, schema: &str) -> Result<(), Fault> {
-    if applied(client, schema).await? == last_known() {
-        return Ok(());
+/// Brings the schema up to date, and says which steps that took. One that is newer than this program is refused.
+pub(crate) async fn migrate(client: &mut Client, schema: &str) -> Result<Vec<Migration>, Fault> {
+    if missing(client, schema).await?.is_empty() {
+        return Ok(Vec::new());
     }
     let tx = client.transaction().await?;
+    // A step on a large log may take its time.
+    tx.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
+        .await?;
     tx.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATING]).await?;
     let make = "CREATE SCHEMA IF NOT EXISTS factum_;
         CREATE TABLE IF NOT EXISTS factum.migrations (
@@ -50,49 +53,74 @@ pub(crate) async fn migrate(client: &mut Client, schema: &str) -> Result<(), Fau
         );"
     .replace("factum_", &format!("\"{schema}\""));
     tx.batch_execute(&in_schema(&make, schema)).await?;
-    let done: i32 = tx
-        .query_one(&in_schema("SELECT coalesce(max(number), 0) FROM factum.migrations", schema), &[])
-        .await?
-        .get(0);
-    refuse_newer(schema, done)?;
-    for (number, name, sql) in MIGRATIONS.iter().filter(|(number, ..)| *number > done) {
+    // Another one may have done it meanwhile.
+    let missing = missing(tx.client(), schema).await?;
+    for step in &missing {
+        let (number, name, sql) = MIGRATIONS[step.number as usize - 1];
         tx.batch_execute(&in_schema(sql, schema)).await?;
         let note = in_schema("INSERT INTO factum.migrations (number, name) VALUES ($1, $2)", schema);
-        tx.execute(&note, &[number, name]).await?;
+        tx.execute(&note, &[&number, &name]).await?;
     }
     // Written by this transaction itself, and by none within it: its id is one of the marks of the place.
     let begin = "INSERT INTO factum.log (log_id, epoch, system_identifier, timeline, database_oid, log_oid, written_by)
         SELECT gen_random_uuid(), 1, h.*, pg_current_xact_id()::text::bigint & 4294967295 FROM factum.here() h
         ON CONFLICT DO NOTHING";
     tx.execute(&in_schema(begin, schema), &[]).await?;
-    Ok(tx.commit().await?)
+    tx.commit().await?;
+    Ok(missing)
 }
 
-/// The last migration that was applied; 0 if there is none.
-async fn applied(client: &Client, schema: &str) -> Result<i32, Fault> {
-    let table = format!("\"{schema}\".migrations");
-    let there: bool = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await?.get(0);
-    if !there {
-        return Ok(0);
-    }
-    let last = in_schema("SELECT coalesce(max(number), 0) FROM factum.migrations", schema);
-    let last: i32 = client.query_one(&last, &[]).await?.get(0);
-    refuse_newer(schema, last)?;
-    Ok(last)
-}
-
-/// The last migration that this program knows.
-fn last_known() -> i32 {
-    MIGRATIONS.last().map_or(0, |(number, ..)| *number)
-}
-
-fn refuse_newer(schema: &str, applied: i32) -> Result<(), Fault> {
-    let known = last_known();
-    if applied <= known {
-        return Ok(());
-    }
+/// # Errors
+/// [`Error::InvalidInput`] for a schema that is older or newer than this program.
+pub(crate) async fn refuse_unless_up_to_date(client: &Client, schema: &str) -> Result<(), Fault> {
+    let missing = missing(client, schema).await?;
+    let Some(first) = missing.first() else { return Ok(()) };
     let what = format!("the schema `{schema}` in PostgreSQL");
-    let why =
-        format!("it is of a newer program (migration {applied}, this one knows {known}); start that one");
+    let why = format!(
+        "it lacks migration {} ({}), and this store was opened without the right to migrate: run `PostgresStore::migrate` with a role that may",
+        first.number, first.name
+    );
     Err(Error::invalid(what, why).into())
+}
+
+/// What this program has and the schema has not.
+async fn missing(client: &Client, schema: &str) -> Result<Vec<Migration>, Fault> {
+    let mut migrations = migrations(client, schema).await?;
+    if let Some(newer) = migrations.iter().rfind(|migration| !migration.known) {
+        let what = format!("the schema `{schema}` in PostgreSQL");
+        let (applied, known) = (newer.number, MIGRATIONS.len());
+        let why =
+            format!("it is of a newer program (migration {applied}, this one knows {known}); start that one");
+        return Err(Error::invalid(what, why).into());
+    }
+    migrations.retain(|migration| migration.applied_at.is_none());
+    Ok(migrations)
+}
+
+/// Those that this program has, and those that were applied.
+pub(crate) async fn migrations(client: &Client, schema: &str) -> Result<Vec<Migration>, Fault> {
+    let mut migrations: Vec<Migration> = (1..)
+        .zip(MIGRATIONS)
+        .map(|(number, (_, name, _))| Migration {
+            number,
+            name: (*name).to_owned(),
+            applied_at: None,
+            known: true,
+        })
+        .collect();
+    let table = format!("\"{schema}\".migrations");
+    let there: bool = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await?.try_get(0)?;
+    if !there {
+        return Ok(migrations);
+    }
+    let applied = "SELECT number, name, (extract(epoch FROM applied_at) * 1000000)::bigint FROM factum.migrations ORDER BY number";
+    for row in client.query(&in_schema(applied, schema), &[]).await? {
+        let number = u32::try_from(row.try_get::<_, i32>(0)?).unwrap_or_default();
+        let applied_at = Some(Timestamp(row.try_get(2)?));
+        match migrations.iter_mut().find(|migration| migration.number == number) {
+            Some(known) => known.applied_at = applied_at,
+            None => migrations.push(Migration { number, name: row.try_get(1)?, applied_at, known: false }),
+        }
+    }
+    Ok(migrations)
 }
