@@ -8,15 +8,16 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
-use factum::{ContentType, Error, EventStoreExt, LogIdentity, Outcome, Position, Read, RecordedEvent};
+use factum::{ContentType, Error, EventStoreExt, Outcome, Position, Read, RecordedEvent};
 use factum_log::{Cut, Options, Part, Progress, Scavenge, Scavenging, Verification};
 
 use crate::{
     audit,
+    database::{self, Continue, Look},
     exit::{EXIT_CODES, Exit, Kind},
-    place::{Log, Place, Server, in_runtime, only_files},
+    place::{Database, Log, Place, Server, in_runtime, only_files},
     progress::Bar,
-    show::{count, many, say},
+    show::{count, identity, many, say},
 };
 
 /// Findings that `verify` prints, unless it is asked for more.
@@ -65,6 +66,23 @@ enum Verb {
     /// the world, if that is another moment, is known to the program alone: the column `happened_at` is empty here.
     #[command(after_long_help = audit::EXAMPLES)]
     Audit(audit::Audit),
+    /// Print how a log in a database is: its migrations, how far readers see, who holds that up, its epochs; changes nothing
+    ///
+    /// Standbys are looked at too. It ends with 0 if a program of this version can open the log without a migration, with 3 if not, and
+    /// with 10 if there is none.
+    Status(Look),
+    /// Make the schema of a log in a database, or bring it up to date
+    ///
+    /// Programs do that by themselves when they open the log, if their role may. Otherwise do it by this verb with a role that may, before
+    /// the program is started. A schema of a newer program is refused.
+    Migrate(Database),
+    /// Begin a new epoch of a log in a database, after its data directory was put back to an earlier state
+    ///
+    /// Of a promoted standby, a recovery to a point in time, and a dump and restore, programs find that out by themselves. What was handed
+    /// out before, tokens and checkpoints of read models, is LogRewound from then on.
+    BeginEpoch(Database),
+    /// Say that nothing was lost when an epoch of a log in a database ended: its tokens and checkpoints are valid again
+    ContinueEpoch(Continue),
     /// Copy a log, also one that is in use; into the same place again, only what is new
     Backup {
         /// The directory of the log
@@ -119,8 +137,13 @@ impl Cli {
     /// What to say when it is interrupted.
     pub(crate) fn after_interruption(&self) -> &'static str {
         match self.verb {
-            Verb::Verify { .. } | Verb::Layout { .. } | Verb::Events(_) | Verb::Audit(_) => {
-                "interrupted; nothing was changed"
+            Verb::Verify { .. }
+            | Verb::Layout { .. }
+            | Verb::Events(_)
+            | Verb::Audit(_)
+            | Verb::Status(_) => "interrupted; nothing was changed",
+            Verb::Migrate(_) | Verb::BeginEpoch(_) | Verb::ContinueEpoch(_) => {
+                "interrupted; it was done whole or not at all, and `factum status` tells which"
             }
             Verb::Backup { .. } => {
                 "interrupted; the same command goes on, and an earlier backup there is still whole"
@@ -168,6 +191,10 @@ impl Cli {
                 Place::Postgres(server) => events_in(&server),
             },
             Verb::Audit(audit) => audit.run(),
+            Verb::Status(look) => database::status(look, out),
+            Verb::Migrate(database) => database::migrate(database, out),
+            Verb::BeginEpoch(database) => database::begin_epoch(database, out),
+            Verb::ContinueEpoch(asked) => database::continue_epoch(asked, out),
             Verb::Backup { dir, dest } => {
                 let instead = "a database is backed up by PostgreSQL's own pg_dump or pg_basebackup";
                 only_files("backup", &dir, instead).and_then(|()| only_files("backup", &dest, instead))?;
@@ -317,10 +344,6 @@ fn shown(event: &RecordedEvent) -> serde_json::Result<String> {
     ];
     let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     Ok(format!("{{{}}}", fields.join(",")))
-}
-
-fn identity(LogIdentity { log_id, epoch }: LogIdentity) -> String {
-    format!("log {log_id} in epoch {epoch}")
 }
 
 fn verified(dir: &str, found: &Verification, all: bool, out: &mut String) -> Result<(), Exit> {

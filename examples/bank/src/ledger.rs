@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use factum::{Clock, Error, EventStore, Factum, Projected, Projection, State, Token, reads::ReadStore};
+use factum::{Clock, Error, Factum, Projected, Projection, State, Token, reads::ReadStore};
 use factum_log::LogStore;
 use factum_postgres::PostgresStore;
 use factum_sqlite::Sqlite;
@@ -255,10 +255,10 @@ fn open_directory(directory: &Path, begin: bool) -> Result<Ledger, Error> {
 
 async fn open_postgres(url: &str, schema: &str, begin: bool) -> Result<Ledger, Error> {
     let options = factum_postgres::Options { schema: schema.to_owned(), ..Default::default() };
-    let store = PostgresStore::open(url, options).await?;
-    if !begin && store.head().await?.token.position == factum::Position::START {
+    if !begin && !PostgresStore::status_of(url, &options).await?.is_begun() {
         return Err(Error::NotFound { what: "ledger".to_owned() });
     }
+    let store = PostgresStore::open(url, options).await?;
     Ok(Ledger { factum: Factum::new(store.clone()), open: Open::Postgres(store) })
 }
 
