@@ -54,12 +54,14 @@ use factum::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use self::models::PostgresReads;
-pub use self::status::{EndedEpoch, Holder, LogStatus, Migration, Status};
-pub use self::url::{is_url, without_password};
 use self::{
     connect::{Door, take},
     fault::Fault,
+};
+pub use self::{
+    models::PostgresReads,
+    status::{EndedEpoch, Holder, LogStatus, Migration, Status},
+    url::{is_url, without_password},
 };
 
 /// How to open a store.
@@ -192,17 +194,6 @@ impl PostgresStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Where read models are kept, in this database: `factum.project(Balances, store.reads())`.
-    pub fn reads(&self) -> PostgresReads {
-        let Inner { pool, place, schema, .. } = &*self.inner;
-        PostgresReads::new(pool.clone(), place.clone(), schema.clone())
-    }
-
-    /// Where snapshots of aggregates are kept, in this database: `factum.with_snapshots(store.snapshots())`.
-    pub fn snapshots(&self) -> PostgresReads {
-        self.reads()
-    }
-
     /// Brings the schema up to date, and makes it if it is missing; answers which steps that took. The role needs the rights for it;
     /// one that then opens the store with [`migrate: false`](Options::migrate) does not.
     ///
@@ -282,6 +273,17 @@ impl PostgresStore {
             }
         }
         Ok(())
+    }
+
+    /// Where read models are kept, in this database: `factum.project(Balances, store.reads())`.
+    pub fn reads(&self) -> PostgresReads {
+        let Inner { pool, place, schema, .. } = &*self.inner;
+        PostgresReads::new(pool.clone(), place.clone(), schema.clone())
+    }
+
+    /// Where snapshots of aggregates are kept, in this database: `factum.with_snapshots(store.snapshots())`.
+    pub fn snapshots(&self) -> PostgresReads {
+        self.reads()
     }
 
     /// Runs `work` on a connection.

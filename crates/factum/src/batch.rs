@@ -94,22 +94,7 @@ impl Batch {
 
     /// The records as events. What several projections read as the same events is decoded once.
     pub fn decode<E: EventSet>(&self) -> Decoded<E> {
-        let pieces = self.pieces.iter().map(|piece| (piece.records.clone(), piece.records.as_events::<E>()));
-        let mut all =
-            Decoded { pieces: pieces.collect(), units: Vec::with_capacity(self.len()), problem: None };
-        for (n, piece) in self.pieces.iter().enumerate() {
-            let (records, events) = &all.pieces[n];
-            for at in piece.places() {
-                match events[at].get_or_init(|| decode(&records.records[at])) {
-                    Ok(_) => all.units.push((n, at)),
-                    Err(error) => {
-                        all.problem = Some(error.clone());
-                        return all;
-                    }
-                }
-            }
-        }
-        all
+        Decoded::of_pieces(&self.pieces)
     }
 
     /// How many records these are.
@@ -171,6 +156,30 @@ impl fmt::Debug for Records {
 }
 
 impl<E: EventSet> Decoded<E> {
+    /// These records as events.
+    pub(crate) fn of(records: Vec<RecordedEvent>) -> Self {
+        Self::of_pieces(&[Piece { records: Arc::new(Records::new(records)), selected: Selected::All }])
+    }
+
+    fn of_pieces(pieces: &[Piece]) -> Self {
+        let units = Vec::with_capacity(pieces.iter().map(Piece::len).sum());
+        let decoded = pieces.iter().map(|piece| (piece.records.clone(), piece.records.as_events::<E>()));
+        let mut all = Self { pieces: decoded.collect(), units, problem: None };
+        for (n, piece) in pieces.iter().enumerate() {
+            let (records, events) = &all.pieces[n];
+            for at in piece.places() {
+                match events[at].get_or_init(|| decode(&records.records[at])) {
+                    Ok(_) => all.units.push((n, at)),
+                    Err(error) => {
+                        all.problem = Some(error.clone());
+                        return all;
+                    }
+                }
+            }
+        }
+        all
+    }
+
     /// How many records could be decoded.
     pub fn len(&self) -> usize {
         self.units.len()

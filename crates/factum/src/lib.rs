@@ -11,6 +11,7 @@ pub mod bus;
 pub mod codec;
 pub mod consumer;
 pub mod decision;
+pub mod documents;
 pub mod error;
 pub mod event;
 pub mod evolution;
@@ -57,7 +58,7 @@ pub use self::{
     name::{EventType, StreamName},
     pass::Pass,
     position::{LogIdentity, Position, Revision, Token},
-    projection::{Difference, MultiProjection, Projected, Projection, Rows},
+    projection::{Difference, MultiProjection, Projected, Projection, ReadModel, Rows},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},

@@ -1,35 +1,19 @@
 //! Projections: read models made of the log, one row per key.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeSet, HashMap, HashSet},
-    fmt,
-    marker::PhantomData,
-    ops::Deref,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{cmp::Ordering, fmt, marker::PhantomData, ops::Deref, sync::Arc};
 
-use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     aggregate::{EventSet, Recorded},
-    batch::{Batch, Decoded, Filled, place_of},
-    consumer::{Consumer, Filler, Form, fill_anew},
-    error::{Corrupt, Error, Result},
-    event::RecordedEvent,
+    consumer::{Consumer, fill_anew},
+    documents::{Documents, parse},
+    error::Result,
     handle::Factum,
     query::Query,
-    reads::{Generation, Lease, ReadStore, Scan, Step},
+    reads::{Generation, ReadStore, Scan},
     store::EventStore,
-    worker::said,
 };
-
-/// Rows that a filler keeps in memory between batches, at most.
-const CACHED_ROWS: usize = 50_000;
-/// Bytes of these rows as JSON, at most.
-const CACHED_BYTES: usize = 32 << 20;
 
 /// Differences that [`Projected::verify`] lists, at most.
 pub const DIFFERENCES: usize = 10_000;
@@ -169,20 +153,12 @@ impl<P: Projection> MultiProjection for P {
 #[derive(Debug)]
 pub struct Projected<P> {
     consumer: Consumer,
-    projection: Arc<P>,
-    reads: Arc<dyn ReadStore>,
-    store: Arc<dyn EventStore>,
+    model: ReadModel<P>,
 }
 
 impl<P> Clone for Projected<P> {
     fn clone(&self) -> Self {
-        let Self { consumer, projection, reads, store } = self;
-        Self {
-            consumer: consumer.clone(),
-            projection: projection.clone(),
-            reads: reads.clone(),
-            store: store.clone(),
-        }
+        Self { consumer: self.consumer.clone(), model: self.model.clone() }
     }
 }
 
@@ -241,9 +217,9 @@ impl Factum {
         projection: P,
         reads: Arc<dyn ReadStore>,
     ) -> Result<Projected<P>> {
-        let projection = Arc::new(projection);
-        let form = Documents { projection: projection.clone(), reads: reads.clone() };
-        Ok(Projected { consumer: self.consume(form).await?, projection, reads, store: self.store().clone() })
+        let documents = Documents::new(projection);
+        let consumer = self.consume(documents.kept_in(reads.clone())).await?;
+        Ok(Projected { consumer, model: ReadModel::new(documents, reads, self.store().clone()) })
     }
 }
 
@@ -251,13 +227,10 @@ impl<P: MultiProjection> Projected<P> {
     /// The row of a key.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if what is stored is not a row, [`Error::Unavailable`] while readers are shown another version of the
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if what is stored is not a row, [`Error::Unavailable`](crate::Error::Unavailable) while readers are shown another version of the
     /// projection, and failures of the read store.
     pub async fn get(&self, key: &str) -> Result<Option<P::Row>> {
-        let shown = self.reads.get(P::NAME, key).await?;
-        check_version::<P>(shown.generation)?;
-        let row = shown.rows.into_iter().next();
-        row.map(|(key, row)| parse::<P>(&key, &row)).transpose()
+        self.model.get(key).await
     }
 
     /// Up to `limit` rows with their keys, sorted by key, beginning after a key: a page of a list. Pages asked for one after
@@ -266,9 +239,7 @@ impl<P: MultiProjection> Projected<P> {
     /// # Errors
     /// As for [`get`](Self::get).
     pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, P::Row)>> {
-        let shown = self.reads.page(P::NAME, after.map(str::to_owned), limit).await?;
-        check_version::<P>(shown.generation)?;
-        shown.rows.into_iter().map(|(key, row)| parse::<P>(&key, &row).map(|row| (key, row))).collect()
+        self.model.page(after, limit).await
     }
 
     /// All rows with their keys, sorted by key, as they are at one moment, without holding them in memory: some hundreds at a
@@ -278,11 +249,9 @@ impl<P: MultiProjection> Projected<P> {
     /// write-ahead log is not folded into the file meanwhile and grows with what is written. So do not leave them lying.
     ///
     /// # Errors
-    /// As for [`get`](Self::get), and [`Error::Unavailable`] if too many are open.
+    /// As for [`get`](Self::get), and [`Error::Unavailable`](crate::Error::Unavailable) if too many are open.
     pub async fn rows(&self) -> Result<Rows<P>> {
-        let scan = self.reads.scan(P::NAME).await?;
-        check_version::<P>(scan.generation)?;
-        Ok(Rows { scan, of: PhantomData })
+        self.model.rows().await
     }
 
     /// All rows with their keys, sorted by key, as they are at one moment. They are all in memory then; see
@@ -291,11 +260,7 @@ impl<P: MultiProjection> Projected<P> {
     /// # Errors
     /// As for [`get`](Self::get).
     pub async fn all(&self) -> Result<Vec<(String, P::Row)>> {
-        let (mut rows, mut all) = (self.rows().await?, Vec::new());
-        while let Some(row) = rows.next().await? {
-            all.push(row);
-        }
-        Ok(all)
+        self.model.all().await
     }
 
     /// Compares the model with what the visible events of the log make, up to where the model is. Nothing: they agree.
@@ -308,14 +273,96 @@ impl<P: MultiProjection> Projected<P> {
     /// events differ, although nothing is wrong, until a [rebuild](Consumer::rebuild) makes them of what is left.
     ///
     /// # Errors
-    /// Those of reading the log and the model; [`Error::LogRewound`] if the model is of another history;
-    /// [`Error::Unavailable`] while a new version is being filled.
+    /// Those of reading the log and the model; [`Error::LogRewound`](crate::Error::LogRewound) if the model is of another history;
+    /// [`Error::Unavailable`](crate::Error::Unavailable) while a new version is being filled.
     pub async fn verify(&self) -> Result<Vec<Difference>> {
-        let mut kept = self.reads.scan(P::NAME).await?;
+        self.model.verify().await
+    }
+}
+
+/// The rows of a read model, as readers see them; whoever keeps it. A [`Projected`] has them, and so has what another crate keeps in
+/// a way of its own.
+#[derive(Debug)]
+pub struct ReadModel<P> {
+    documents: Documents<P>,
+    reads: Arc<dyn ReadStore>,
+    store: Arc<dyn EventStore>,
+}
+
+impl<P> Clone for ReadModel<P> {
+    fn clone(&self) -> Self {
+        let Self { documents, reads, store } = self;
+        Self { documents: documents.clone(), reads: reads.clone(), store: store.clone() }
+    }
+}
+
+impl<P: MultiProjection> ReadModel<P> {
+    /// The model of this projection in `reads`, made from what is in `store`. Somebody keeps it up to date.
+    pub fn new(documents: Documents<P>, reads: Arc<dyn ReadStore>, store: Arc<dyn EventStore>) -> Self {
+        Self { documents, reads, store }
+    }
+
+    /// As [`Projected::get`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn get(&self, key: &str) -> Result<Option<P::Row>> {
+        let shown = self.reads.get(P::NAME, key).await?;
+        check_version::<P>(shown.generation)?;
+        let row = shown.rows.into_iter().next();
+        row.map(|(key, row)| parse::<P>(&key, &row)).transpose()
+    }
+
+    /// As [`Projected::page`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn page(&self, after: Option<&str>, limit: usize) -> Result<Vec<(String, P::Row)>> {
+        let shown = self.reads.page(P::NAME, after.map(str::to_owned), limit).await?;
+        check_version::<P>(shown.generation)?;
+        shown.rows.into_iter().map(|(key, row)| parse::<P>(&key, &row).map(|row| (key, row))).collect()
+    }
+
+    /// As [`Projected::rows`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn rows(&self) -> Result<Rows<P>> {
+        let scan = self.reads.scan(P::NAME).await?;
+        check_version::<P>(scan.generation)?;
+        Ok(Rows { scan, of: PhantomData })
+    }
+
+    /// As [`Projected::all`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn all(&self) -> Result<Vec<(String, P::Row)>> {
+        let (mut rows, mut all) = (self.rows().await?, Vec::new());
+        while let Some(row) = rows.next().await? {
+            all.push(row);
+        }
+        Ok(all)
+    }
+
+    /// As [`Projected::verify`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn verify(&self) -> Result<Vec<Difference>> {
+        self.compare(self.reads.scan(P::NAME).await?).await
+    }
+
+    /// Compares rows of the model with what the log makes, up to where these rows are: [`verify`](Self::verify) of rows that were
+    /// read before.
+    ///
+    /// # Errors
+    /// As for [`verify`](Self::verify).
+    pub async fn compare(&self, mut kept: Scan) -> Result<Vec<Difference>> {
         check_version::<P>(kept.generation)?;
         let Some(generation) = kept.generation else { return Ok(Vec::new()) };
         let reads = self.reads.scratch().await?;
-        let form = Documents { projection: self.projection.clone(), reads: reads.clone() };
+        let form = self.documents.kept_in(reads.clone());
         fill_anew(&*self.store, &form, generation.checkpoint).await?;
         let mut by_the_log = reads.scan(P::NAME).await?;
         differences(&mut kept, &mut by_the_log).await
@@ -344,7 +391,7 @@ impl<P: MultiProjection> Rows<P> {
     /// The next row with its key; `None` after the last.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if what is stored is not a row, and failures of the read store.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if what is stored is not a row, and failures of the read store.
     pub async fn next(&mut self) -> Result<Option<(String, P::Row)>> {
         let row = self.scan.next().await?;
         row.map(|(key, row)| parse::<P>(&key, &row).map(|row| (key, row))).transpose()
@@ -385,313 +432,4 @@ async fn differences(kept: &mut Scan, by_the_log: &mut Scan) -> Result<Vec<Diffe
 /// Nothing, if what is shown is of the version that this projection can read.
 fn check_version<P: MultiProjection>(shown: Option<Generation>) -> Result<()> {
     shown.map_or(Ok(()), |shown| shown.check_version(P::NAME, P::VERSION))
-}
-
-fn parse<P: MultiProjection>(key: &str, json: &str) -> Result<P::Row> {
-    let corrupt = |why: String, at: usize| {
-        let problem = format!(
-            "it is not a row of version {} of the projection ({why}); if rows look otherwise now, raise its VERSION; else `rebuild` it",
-            P::VERSION
-        );
-        let segment = format!("the row `{key}` of the read model `{}`", P::NAME);
-        Error::from(Corrupt { segment, offset: at as u64, positions: None, problem })
-    };
-    match catch_unwind(|| serde_json::from_str(json)) {
-        Ok(row) => row.map_err(|e| corrupt(e.to_string(), e.column())),
-        Err(panic) => Err(corrupt(format!("reading it panicked: {}", said(&*panic)), 0)),
-    }
-}
-
-fn to_json(key: &str, row: &impl Serialize) -> Result<String> {
-    let wrong = |why: String| Error::invalid(format!("the row `{key}`"), why);
-    match catch_unwind(AssertUnwindSafe(|| serde_json::to_string(row))) {
-        Ok(json) => json.map_err(|e| wrong(format!("it cannot be JSON: {e}"))),
-        Err(panic) => Err(wrong(format!("writing it panicked: {}", said(&*panic)))),
-    }
-}
-
-/// One JSON document per key.
-struct Documents<P> {
-    projection: Arc<P>,
-    reads: Arc<dyn ReadStore>,
-}
-
-impl<P: MultiProjection> Form for Documents<P> {
-    fn name(&self) -> &str {
-        P::NAME
-    }
-
-    fn version(&self) -> u32 {
-        P::VERSION
-    }
-
-    fn query(&self) -> Result<Query> {
-        self.projection.query()
-    }
-
-    fn reads(&self) -> &dyn ReadStore {
-        &*self.reads
-    }
-
-    fn filler(&self, generation: u32) -> Box<dyn Filler> {
-        let (projection, reads) = (self.projection.clone(), self.reads.clone());
-        Box::new(DocumentFiller { projection, reads, generation, rows: HashMap::new(), bytes: 0 })
-    }
-}
-
-struct DocumentFiller<P: MultiProjection> {
-    projection: Arc<P>,
-    reads: Arc<dyn ReadStore>,
-    generation: u32,
-    /// Rows as they are stored; `None` for a key known to have no row. Whoever holds the lease is the only one to change them.
-    rows: HashMap<String, Option<P::Row>>,
-    /// As JSON, of all rows that were read or written since there were none: these rows are no more than that.
-    bytes: usize,
-}
-
-/// The changes that a batch makes, in order.
-struct Plan<E> {
-    decoded: Decoded<E>,
-    /// How many of the records are applied.
-    records: usize,
-    changes: Vec<Change>,
-    /// What is wrong with the record after these.
-    problem: Option<Error>,
-    /// Rows that cannot be written in the end: since which record is looked for.
-    unwritable: HashSet<String>,
-}
-
-struct Change {
-    key: String,
-    /// Which record, and which of its events.
-    record: usize,
-    event: usize,
-}
-
-/// Each key with its new row.
-type Changed = Vec<(String, Option<String>)>;
-
-/// The changed rows, or the key of one that cannot be written and why.
-type Written = Result<Changed, (String, Error)>;
-
-/// The record at which it went wrong, and why.
-type Failed = (usize, Error);
-
-#[async_trait]
-impl<P: MultiProjection> Filler for DocumentFiller<P> {
-    async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<Filled> {
-        let (from, to) = (batch.from, batch.to);
-        let mut plan = self.plan(batch.decode());
-        let rows = loop {
-            let failed = match self.fetch(&plan).await? {
-                Some(failed) => failed,
-                None => match self.apply(&plan).map(|()| self.changed(&plan)) {
-                    Ok(Ok(rows)) => break rows,
-                    // Which record it was is found the second time.
-                    Ok(Err((key, _))) if plan.unwritable.insert(key.clone()) => {
-                        self.forget();
-                        continue;
-                    }
-                    Ok(Err((_, error))) => (0, error),
-                    Err(failed) => failed,
-                },
-            };
-            plan.end_before(failed);
-            // What is in memory may be half changed: begin the batch again.
-            self.forget();
-        };
-        let problem = plan.problem.take();
-        let checkpoint = match problem {
-            None => Some(to),
-            Some(_) => plan.decoded.checkpoint_after(plan.records, from, to),
-        };
-        if let Some(to) = checkpoint
-            && (problem.is_none() || plan.records > 0)
-        {
-            self.bytes += rows.iter().map(|(key, row)| size_of_row(key, row.as_deref())).sum::<usize>();
-            let step = Step { generation: self.generation, from, to, rows };
-            self.reads.commit(lease, step).await?;
-        }
-        if self.rows.len() > CACHED_ROWS || self.bytes > CACHED_BYTES {
-            self.forget();
-        }
-        Ok(Filled { checkpoint, problem })
-    }
-}
-
-impl<E: EventSet> Plan<E> {
-    fn event(&self, change: &Change) -> Option<&Recorded<E>> {
-        self.decoded.events(change.record).get(change.event)
-    }
-
-    fn end_before(&mut self, (record, error): Failed) {
-        self.records = record;
-        self.changes.retain(|change| change.record < record);
-        self.problem = Some(error);
-        self.unwritable.clear();
-    }
-}
-
-impl<P: MultiProjection> DocumentFiller<P> {
-    fn forget(&mut self) {
-        self.rows = HashMap::new();
-        self.bytes = 0;
-    }
-
-    /// Finds the keys, up to the first record for which that fails.
-    fn plan(&self, mut decoded: Decoded<P::Event>) -> Plan<P::Event> {
-        let (records, problem) = (decoded.len(), decoded.problem.take());
-        let mut plan = Plan {
-            changes: Vec::with_capacity(records),
-            decoded,
-            records,
-            problem,
-            unwritable: HashSet::new(),
-        };
-        for record in 0..records {
-            for (event, of) in plan.decoded.events(record).iter().enumerate() {
-                match unharmed(&of.record, P::NAME, || self.projection.keys(of)) {
-                    Ok(mut keys) => {
-                        // Rows know nothing of each other: their order does not matter.
-                        keys.sort_unstable();
-                        keys.dedup();
-                        plan.changes.extend(keys.into_iter().map(|key| Change { key, record, event }));
-                    }
-                    Err(error) => {
-                        plan.end_before((record, error));
-                        return plan;
-                    }
-                }
-            }
-        }
-        plan
-    }
-
-    /// Reads the rows that are not in memory yet. A row that cannot be read is the fault of the first record that needs it.
-    async fn fetch(&mut self, plan: &Plan<P::Event>) -> Result<Option<Failed>> {
-        let mut missing: HashMap<&String, usize> = HashMap::new();
-        for change in plan.changes.iter().filter(|change| !self.rows.contains_key(&change.key)) {
-            missing.entry(&change.key).or_insert(change.record);
-        }
-        if missing.is_empty() {
-            return Ok(None);
-        }
-        let (keys, firsts): (Vec<String>, Vec<usize>) =
-            missing.into_iter().map(|(key, first)| (key.clone(), first)).unzip();
-        let rows = self.reads.rows(P::NAME, self.generation, keys.clone()).await?;
-        let mut failed: Option<Failed> = None;
-        for ((key, row), first) in keys.into_iter().zip(rows).zip(firsts) {
-            self.bytes += size_of_row(&key, row.as_deref());
-            match row.map(|row| parse::<P>(&key, &row)).transpose() {
-                Ok(row) => drop(self.rows.insert(key, row)),
-                Err(error) if failed.as_ref().is_none_or(|(at, _)| first < *at) => {
-                    failed = Some((first, error));
-                }
-                Err(_) => {}
-            }
-        }
-        Ok(failed)
-    }
-
-    /// Applies the events to the rows.
-    fn apply(&mut self, plan: &Plan<P::Event>) -> Result<(), Failed> {
-        let mut unwritable: HashMap<&String, Failed> = HashMap::new();
-        for change in &plan.changes {
-            let Some(event) = plan.event(change) else { continue };
-            let Some(row) = self.rows.get_mut(&change.key) else { continue };
-            let (before, key) = (row.take(), &change.key);
-            *row = unharmed(&event.record, P::NAME, || self.projection.evolve_row(key, before, event))
-                .map_err(|error| (change.record, error))?;
-            if plan.unwritable.contains(key) {
-                match row.as_ref().map(|row| to_json(key, row)) {
-                    Some(Err(why)) => {
-                        let failed = || (change.record, wrong_with(&event.record, P::NAME, &why));
-                        unwritable.entry(key).or_insert_with(failed);
-                    }
-                    Some(Ok(_)) | None => drop(unwritable.remove(key)),
-                }
-            }
-        }
-        unwritable.into_values().min_by_key(|(record, _)| *record).map_or(Ok(()), Err)
-    }
-
-    /// Each row that the events touched, as JSON; or one that cannot be.
-    fn changed(&self, plan: &Plan<P::Event>) -> Written {
-        // In the order of keys, which a tree of pages likes.
-        let touched: BTreeSet<&String> = plan.changes.iter().map(|change| &change.key).collect();
-        let rows = touched.into_iter().map(|key| {
-            let row = self.rows.get(key).and_then(Option::as_ref);
-            let json = row.map(|row| to_json(key, row)).transpose();
-            json.map(|json| (key.clone(), json)).map_err(|error| (key.clone(), error))
-        });
-        rows.collect()
-    }
-}
-
-fn size_of_row(key: &str, json: Option<&str>) -> usize {
-    key.len() + json.map_or(0, str::len)
-}
-
-/// What `work` on an event gives. A panic in it becomes an error that says where.
-fn unharmed<T>(record: &RecordedEvent, projection: &str, work: impl FnOnce() -> T) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let what = format!("the projection `{projection}`");
-        Error::invalid(what, format!("it panicked on {}: {}", place_of(record), said(&*panic)))
-    })
-}
-
-fn wrong_with(record: &RecordedEvent, projection: &str, why: &Error) -> Error {
-    let what = format!("the projection `{projection}`");
-    Error::invalid(what, format!("what it makes of {} cannot be kept: {why}", place_of(record)))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
-mod tests {
-    use super::*;
-    use crate::{Append, Event, MemoryReads, MemoryStore, Read, StreamName, codec};
-
-    #[derive(Serialize, serde::Deserialize)]
-    enum Page {
-        Written,
-    }
-
-    impl Event for Page {
-        const CATEGORY: &'static str = "page";
-    }
-
-    const LARGE: usize = 4 << 20;
-
-    struct Pages;
-
-    impl Projection for Pages {
-        const NAME: &'static str = "pages";
-        type Event = Page;
-        type Row = String;
-
-        fn evolve(&self, _: Option<String>, _: &Recorded<Page>) -> Option<String> {
-            Some("x".repeat(LARGE))
-        }
-    }
-
-    #[tokio::test]
-    async fn rows_in_memory_are_bounded_in_bytes() {
-        let (store, reads) = (MemoryStore::new(), Arc::new(MemoryReads::new()));
-        let form = Documents { projection: Arc::new(Pages), reads: reads.clone() as Arc<dyn ReadStore> };
-        let lease = reads.claim("pages").await.unwrap();
-        let generation = form.create(&lease).await.unwrap().number;
-        let (projection, reads) = (form.projection, form.reads);
-        let mut filler = DocumentFiller { projection, reads, generation, rows: HashMap::new(), bytes: 0 };
-        let (mut from, mut most) = (None, 0);
-        for n in 0..12 {
-            let stream = StreamName::new(format!("page-{n}")).unwrap();
-            let written = codec::encode(&Page::Written).unwrap();
-            let to = store.append(Append::to(stream.clone(), [written])).await.unwrap().token;
-            let records = store.read(Read::stream(stream)).await.unwrap().events;
-            filler.fill(&lease, Batch::new(from, to, records)).await.unwrap();
-            from = Some(to);
-            most = most.max(filler.rows.len());
-        }
-        assert!(most > 4 && most * LARGE <= CACHED_BYTES, "{most} rows were kept");
-    }
 }
