@@ -54,7 +54,7 @@ enum Verb {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Print every event that can be read, one JSON object in a line, also of a log that cannot be opened
+    /// Print every event that can be read, as lines of JSON, also of a log that cannot be opened
     ///
     /// In a directory, damage is told on stderr, and what is whole before and after it is printed; so are hidden events that are still on
     /// the disk. From a database, it prints what a reader sees.
@@ -66,9 +66,9 @@ enum Verb {
     /// the world, if that is another moment, is known to the program alone: the column `happened_at` is empty here.
     #[command(after_long_help = audit::EXAMPLES)]
     Audit(audit::Audit),
-    /// Print how a log in a database is: its migrations, how far readers see, who holds that up, its epochs; changes nothing
+    /// Print how a log in a database is; changes nothing
     ///
-    /// Standbys are looked at too. It ends with 0 if a program of this version can open the log without a migration, with 3 if not, and
+    /// That is its migrations, how far readers see and who holds that up, and its epochs. Standbys are looked at too. It ends with 0 if a program of this version can open the log without a migration, with 3 if not, and
     /// with 10 if there is none.
     Status(Look),
     /// Make the schema of a log in a database, or bring it up to date
@@ -76,12 +76,12 @@ enum Verb {
     /// Programs do that by themselves when they open the log, if their role may. Otherwise do it by this verb with a role that may, before
     /// the program is started. A schema of a newer program is refused.
     Migrate(Database),
-    /// Begin a new epoch of a log in a database, after its data directory was put back to an earlier state
+    /// Begin a new epoch of a log in a database whose data directory was put back by hand
     ///
     /// Of a promoted standby, a recovery to a point in time, and a dump and restore, programs find that out by themselves. What was handed
     /// out before, tokens and checkpoints of read models, is LogRewound from then on.
     BeginEpoch(Database),
-    /// Say that nothing was lost when an epoch of a log in a database ended: its tokens and checkpoints are valid again
+    /// Say that nothing was lost when an epoch ended: its tokens and checkpoints are valid again
     ContinueEpoch(Continue),
     /// Copy a log, also one that is in use; into the same place again, only what is new
     Backup {
@@ -99,7 +99,7 @@ enum Verb {
         /// The directory of the log to be; it must be empty or missing
         dir: PathBuf,
     },
-    /// Take back the space of events that are hidden for good: truncated, deleted, tombstoned, or too old
+    /// Take back the space of events that are hidden for good: truncated, deleted, or too old
     ///
     /// Positions, revisions and the states of streams stay. The log must not be in use: a program that has it open calls
     /// `LogStore::scavenge` instead, while it goes on.
