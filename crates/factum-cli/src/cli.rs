@@ -195,34 +195,8 @@ impl Cli {
             Verb::Migrate(database) => database::migrate(database, out),
             Verb::BeginEpoch(database) => database::begin_epoch(database, out),
             Verb::ContinueEpoch(asked) => database::continue_epoch(asked, out),
-            Verb::Backup { dir, dest } => {
-                let instead = "a database is backed up by PostgreSQL's own pg_dump or pg_basebackup";
-                only_files("backup", &dir, instead).and_then(|()| only_files("backup", &dest, instead))?;
-                let mut bar = Bar::new("backup");
-                let made = factum_log::backup(&dir, &dest, |progress| bar.at(progress))?;
-                drop(bar);
-                let (events, log) = (many(made.events, "event", "events"), identity(made.log));
-                let (copied, all) = (count(made.copied_bytes), count(made.bytes));
-                let _ = writeln!(out, "{}: {events} of {log}", dest.display());
-                let _ = writeln!(out, "{copied} bytes were copied, of {all}");
-                Ok(())
-            }
-            Verb::Restore { backup, dir } => {
-                let instead = "a database is restored by PostgreSQL's own pg_restore, or from a base backup";
-                only_files("restore", &backup, instead)
-                    .and_then(|()| only_files("restore", &dir, instead))?;
-                let mut bar = Bar::new("restore");
-                let restored = factum_log::restore(&backup, &dir, |progress| bar.at(progress))?;
-                drop(bar);
-                let events = many(restored.backup.events, "event", "events");
-                let _ = writeln!(out, "{}: {events} of {}", dir.display(), identity(restored.log));
-                let _ = writeln!(
-                    out,
-                    "it was epoch {} before: rebuild what reads the log",
-                    restored.backup.log.epoch
-                );
-                Ok(())
-            }
+            Verb::Backup { dir, dest } => backup(&dir, &dest, out),
+            Verb::Restore { backup, dir } => restore(&backup, &dir, out),
             Verb::Scavenge { dir, at_least_percent } => scavenge(&dir, at_least_percent, out),
             Verb::Repair { dir, lose_events } => {
                 only_files("repair", &dir, "of a damaged database, restore a backup")?;
@@ -240,7 +214,33 @@ impl Cli {
     }
 }
 
+fn backup(dir: &Path, dest: &Path, out: &mut String) -> Result<(), Exit> {
+    let instead = "a database is backed up by PostgreSQL's own pg_dump or pg_basebackup";
+    only_files("backup", dir, instead).and_then(|()| only_files("backup", dest, instead))?;
+    let mut bar = Bar::new("backup");
+    let made = factum_log::backup(dir, dest, |progress| bar.at(progress))?;
+    drop(bar);
+    let (events, log) = (many(made.events, "event", "events"), identity(made.log));
+    let (copied, all) = (count(made.copied_bytes), count(made.bytes));
+    let _ = writeln!(out, "{}: {events} of {log}", dest.display());
+    let _ = writeln!(out, "{copied} bytes were copied, of {all}");
+    Ok(())
+}
+
+fn restore(backup: &Path, dir: &Path, out: &mut String) -> Result<(), Exit> {
+    let instead = "a database is restored by PostgreSQL's own pg_restore, or from a base backup";
+    only_files("restore", backup, instead).and_then(|()| only_files("restore", dir, instead))?;
+    let mut bar = Bar::new("restore");
+    let restored = factum_log::restore(backup, dir, |progress| bar.at(progress))?;
+    drop(bar);
+    let events = many(restored.backup.events, "event", "events");
+    let _ = writeln!(out, "{}: {events} of {}", dir.display(), identity(restored.log));
+    let _ = writeln!(out, "it was epoch {} before: rebuild what reads the log", restored.backup.log.epoch);
+    Ok(())
+}
+
 fn scavenge(dir: &Path, at_least_percent: u8, out: &mut String) -> Result<(), Exit> {
+    only_files("scavenge", dir, "what is hidden in a database stays there")?;
     // A log that was never begun is not begun by looking for something to remove.
     let store = Options::new(dir).create(false).scrub(0).open()?;
     let mut bar = Bar::of_segments("scavenge");

@@ -97,6 +97,7 @@ fn verbs_for_files_say_so_when_they_are_given_a_database() {
         (&["backup", "data", url], "pg_dump or pg_basebackup"),
         (&["restore", url, "data"], "pg_restore"),
         (&["restore", "copy", url], "pg_restore"),
+        (&["scavenge", url], "what is hidden in a database stays there"),
         (&["repair", url], "restore a backup"),
         (&["status", "data"], "`factum layout DIR` and `factum verify DIR` tell how a log in a directory is"),
         (&["migrate", "data"], "a log in a directory needs no migration"),

@@ -1,5 +1,7 @@
 //! A ledger in PostgreSQL: what is the same as in a directory, and what only a server brings along.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+
 mod anywhere;
 mod common;
 
