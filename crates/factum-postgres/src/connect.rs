@@ -11,14 +11,15 @@ use std::{
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
 use factum::{Error, Outcome, Result};
-use tokio_postgres::{Client, Config, NoTls, config::Host};
+use tokio_postgres::{Client, Config, config::Host};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{Options, epoch, fault::Fault};
+use crate::{Options, epoch, fault::Fault, tls::Tls};
 
 /// How to reach one database, and the store in it.
-#[derive(Debug, Clone)]
 pub(crate) struct Door {
     config: Config,
+    tls: MakeRustlsConnect,
     /// How an error names it: never with a password.
     pub(crate) place: String,
     schema: String,
@@ -31,10 +32,13 @@ impl Door {
     /// [`Error::InvalidInput`] for a URL or a schema's name that is none.
     pub(crate) fn to(url: &str, options: &Options) -> Result<Self> {
         crate::schema::check_name(&options.schema)?;
-        let config = configured(url, options)?;
+        let (url, tls) = Tls::split(url)?;
+        let mut config = configured(&url, options)?;
+        config.ssl_mode(tls.mode);
+        let tls = tls.connector()?;
         let place = place_of(&config, &options.schema);
         let Options { schema, connections, patience, .. } = options.clone();
-        Ok(Self { config, place, schema, connections, patience })
+        Ok(Self { config, tls, place, schema, connections, patience })
     }
 
     /// A connection of its own, on which nothing has been asked yet.
@@ -42,7 +46,7 @@ impl Door {
     /// # Errors
     /// As for a store that is opened.
     pub(crate) async fn client(&self) -> Result<Client> {
-        let connected = tokio::time::timeout(self.patience, self.config.connect(NoTls)).await;
+        let connected = tokio::time::timeout(self.patience, self.config.connect(self.tls.clone())).await;
         let (client, connection) = match connected {
             Ok(connected) => connected.map_err(|error| Fault::from(error).explain(&self.place))?,
             Err(_) => {
@@ -62,7 +66,7 @@ impl Door {
     pub(crate) fn pool(&self, epoch: Arc<AtomicU64>) -> Result<Pool> {
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let schema = self.schema.clone();
-        Pool::builder(Manager::from_config(self.config.clone(), NoTls, manager))
+        Pool::builder(Manager::from_config(self.config.clone(), self.tls.clone(), manager))
             .max_size(self.connections.max(1))
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .wait_timeout(Some(self.patience))

@@ -3,6 +3,8 @@
 use factum::{Error, Outcome, error::Corrupt};
 use tokio_postgres::error::SqlState;
 
+use crate::tls;
+
 /// A failure on the way to an answer.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -94,6 +96,9 @@ fn is_going_down(error: &tokio_postgres::Error) -> bool {
 }
 
 fn explain(place: &str, error: &tokio_postgres::Error, outcome: Outcome) -> Error {
+    if let Some(why) = tls::explain(error) {
+        return Error::invalid(format!("PostgreSQL {place}"), why);
+    }
     let Some(said) = error.as_db_error() else {
         let why = format!("the connection to PostgreSQL {place} failed: {}", with_causes(error));
         return Error::Unavailable { why, outcome };

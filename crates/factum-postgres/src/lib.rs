@@ -31,6 +31,7 @@ mod schema;
 mod snapshots;
 mod sql;
 mod status;
+mod tls;
 mod url;
 mod within;
 

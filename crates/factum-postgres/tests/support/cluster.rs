@@ -65,9 +65,7 @@ impl Cluster {
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir(&directory).unwrap();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
-        if geteuid().is_root() {
-            assert!(Command::new("chown").arg("postgres").arg(&directory).status().unwrap().success());
-        }
+        give(&directory);
         Self { bin, directory, port: free_port(), settings, server: None, orphans: Vec::new() }
     }
 
@@ -164,6 +162,11 @@ impl Cluster {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
+    /// Gives a file to the server's own user.
+    pub(crate) fn give(&self, file: &Path) {
+        give(file);
+    }
+
     /// One of PostgreSQL's programs, as the server's own user.
     pub(crate) fn program(&self, name: &str) -> Command {
         as_server(&self.bin.join(name))
@@ -245,6 +248,12 @@ fn launch(bin: &Path, data: &Path, port: u16, settings: &[String], log: &Path) -
         command.args(["-c", setting]);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
+fn give(file: &Path) {
+    if geteuid().is_root() {
+        assert!(Command::new("chown").arg("postgres").arg(file).status().unwrap().success());
+    }
 }
 
 /// A program of the server's, which refuses to run as root.
