@@ -3,13 +3,13 @@
 //! What can be asked at once is sent at once: a transaction without surprises is two trips to the server, however many appends
 //! are in it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use deadpool_postgres::Object;
 use factum::{
     Append, Appended, Durability, EventId, Limits, LogIdentity, Placed, Position, Query, Result, Revision,
-    Timestamp,
+    StreamName, Timestamp,
     admission::{Admission, admit},
     error::Error,
 };
@@ -18,7 +18,9 @@ use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
 use crate::{
     fault::Fault,
+    inline::{Folds, Plan, REGISTERED, Registered},
     known::{self, Content, Key, Known, concerned, queries},
+    models::{self, Names},
     rows::{self, EventColumns, STREAM, StreamColumns, number, signed},
     schema::in_schema,
     sql::{self, Sql},
@@ -35,6 +37,7 @@ pub(crate) struct Statements {
     allocate: String,
     settle: String,
     settle_to: String,
+    lock_rows: String,
     schema: String,
 }
 
@@ -46,12 +49,15 @@ impl Statements {
             lock_streams: sql(&format!("SELECT {STREAM} FROM factum.lock_streams($1) s")),
             find: sql("SELECT e.stream, e.id, e.position, e.revision, e.digest
                 FROM unnest($1::text[], $2::uuid[]) AS w (stream, id) JOIN factum.events e ON e.stream = w.stream AND e.id = w.id"),
-            log: sql("SELECT log_id, epoch, (SELECT coalesce(max(position), 0) FROM factum.events) FROM factum.log"),
+            log: sql(&format!(
+                "SELECT log_id, epoch, (SELECT coalesce(max(position), 0) FROM factum.events), {REGISTERED} FROM factum.log"
+            )),
             record: sql("SELECT first, moment FROM factum.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                 $15, $16, $17, $18, $19, $20, $21, $22)"),
             allocate: sql("SELECT first, moment FROM factum.allocate($1)"),
             settle: sql("SELECT factum.settle(current_setting('factum_store.recorded_to')::bigint)"),
             settle_to: sql("SELECT factum.settle($1)"),
+            lock_rows: sql("SELECT factum.lock_rows($1)"),
             schema: schema.to_owned(),
         }
     }
@@ -92,11 +98,12 @@ pub(crate) enum Verdict {
 pub(crate) async fn append(
     client: &Object,
     statements: &Statements,
+    folds: &Folds,
     limits: &Limits,
     durability: Durability,
     appends: &[&Append],
 ) -> Result<Vec<Verdict>, Fault> {
-    let work = Work { line: client, statements };
+    let work = Work { line: client, statements, folds };
     let known = match work.ask(appends, Begin::Here).await {
         Ok(known) => known,
         Err(fault) => return Err(undone(client, fault).await),
@@ -123,11 +130,12 @@ async fn undone(client: &Object, fault: Fault) -> Fault {
 pub(crate) async fn append_within(
     line: &impl Line,
     statements: &Statements,
+    folds: &Folds,
     limits: &Limits,
     durability: Durability,
     append: &Append,
 ) -> Result<Appended, Fault> {
-    let work = Work { line, statements };
+    let work = Work { line, statements, folds };
     let known = work.ask(&[append], Begin::Elsewhere).await?;
     let decided = Decided::of(&[append], limits, known);
     let last = work.write(&decided, End::Elsewhere).await?;
@@ -163,6 +171,8 @@ enum End {
 struct Work<'w, L> {
     line: &'w L,
     statements: &'w Statements,
+    /// The inline read models that can be kept.
+    folds: &'w Folds,
 }
 
 /// Some appends, decided in their order.
@@ -213,6 +223,18 @@ impl<'a> Decided<'a> {
         }
     }
 
+    /// What becomes of the inline read models.
+    fn plan(&self, folds: &Folds, schema: &str) -> Result<Plan<'a>> {
+        let placed = self.decisions.iter().filter_map(|decision| match decision {
+            Decision::Written(events) => Some(events),
+            _ => None,
+        });
+        let events = self.written.iter().zip(placed).flat_map(|(append, placed)| {
+            append.events().zip(placed).map(|((stream, event), placed)| (stream, event, *placed))
+        });
+        Plan::of(folds, &Names::Schema(schema.to_owned()), &self.known.inline, events.collect())
+    }
+
     /// Up to where readers must see before anything is answered, where nothing is written.
     fn rests_on(&self) -> Position {
         let replayed = self.decisions.iter().filter_map(|decision| match decision {
@@ -244,7 +266,7 @@ impl<'a> Decided<'a> {
 impl<L: Line> Work<'_, L> {
     /// Takes all locks, in the order that everybody takes them, and then asks what is known.
     async fn ask(&self, appends: &[&Append], begin: Begin) -> Result<Known, Fault> {
-        let Self { line, statements } = self;
+        let Self { line, statements, .. } = self;
         let wanted = Wanted::of(appends)?;
         let (meet, lock, find, log) = tokio::try_join!(
             line.prepare(&statements.meet),
@@ -288,7 +310,8 @@ impl<L: Line> Work<'_, L> {
             let position = row.try_get::<_, Option<i64>>(0)?.map(|position| Position(number(position)));
             matches.push((query.clone(), after, position));
         }
-        Ok(Known { identity, head, streams, recorded, matches })
+        let inline = Registered::of(&log.try_get::<_, Vec<&str>>(3)?)?;
+        Ok(Known { identity, head, streams, recorded, matches, inline })
     }
 
     /// Writes what was admitted, and commits. The position of the first event, if there is one.
@@ -302,37 +325,77 @@ impl<L: Line> Work<'_, L> {
             }
             return Ok(None);
         }
-        let Self { line, statements } = self;
+        let Self { line, statements, .. } = self;
         let (record, settle) =
             tokio::try_join!(line.prepare(&statements.record), line.prepare(&statements.settle))?;
-        let drawn_before = self.draw_before(decided).await?;
+        let plan = decided.plan(self.folds, &statements.schema)?;
+        let (drawn_before, rows) = self.draw_before(decided, &plan).await?;
         let moment = Timestamp(drawn_before.map(|(_, moment)| moment).unwrap_or_default());
-        let streams = decided.known.streams_after(&decided.written, moment)?;
+        let after = decided.known.streams_after(&decided.written, moment)?;
+        let first = Position(drawn_before.map(|(first, _)| number(first)).unwrap_or_default());
+        let state = |stream: &StreamName| after.get(stream).copied().unwrap_or_default();
+        let changes = plan.fold(first, moment, rows, state)?;
+        let streams = StreamColumns::of(&after);
         let (first, moment) = drawn_before.unzip();
         let parameters = parameters(&first, &moment, &decided.events, &streams);
+        let rows = plan.models().iter().zip(&changes).map(async |(model, rows)| {
+            let write = format!("WITH {} SELECT", models::write_rows(&model.table, "true"));
+            Ok::<_, tokio_postgres::Error>((line.prepare(&write).await?, rows.parameters()))
+        });
+        let rows = try_join_all(rows).await?;
         let client = line.client();
         let here = end == End::Here;
-        let (recorded, committed, settled) = tokio::join!(
+        let (recorded, rows, committed, settled) = tokio::join!(
             biased;
             client.query_one(&record, &parameters),
+            try_join_all(rows.iter().map(|(write, rows)| client.query(write, rows))),
             async { if here { client.batch_execute("COMMIT").await } else { Ok(()) } },
             async { if here { client.query(&settle, &[]).await } else { Ok(Vec::new()) } },
         );
         let recorded = recorded.map_err(|error| Fault::from(error).of_a_change())?;
+        rows.map_err(|error| Fault::from(error).of_a_change())?;
         committed.map_err(|error| Fault::from(error).of_a_change())?;
         settled.map_err(|error| Fault::from(error).not_settled())?;
         Ok(Some(Position(number(recorded.try_get(0)?))))
     }
 
-    /// Where an append changes what a stream shows, when that is must be known before: then its place is drawn first.
-    async fn draw_before(&self, decided: &Decided<'_>) -> Result<Option<(i64, i64)>, Fault> {
-        if !decided.written.iter().any(|append| known::describes(append)) {
-            return Ok(None);
+    /// The first position and the moment, where they must be known before anything is written: where an append changes what a
+    /// stream shows, and where rows change, which are locked **before** that. The rows, as they are then, by model and key.
+    async fn draw_before(
+        &self,
+        decided: &Decided<'_>,
+        plan: &Plan<'_>,
+    ) -> Result<(Option<(i64, i64)>, Vec<HashMap<String, String>>), Fault> {
+        let describes = decided.written.iter().any(|append| known::describes(append));
+        if !describes && plan.models().is_empty() {
+            return Ok((None, Vec::new()));
         }
-        let allocate = self.line.prepare(&self.statements.allocate).await?;
-        let count = signed(decided.events.len() as u64);
-        let row = self.line.client().query_one(&allocate, &[&count]).await?;
-        Ok(Some((row.try_get(0)?, row.try_get(1)?)))
+        let Self { line, statements, .. } = self;
+        let (lock, allocate) =
+            tokio::try_join!(line.prepare(&statements.lock_rows), line.prepare(&statements.allocate))?;
+        let selects = plan.models().iter().map(async |model| {
+            Ok::<_, tokio_postgres::Error>((line.prepare(&models::select_rows(&model.table)).await?, model))
+        });
+        let selects = try_join_all(selects).await?;
+        let (count, places) = (signed(decided.events.len() as u64), plan.places());
+        let (count, places): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 1]) = ([&count], [&places]);
+        let client = line.client();
+        // In this order: what is looked at after the locks is what was left by those who held them.
+        let (locked, rows, drawn) = tokio::join!(
+            biased;
+            client.query(&lock, &places),
+            try_join_all(selects.iter().map(|(select, model)| async move {
+                client.query(select, &[&model.keys]).await
+            })),
+            client.query_one(&allocate, &count),
+        );
+        locked?;
+        let by_key = |rows: Vec<Row>| {
+            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, Fault>>()
+        };
+        let rows = rows?.into_iter().map(by_key).collect::<Result<_, Fault>>()?;
+        let drawn = drawn?;
+        Ok((Some((drawn.try_get(0)?, drawn.try_get(1)?)), rows))
     }
 
     /// Ends a transaction that has written nothing, once readers see everything up to `position`.

@@ -166,7 +166,8 @@ async fn transact(inner: &Inner, appends: &[&Append]) -> Result<Vec<Verdict>> {
     for attempt in 1.. {
         let done = match take(&inner.pool, &inner.place).await {
             Ok(client) => {
-                append::append(&client, &inner.append, &inner.limits, inner.durability, appends).await
+                append::append(&client, &inner.append, &inner.folds, &inner.limits, inner.durability, appends)
+                    .await
             }
             Err(error) => Err(Fault::from(error)),
         };

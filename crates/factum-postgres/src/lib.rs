@@ -22,6 +22,7 @@ mod connect;
 mod desk;
 mod epoch;
 mod fault;
+mod inline;
 mod json;
 mod known;
 mod models;
@@ -60,6 +61,7 @@ use self::{
     fault::Fault,
 };
 pub use self::{
+    inline::Inlined,
     models::PostgresReads,
     status::{EndedEpoch, Holder, LogStatus, Migration, Status},
     url::{is_url, without_password},
@@ -131,6 +133,7 @@ struct Inner {
     desk: desk::Desk,
     append: append::Statements,
     read: read::Statements,
+    folds: inline::Folds,
     /// The last position that this process wrote.
     written: watch::Sender<Position>,
 }
@@ -189,6 +192,7 @@ impl PostgresStore {
             desk: desk::Desk::default(),
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
+            folds: inline::Folds::default(),
             schema: options.schema,
             written: watch::Sender::new(Position::START),
         };

@@ -1,6 +1,6 @@
 //! Reads: how far it is safe to look, and then, in a later statement, what is there.
 
-use deadpool_postgres::Object;
+use deadpool_postgres::ClientWrapper;
 use factum::{
     AsOf, Direction, Error, Head, Life, LogIdentity, Page, Position, Read, RecordedEvent, Result, Source,
     Start, StreamName, StreamState, Timestamp, Token,
@@ -56,7 +56,7 @@ impl Horizon {
     }
 }
 
-pub(crate) async fn head(client: &Object, statements: &Statements) -> Result<Head, Fault> {
+pub(crate) async fn head(client: &ClientWrapper, statements: &Statements) -> Result<Head, Fault> {
     let look_out = client.prepare_cached(&statements.look_out).await?;
     let horizon = Horizon::of(&client.query_one(&look_out, &[]).await?)?;
     let recorded = client.prepare_cached(&statements.head).await?;
@@ -66,7 +66,7 @@ pub(crate) async fn head(client: &Object, statements: &Statements) -> Result<Hea
 }
 
 pub(crate) async fn stream_state(
-    client: &Object,
+    client: &ClientWrapper,
     statements: &Statements,
     stream: &StreamName,
 ) -> Result<StreamState, Fault> {
@@ -101,7 +101,11 @@ impl Bounds {
     }
 }
 
-pub(crate) async fn page(client: &Object, statements: &Statements, read: &Read) -> Result<Page, Fault> {
+pub(crate) async fn page(
+    client: &ClientWrapper,
+    statements: &Statements,
+    read: &Read,
+) -> Result<Page, Fault> {
     read.check()?;
     let first_later = first_later(client, statements, read).await?;
     let bounds = Bounds::of(read, first_later);
@@ -136,7 +140,7 @@ pub(crate) async fn page(client: &Object, statements: &Statements, read: &Read) 
 }
 
 async fn first_later(
-    client: &Object,
+    client: &ClientWrapper,
     statements: &Statements,
     read: &Read,
 ) -> Result<Option<Position>, Fault> {

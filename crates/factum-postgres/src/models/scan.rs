@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use deadpool_postgres::ClientWrapper;
 use factum::{
-    Error, Outcome, Result,
+    Error, LogIdentity, Outcome, Position, Result, Token,
     reads::{Generation, PAGE, Pages, Scan},
 };
 use tokio::{
@@ -15,10 +15,10 @@ use tokio::{
 
 use super::{
     Inner, Names, PostgresReads, Source,
-    catalog::catalog,
+    catalog::with_inline,
     rows::{TEXT, is_no_table},
 };
-use crate::fault::Fault;
+use crate::{fault::Fault, rows::number};
 
 /// How long one more waits until one of those who read has ended: they may all be left lying by the one that waits.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,7 +51,8 @@ pub(super) async fn scan(reads: &PostgresReads, model: &str) -> Result<Scan> {
     let (generation, on) = match &inner.source {
         Source::One(client) => {
             let client = client.lock().await;
-            let shown = declare(&client, &inner.names, model, &name, "WITH HOLD").await.map_err(explained)?;
+            let shown =
+                declare(&client, &inner.names, model, &name, "WITH HOLD", None).await.map_err(explained)?;
             let shown = shown.unwrap_or_default();
             (shown, if shown.is_some() { On::Shared } else { On::Nothing })
         }
@@ -59,12 +60,10 @@ pub(super) async fn scan(reads: &PostgresReads, model: &str) -> Result<Scan> {
             let permit = permit(&inner.scans, &inner.place).await?;
             let client = inner.alone().await?;
             let shown = loop {
-                let begun = client.batch_execute(BEGIN).await;
-                begun.map_err(|error| explained(error.into()))?;
+                let begun = begin(&client, &inner.names).await.map_err(explained)?;
                 // Where the table was dropped after the moment at which it was shown, a later moment is looked at.
-                if let Some(shown) =
-                    declare(&client, &inner.names, model, &name, "").await.map_err(explained)?
-                {
+                let declared = declare(&client, &inner.names, model, &name, "", Some(begun)).await;
+                if let Some(shown) = declared.map_err(explained)? {
                     break shown;
                 }
                 client.batch_execute("ROLLBACK").await.map_err(|error| explained(error.into()))?;
@@ -75,6 +74,15 @@ pub(super) async fn scan(reads: &PostgresReads, model: &str) -> Result<Scan> {
     Ok(Scan::new(generation, Cursor { inner, name, on, ended: false }))
 }
 
+/// Begins a moment, and tells up to where nothing of the log is on its way any more: what an inline model has in it for sure.
+async fn begin(client: &ClientWrapper, names: &Names) -> Result<Token, Fault> {
+    let safe = names.sql("SELECT log_id, epoch, factum.safe_head() FROM factum.log");
+    let row = client.query_one(&safe, &[]).await?;
+    client.batch_execute(BEGIN).await?;
+    let log = LogIdentity { log_id: row.try_get(0)?, epoch: number(row.try_get(1)?) };
+    Ok(log.at(Position(number(row.try_get(2)?))))
+}
+
 /// The generation that readers see, if there is one, with a cursor on its rows. `None`: its table has gone meanwhile.
 async fn declare(
     client: &ClientWrapper,
@@ -82,8 +90,13 @@ async fn declare(
     model: &str,
     name: &str,
     hold: &str,
+    safe: Option<Token>,
 ) -> Result<Option<Option<Generation>>, Fault> {
-    let Some(active) = catalog(client, names, model).await?.active else { return Ok(Some(None)) };
+    let (catalog, inline) = with_inline(client, names, model).await?;
+    let Some(mut active) = catalog.active else { return Ok(Some(None)) };
+    if inline {
+        active.checkpoint = safe;
+    }
     let table = names.table(model, active.number.into());
     let declare = format!(
         "DECLARE {name} NO SCROLL CURSOR {hold} FOR SELECT t.key, {TEXT} FROM {table} t ORDER BY t.key"
