@@ -306,15 +306,13 @@ impl<P: MultiProjection> Inlined<P> {
     /// [`Error::Timeout`] saying how far it is, [`Error::LogRewound`] for a token of another history or beyond the end of the log, and
     /// failures of the database.
     pub async fn wait_for(&self, to: impl Into<Token> + Send) -> Result<()> {
-        let to = to.into();
-        let head = self.store.head().await?.token;
-        to.position_in(head.log, head.position)?;
+        let to = self.store.locate(to.into()).await?;
         let mut waited = Duration::ZERO;
         loop {
-            let at = switch::progress(&self.store, P::NAME).await?;
-            let at = match at {
+            let at = match switch::progress(&self.store, P::NAME).await? {
                 switch::Progress::Inline => return Ok(()),
-                switch::Progress::UpTo(at) => at,
+                switch::Progress::UpTo(Some(at)) => Some(self.store.locate(at).await?),
+                switch::Progress::UpTo(None) => None,
             };
             if at.is_some_and(|at| at.log == to.log && at.position >= to.position) {
                 return Ok(());

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::{REGISTERED, Registered};
 use crate::{
-    PostgresStore,
+    PostgresStore, epoch,
     fault::Fault,
     models::{Names, PostgresReads, catalog},
     read,
@@ -167,7 +167,11 @@ impl Filling {
         let mut filler = form.filler(generation.number);
         let all = Read::query(form.query()?);
         let mut next = Some(match generation.checkpoint {
-            Some(at) => all.beyond(at),
+            Some(at) => {
+                // It may be of a former epoch that goes on.
+                let at = epoch::locate(&self.log, &self.store.inner.schema, at).await;
+                all.beyond(at.map_err(|fault| fault.explain(self.reads.place()))?)
+            }
             None => all,
         });
         while let Some(read) = next.take() {
