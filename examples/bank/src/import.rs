@@ -23,6 +23,7 @@ use crate::{
     account::{Account, AccountEvent},
     books::{Books, Entry, Misfit},
     exit::{Exit, Kind},
+    kept::Way,
     ledger::{Ledger, Place},
     money::Money,
     progress::Progress,
@@ -51,16 +52,22 @@ pub(crate) struct Request {
     pub(crate) transactions: PathBuf,
     pub(crate) on_error: OnError,
     pub(crate) tolerance: Money,
+    /// How the read model is kept from now on; `None`: as it is.
+    pub(crate) way: Option<Way>,
 }
 
 /// Imports both files into the ledger in `place`, and tells what came of it.
 pub(crate) async fn import(request: &Request, place: &Place, out: &mut String) -> Result<(), Exit> {
+    place.check(request.way)?;
     // Both are looked at before anything is made: a wrong name must not leave an empty ledger behind.
     let accounts = Source::<AccountRow>::open(&request.accounts)?;
     let transactions = Source::<TransactionRow>::open(&request.transactions)?;
     let interrupted = interruption()
         .map_err(|error| Exit::new(Kind::Other, format!("cannot listen for Ctrl-C: {error}")))?;
     let ledger = Ledger::open_or_begin(place).await?;
+    if let Some(way) = request.way {
+        ledger.keep(way).await?;
+    }
     let mut balances = ledger.balances().await?;
     let mut migration = Migration::begin(&ledger, request, interrupted).await?;
     let opened = migration.run(accounts, Books::open).await?;
