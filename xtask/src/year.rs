@@ -60,17 +60,25 @@ pub(crate) async fn run(shell: &mut Shell, data: &Path) -> Result<Pass, Stop> {
 async fn on_postgres(shell: &mut Shell, periods: &[Period], server: &Postgres) -> Result<Vec<String>, Stop> {
     let mut told = Vec::new();
     for period in periods {
-        let [whole, killed, cut] = ["whole", "killed", "cut"].map(|what| {
-            let schema =
-                format!("year_{}_{what}", period.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
-            Place::Schema { url: server.url(), schema: schema.to_ascii_lowercase() }
-        });
-        let (took, line) = period.try_out(shell, &whole, &killed).await?;
-        let cuts = period.import_with_cuts(shell, &cut, server, took).await?;
-        let rate = events_in(shell, server, &whole).await? / took.as_secs_f64();
-        let line = format!("on PostgreSQL, {line} and {cuts} cut connections, {rate:.0} events/s");
-        println!("{line}");
-        told.push(line);
+        for read_model in ["background", "inline"] {
+            let [whole, killed, cut] = ["whole", "killed", "cut"].map(|what| {
+                let name =
+                    period.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_").to_ascii_lowercase();
+                Place::Schema {
+                    url: server.url(),
+                    schema: format!("year_{name}_{read_model}_{what}"),
+                    read_model,
+                }
+            });
+            let (took, line) = period.try_out(shell, &whole, &killed).await?;
+            let cuts = period.import_with_cuts(shell, &cut, server, took).await?;
+            let rate = events_in(shell, server, &whole).await? / took.as_secs_f64();
+            let line = format!(
+                "on PostgreSQL, read model {read_model}: {line} and {cuts} cut connections, {rate:.0} events/s"
+            );
+            println!("{line}");
+            told.push(line);
+        }
     }
     Ok(told)
 }
@@ -88,7 +96,7 @@ async fn events_in(shell: &mut Shell, server: &Postgres, place: &Place) -> Resul
 #[derive(Clone, Debug)]
 enum Place {
     Directory(PathBuf),
-    Schema { url: String, schema: String },
+    Schema { url: String, schema: String, read_model: &'static str },
 }
 
 /// One pair of files.
@@ -105,7 +113,7 @@ impl Period {
         command.arg(verb);
         match place {
             Place::Directory(directory) => command.arg("--data").arg(directory),
-            Place::Schema { url, schema } => command.args(["--store", url, "--schema", schema]),
+            Place::Schema { url, schema, .. } => command.args(["--store", url, "--schema", schema]),
         };
         command
     }
@@ -113,6 +121,9 @@ impl Period {
     fn import(&self, shell: &Shell, place: &Place) -> Command {
         let mut command = Self::bank(shell, "import", place);
         command.arg("--accounts").arg(&self.accounts).arg("--transactions").arg(&self.transactions);
+        if let Place::Schema { read_model, .. } = place {
+            command.args(["--read-model", read_model]);
+        }
         command
     }
 

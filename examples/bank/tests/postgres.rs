@@ -191,3 +191,37 @@ fn connections_that_end_in_mid_import_lose_nothing_and_double_nothing() {
     assert_eq!((ids.len(), movements), (events.len(), rows_of(&transactions).count()));
     bank.run(&["verify"]).succeeds();
 }
+
+#[test]
+fn a_read_model_is_kept_inline_and_in_the_background_again() {
+    if server().is_none() {
+        return;
+    }
+    let bank = Bank::on_postgres();
+    let (accounts, transactions) = made_up(40, 2_500);
+    let (accounts, transactions) = (bank.file("a.csv", accounts), bank.file("t.csv", &transactions));
+    bank.import(&accounts, &transactions, &["--read-model", "inline"]).succeeds();
+    let expected = last_balances(&std::fs::read_to_string(&transactions).unwrap());
+    assert_eq!(bank.balances(), expected);
+    let kept = |words: &str| {
+        let told = bank.run(&["status"]).succeeds().out;
+        assert!(told.contains(words), "{words:?} is not in {told}");
+    };
+    let entries = |account: &str| {
+        let row = format!("SELECT 1 FROM {}_reads.balances WHERE key = '{account}'", bank.schema());
+        sql(&row)
+    };
+    kept("with each append in its own transaction");
+    // A command that never looks at the read model changes it all the same.
+    bank.run(&["open", "another", "5"]).succeeds();
+    assert_eq!(entries("another"), 1);
+    bank.run(&["verify"]).succeeds();
+    bank.run(&["rebuild"]).succeeds();
+    kept("with each append in its own transaction");
+    bank.run(&["rebuild", "--read-model", "background"]).succeeds();
+    kept("0 events behind");
+    bank.run(&["open", "third", "5"]).succeeds();
+    assert_eq!(entries("third"), 0, "nobody keeps it in the background now");
+    bank.run(&["verify"]).succeeds();
+    assert_eq!(bank.balances().len(), expected.len() + 2);
+}
