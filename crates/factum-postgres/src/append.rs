@@ -225,6 +225,9 @@ impl<'a> Decided<'a> {
 
     /// What becomes of the inline read models.
     fn plan(&self, folds: &Folds, schema: &str) -> Result<Plan<'a>> {
+        if self.known.inline.is_empty() {
+            return Ok(Plan::default());
+        }
         let placed = self.decisions.iter().filter_map(|decision| match decision {
             Decision::Written(events) => Some(events),
             _ => None,

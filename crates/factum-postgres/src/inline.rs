@@ -103,6 +103,7 @@ impl Registered {
 }
 
 /// What a transaction does to the inline models.
+#[derive(Default)]
 pub(crate) struct Plan<'a> {
     events: Vec<(&'a StreamName, &'a NewEvent, Placed)>,
     models: Vec<PlannedModel>,
@@ -351,6 +352,6 @@ impl<P: MultiProjection> Inlined<P> {
     /// # Errors
     /// As there, and [`Error::Timeout`] if appends that hang could not be held up.
     pub async fn verify(&self) -> Result<Vec<factum::Difference>> {
-        self.model.compare(switch::settled_scan(&self.store, P::NAME).await?).await
+        self.model.compare(self.store.reads().settled(P::NAME, switch::HOLD_UP).await?).await
     }
 }

@@ -149,6 +149,11 @@ impl PostgresReads {
         self.inner.alone().await
     }
 
+    /// All rows at a moment at which no append is on its way: those that are, are waited for so long.
+    pub(crate) async fn settled(&self, model: &str, patience: &str) -> Result<Scan> {
+        scan::settled(self, model, patience).await
+    }
+
     /// Claims a model also if it is kept inline.
     pub(crate) async fn take_over(&self, model: &str) -> Result<Lease> {
         let model = model.to_owned();

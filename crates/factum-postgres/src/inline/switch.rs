@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use deadpool_postgres::ClientWrapper;
+use deadpool_postgres::{ClientWrapper, Object};
 use factum::{
     Error, MultiProjection, Read, ReadStore, Result, Token,
     batch::Batch,
     consumer::Form,
     documents::{Documents, Fold},
-    reads::{Generation, Lease, Scan},
+    reads::{Generation, Lease},
 };
 use tokio::sync::Mutex;
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a switch waits for the appends that are on their way; those that come meanwhile wait as long.
-const HOLD_UP: &str = "10s";
+pub(super) const HOLD_UP: &str = "10s";
 
 /// How far a model is.
 pub(super) enum Progress {
@@ -32,18 +32,34 @@ pub(super) enum Progress {
 
 /// Has the model of these documents kept inline.
 pub(super) async fn on<P: MultiProjection>(store: &PostgresStore, documents: &Documents<P>) -> Result<()> {
-    let switch = Switch::begin(store, documents.model()).await?;
-    match switch.registered(documents.model()).await? {
-        Some(known) if known.version == documents.version() => Ok(()),
-        Some(newer) if newer.version > documents.version() => Err(kept_by_newer(documents, newer.version)),
+    let (name, version) = (documents.model(), documents.version());
+    let known = registered(store, name).await?;
+    if known.is_some_and(|known| known.version == version) {
+        return Ok(());
+    }
+    let switch = Switch::begin(store, name).await?;
+    // Another process may have been quicker.
+    match registered(store, name).await? {
+        Some(known) if known.version == version => Ok(()),
+        Some(newer) if newer.version > version => Err(kept_by_newer(documents, newer.version)),
         _ => switch.make(documents).await,
     }
+}
+
+/// As what the model is registered, if it is.
+async fn registered(store: &PostgresStore, model: &str) -> Result<Option<Registered>> {
+    let look = |inner: Arc<crate::Inner>, client: Object| async move {
+        let select = in_schema(&format!("SELECT {REGISTERED}"), &inner.schema);
+        let row = client.query_one(&select, &[]).await?;
+        Ok(Registered::of(&row.try_get::<_, Vec<&str>>(0)?)?)
+    };
+    Ok(store.run(look).await?.into_iter().find(|registered| registered.name == model))
 }
 
 /// Has it kept in the background again.
 pub(super) async fn off(store: &PostgresStore, model: &str) -> Result<bool> {
     let model = model.to_owned();
-    let off = |inner: Arc<crate::Inner>, client: deadpool_postgres::Object| async move {
+    let off = |inner: Arc<crate::Inner>, client: Object| async move {
         let off = in_schema("SELECT factum.make_asynchronous($1)", &inner.schema);
         Ok(client.query_one(&off, &[&model]).await?.try_get(0)?)
     };
@@ -52,29 +68,12 @@ pub(super) async fn off(store: &PostgresStore, model: &str) -> Result<bool> {
 
 pub(super) async fn progress(store: &PostgresStore, model: &str) -> Result<Progress> {
     let (model, names) = (model.to_owned(), store.names());
-    let look = |_, client: deadpool_postgres::Object| async move {
+    let look = |_, client: Object| async move {
         let (catalog, inline) = catalog::with_inline(&client, &names, &model).await?;
         let at = catalog.active.and_then(|active| active.checkpoint);
         Ok(if inline { Progress::Inline } else { Progress::UpTo(at) })
     };
     store.run(look).await
-}
-
-/// The rows of a moment at which no append was on its way.
-pub(super) async fn settled_scan(store: &PostgresStore, model: &str) -> Result<Scan> {
-    let reads = store.reads();
-    let mut gate = reads.alone().await?;
-    let explained = |fault: Fault| fault.explain(reads.place());
-    let held_up = async {
-        let held_up = gate.transaction().await?;
-        let off = in_schema("SELECT factum.keep_appends_off($1)", &store.inner.schema);
-        held_up.query(&off, &[&HOLD_UP]).await?;
-        Ok(held_up)
-    };
-    let held_up = held_up.await.map_err(explained)?;
-    let scan = reads.scan(model).await;
-    held_up.rollback().await.map_err(|error| explained(error.into()))?;
-    scan
 }
 
 fn kept_by_newer<P: MultiProjection>(documents: &Documents<P>, newer: u32) -> Error {
@@ -113,17 +112,6 @@ impl Switch {
         locked.map_err(|error| Fault::from(error).explain(reads.place()))?;
         let filling = Filling { store: store.clone(), log, reads };
         Ok(Self { store: store.clone(), gate, filling })
-    }
-
-    /// As what the model is registered, if it is.
-    async fn registered(&self, model: &str) -> Result<Option<Registered>> {
-        let look = async {
-            let select = in_schema(&format!("SELECT {REGISTERED}"), &self.store.inner.schema);
-            let row = self.gate.query_one(&select, &[]).await?;
-            Ok::<_, Fault>(Registered::of(&row.try_get::<_, Vec<&str>>(0)?)?)
-        };
-        let registered = look.await.map_err(|fault| fault.explain(self.filling.reads.place()))?;
-        Ok(registered.into_iter().find(|registered| registered.name == model))
     }
 
     async fn make<P: MultiProjection>(self, documents: &Documents<P>) -> Result<()> {

@@ -44,34 +44,66 @@ enum On {
 }
 
 pub(super) async fn scan(reads: &PostgresReads, model: &str) -> Result<Scan> {
-    let inner = reads.inner.clone();
-    // Two that read the shared connection have a cursor each.
-    let name = format!("scan_{}", fastrand::u64(..));
-    let explained = |fault: Fault| fault.explain(&inner.place);
-    let (generation, on) = match &inner.source {
-        Source::One(client) => {
-            let client = client.lock().await;
-            let shown =
-                declare(&client, &inner.names, model, &name, "WITH HOLD", None).await.map_err(explained)?;
-            let shown = shown.unwrap_or_default();
-            (shown, if shown.is_some() { On::Shared } else { On::Nothing })
-        }
+    let inner = &reads.inner;
+    match &inner.source {
         Source::Pool(_) => {
             let permit = permit(&inner.scans, &inner.place).await?;
-            let client = inner.alone().await?;
-            let shown = loop {
-                let begun = begin(&client, &inner.names).await.map_err(explained)?;
-                // Where the table was dropped after the moment at which it was shown, a later moment is looked at.
-                let declared = declare(&client, &inner.names, model, &name, "", Some(begun)).await;
-                if let Some(shown) = declared.map_err(explained)? {
-                    break shown;
-                }
-                client.batch_execute("ROLLBACK").await.map_err(|error| explained(error.into()))?;
-            };
-            (shown, if shown.is_some() { On::Own(client, permit) } else { On::Nothing })
+            on_its_own(inner, model, inner.alone().await?, permit).await
+        }
+        Source::One(client) => {
+            let (name, client) = (a_name(), client.lock().await);
+            let shown = declare(&client, &inner.names, model, &name, "WITH HOLD", None).await;
+            let shown = shown.map_err(|fault| fault.explain(&inner.place))?.unwrap_or_default();
+            let on = if shown.is_some() { On::Shared } else { On::Nothing };
+            Ok(Scan::new(shown, Cursor { inner: inner.clone(), name, on, ended: false }))
+        }
+    }
+}
+
+/// The rows of a moment at which no append is on its way: those that are, are waited for so long.
+pub(super) async fn settled(reads: &PostgresReads, model: &str, patience: &str) -> Result<Scan> {
+    let inner = &reads.inner;
+    let permit = permit(&inner.scans, &inner.place).await?;
+    // Both before appends are held up, which may then have all of the pool's connections.
+    let (mut gate, client) = (inner.alone().await?, inner.alone().await?);
+    let explained = |fault: Fault| fault.explain(&inner.place);
+    let held_up = async {
+        let held_up = gate.transaction().await?;
+        held_up.query(&inner.names.sql("SELECT factum.keep_appends_off($1)"), &[&patience]).await?;
+        Ok(held_up)
+    };
+    let held_up = held_up.await.map_err(explained)?;
+    let scan = on_its_own(inner, model, client, permit).await;
+    held_up.rollback().await.map_err(|error| explained(error.into()))?;
+    scan
+}
+
+/// Reads on a connection that nobody else has.
+async fn on_its_own(
+    inner: &Arc<Inner>,
+    model: &str,
+    client: ClientWrapper,
+    permit: OwnedSemaphorePermit,
+) -> Result<Scan> {
+    let name = a_name();
+    let opened = async {
+        loop {
+            let begun = begin(&client, &inner.names).await?;
+            // Where the table was dropped after the moment at which it was shown, a later moment is looked at.
+            if let Some(shown) = declare(&client, &inner.names, model, &name, "", Some(begun)).await? {
+                return Ok::<_, Fault>(shown);
+            }
+            client.batch_execute("ROLLBACK").await?;
         }
     };
-    Ok(Scan::new(generation, Cursor { inner, name, on, ended: false }))
+    let shown = opened.await.map_err(|fault| fault.explain(&inner.place))?;
+    let on = if shown.is_some() { On::Own(client, permit) } else { On::Nothing };
+    Ok(Scan::new(shown, Cursor { inner: inner.clone(), name, on, ended: false }))
+}
+
+/// Two that read the same connection have a cursor each.
+fn a_name() -> String {
+    format!("scan_{}", fastrand::u64(..))
 }
 
 /// Begins a moment, and tells up to where nothing of the log is on its way any more: what an inline model has in it for sure.

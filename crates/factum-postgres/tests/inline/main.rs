@@ -2,6 +2,7 @@
 //! by every process or by none.
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
+mod contract;
 mod order;
 #[path = "../support/mod.rs"]
 mod server;
