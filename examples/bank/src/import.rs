@@ -68,15 +68,23 @@ pub(crate) async fn import(request: &Request, place: &Place, out: &mut String) -
     if let Some(way) = request.way {
         ledger.keep(way).await?;
     }
-    let mut balances = ledger.balances().await?;
-    let mut migration = Migration::begin(&ledger, request, interrupted).await?;
+    let mut balances = ledger.balances().await.map_err(again)?;
+    let mut migration = Migration::begin(&ledger, request, interrupted).await.map_err(again)?;
     let opened = migration.run(accounts, Books::open).await?;
     let booked = migration.run(transactions, Books::book).await?;
-    ledger.catch_up(&mut balances, migration.seen).await?;
+    ledger.catch_up(&mut balances, migration.seen).await.map_err(again)?;
     let told = migration.summary(&opened, &booked);
     ledger.close().await?;
     *out += &told;
     Ok(())
+}
+
+/// The same, and how to go on, if what failed may do well the next time.
+fn again(exit: Exit) -> Exit {
+    match exit.kind() {
+        Kind::Storage => exit.but("run the same command again to go on, nothing will be doubled"),
+        _ => exit,
+    }
 }
 
 /// Becomes true when the user presses Ctrl-C, or the system asks the process to end. The second time ends it at once, which

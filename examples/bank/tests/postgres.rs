@@ -180,7 +180,8 @@ fn connections_that_end_in_mid_import_lose_nothing_and_double_nothing() {
     assert!(ended > 0);
     drop(child.stdin.take());
     let answer = Answer::from(child.wait_with_output().unwrap());
-    assert!(answer.code == 0 || answer.err.contains("run the same command again"), "{answer:?}");
+    // It goes on by itself on new connections, unless they are cut as well.
+    assert!(matches!(answer.code, 0 | 7), "{answer:?}");
     let file = bank.file("transactions.csv", &transactions);
     bank.import(&accounts, &file, &[]).succeeds();
     assert_eq!(bank.balances(), last_balances(&transactions));
