@@ -19,8 +19,9 @@ use tokio_postgres::{Client, Row, Statement, types::ToSql};
 use crate::{
     fault::Fault,
     inline::{Folds, Plan, REGISTERED, Registered},
-    known::{self, Content, Key, Known, concerned, queries},
-    models::{self, Names},
+    known::{self, Attempts, Content, Key, Known, concerned, queries},
+    models::{self, Columns, Names},
+    plain,
     rows::{self, EventColumns, STREAM, StreamColumns, number, signed},
     schema::in_schema,
     sql::{self, Sql},
@@ -36,7 +37,7 @@ pub(crate) struct Statements {
     record: String,
     allocate: String,
     settle: String,
-    settle_to: String,
+    plain: String,
     lock_rows: String,
     schema: String,
 }
@@ -47,19 +48,34 @@ impl Statements {
         Self {
             meet: sql("SELECT factum.meet($1, $2)"),
             lock_streams: sql(&format!("SELECT {STREAM} FROM factum.lock_streams($1) s")),
-            find: sql("SELECT e.stream, e.id, e.position, e.revision, e.digest
+            find: sql("SELECT e.stream, e.id, e.position, e.revision, e.digest, e.xmin::text::bigint
                 FROM unnest($1::text[], $2::uuid[]) AS w (stream, id) JOIN factum.events e ON e.stream = w.stream AND e.id = w.id"),
             log: sql(&format!(
-                "SELECT log_id, epoch, (SELECT coalesce(max(position), 0) FROM factum.events), {REGISTERED} FROM factum.log"
+                "SELECT log_id, epoch, (SELECT coalesce(max(position), 0) FROM factum.events),
+                pg_current_xact_id()::text::bigint & 4294967295, {REGISTERED} FROM factum.log"
             )),
             record: sql("SELECT first, moment FROM factum.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                 $15, $16, $17, $18, $19, $20, $21, $22)"),
             allocate: sql("SELECT first, moment FROM factum.allocate($1)"),
-            settle: sql("SELECT factum.settle(current_setting('factum_store.recorded_to')::bigint)"),
-            settle_to: sql("SELECT factum.settle($1)"),
+            settle: sql("SELECT factum.settle($1)"),
+            plain: sql("SELECT first, first_revision, epoch FROM factum.append_plain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+                $12, $13)"),
             lock_rows: sql("SELECT factum.lock_rows($1)"),
             schema: schema.to_owned(),
         }
+    }
+}
+
+impl Statements {
+    /// Does an append in one statement, if it is of the usual kind: see [`plain`](crate::plain).
+    pub(crate) async fn plain(
+        &self,
+        client: &Object,
+        log_id: uuid::Uuid,
+        durability: Durability,
+        append: &Append,
+    ) -> Result<Option<Appended>, Fault> {
+        plain::append(client, &self.plain, log_id, durability, append).await
     }
 }
 
@@ -91,7 +107,17 @@ pub(crate) enum Verdict {
     Later,
 }
 
+/// Appends that are decided, and written as far as they are to be: to be answered when nothing can appear before `rests_on` any
+/// more, neither before these events nor before those that a refusal speaks of. Only then does every reader see them.
+pub(crate) struct Done {
+    pub(crate) verdicts: Vec<Verdict>,
+    pub(crate) rests_on: Position,
+}
+
 /// Does them, in this order, in a transaction of their own; each is done or refused for itself.
+///
+/// `attempts` at the same were made before, and it may be unknown what became of them; this one is added.
+/// What one of them has written is no replay: nobody has been told of it.
 ///
 /// # Errors
 /// What fails all of them.
@@ -102,18 +128,20 @@ pub(crate) async fn append(
     limits: &Limits,
     durability: Durability,
     appends: &[&Append],
-) -> Result<Vec<Verdict>, Fault> {
+    attempts: &mut Attempts,
+) -> Result<Done, Fault> {
     let work = Work { line: client, statements, folds };
     let known = match work.ask(appends, Begin::Here).await {
         Ok(known) => known,
         Err(fault) => return Err(undone(client, fault).await),
     };
-    let decided = Decided::of(appends, limits, known);
-    let last = match work.write(&decided, End::Here).await {
-        Ok(last) => last,
-        Err(fault) => return Err(undone(client, fault).await),
-    };
-    Ok(decided.verdicts(last, durability))
+    let transaction = known.transaction;
+    let decided = Decided::of(appends, limits, known, attempts);
+    attempts.transactions.push(transaction);
+    match work.write(&decided, End::Here).await {
+        Ok(first) => Ok(decided.done(first, durability)),
+        Err(fault) => Err(undone(client, fault).await),
+    }
 }
 
 /// Ends the transaction; a connection that is gone has ended it.
@@ -123,7 +151,7 @@ async fn undone(client: &Object, fault: Fault) -> Fault {
     fault
 }
 
-/// Does one in a transaction that somebody else has begun and will end. Nothing is settled then.
+/// Does one in a transaction that somebody else has begun and will end.
 ///
 /// # Errors
 /// Why not; what it has locked stays so until the transaction ends.
@@ -137,20 +165,26 @@ pub(crate) async fn append_within(
 ) -> Result<Appended, Fault> {
     let work = Work { line, statements, folds };
     let known = work.ask(&[append], Begin::Elsewhere).await?;
-    let decided = Decided::of(&[append], limits, known);
-    let last = work.write(&decided, End::Elsewhere).await?;
-    match decided.verdicts(last, durability).pop() {
+    let decided = Decided::of(&[append], limits, known, &Attempts::default());
+    let first = work.write(&decided, End::Elsewhere).await?;
+    match decided.done(first, durability).verdicts.pop() {
         Some(Verdict::Answered(answer)) => Ok(answer?),
         _ => Err(Error::invalid("the append", "it was not decided").into()),
     }
 }
 
-/// Waits until every reader sees everything up to a position that is committed.
-pub(crate) async fn settle(line: &impl Line, statements: &Statements, to: Position) -> Result<(), Fault> {
-    let settle = line.prepare(&statements.settle_to).await?;
-    let settled = line.client().query(&settle, &[&signed(to.0)]).await;
-    settled.map_err(|error| Fault::from(error).not_settled())?;
-    Ok(())
+/// Waits until every reader sees everything up to a position that was drawn; how far they see then, which may be further.
+pub(crate) async fn settle(
+    client: &Object,
+    statements: &Statements,
+    to: Position,
+) -> Result<Position, Fault> {
+    let settled = async {
+        let settle = client.prepare(&statements.settle).await?;
+        let row = client.query_one(&settle, &[&signed(to.0)]).await?;
+        Ok(Position(number(row.try_get(0)?)))
+    };
+    settled.await.map_err(|error: tokio_postgres::Error| Fault::from(error).not_settled())
 }
 
 /// Who begins the transaction.
@@ -184,21 +218,29 @@ struct Decided<'a> {
     events: EventColumns,
 }
 
+/// Whether events that were found were written by an attempt of which nobody was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ByUs {
+    Yes,
+    No,
+}
+
 enum Decision {
     /// Written: each event's number in the transaction, and its revision.
     Written(Vec<Placed>),
-    Replayed(Vec<Placed>),
+    /// Written before: by an earlier attempt at the same, or not.
+    Found(Vec<Placed>, ByUs),
     Refused(Error),
     Later,
 }
 
 impl<'a> Decided<'a> {
-    fn of(appends: &[&'a Append], limits: &Limits, known: Known) -> Self {
+    fn of(appends: &[&'a Append], limits: &Limits, known: Known, attempts: &Attempts) -> Self {
         let mut decided =
             Self { known, decisions: Vec::new(), written: Vec::new(), events: EventColumns::default() };
         let mut closed = false;
         for &append in appends {
-            let decision = if closed { Decision::Later } else { decided.decide(append, limits) };
+            let decision = if closed { Decision::Later } else { decided.decide(append, limits, attempts) };
             // What changes the lives of streams is alone with them, since only the server knows its moment.
             closed |= known::describes(append);
             if matches!(decision, Decision::Written(_)) {
@@ -209,7 +251,7 @@ impl<'a> Decided<'a> {
         decided
     }
 
-    fn decide(&mut self, append: &Append, limits: &Limits) -> Decision {
+    fn decide(&mut self, append: &Append, limits: &Limits, attempts: &Attempts) -> Decision {
         let alone = self.written.is_empty();
         if !alone && (known::describes(append) || known::is_met_by(append, &self.written)) {
             return Decision::Later;
@@ -218,7 +260,10 @@ impl<'a> Decided<'a> {
             Ok(Admission::New) => Decision::Written(self.known.join(append, &mut self.events)),
             // It may rest on an append before it, which may yet fail.
             _ if !alone => Decision::Later,
-            Ok(Admission::Replayed(events)) => Decision::Replayed(events),
+            Ok(Admission::Replayed(events)) => {
+                let ours = self.known.found(append).all(|content| attempts.made(content));
+                Decision::Found(events, if ours { ByUs::Yes } else { ByUs::No })
+            }
             Err(error) => Decision::Refused(error),
         }
     }
@@ -238,17 +283,21 @@ impl<'a> Decided<'a> {
         Plan::of(folds, &Names::Schema(schema.to_owned()), &self.known.inline, events.collect())
     }
 
-    /// Up to where readers must see before anything is answered, where nothing is written.
-    fn rests_on(&self) -> Position {
+    /// Up to where readers must see before anything is answered.
+    fn rests_on(&self, first: Option<Position>) -> Position {
+        if let Some(first) = first {
+            return Position(first.0 + self.events.len() as u64 - 1);
+        }
         let replayed = self.decisions.iter().filter_map(|decision| match decision {
-            Decision::Replayed(events) => events.iter().map(|placed| placed.position).max(),
+            Decision::Found(events, _) => events.iter().map(|placed| placed.position).max(),
             _ => None,
         });
         replayed.max().unwrap_or_default().max(self.known.head)
     }
 
     /// The answers, once all is written from `first` on.
-    fn verdicts(self, first: Option<Position>, durability: Durability) -> Vec<Verdict> {
+    fn done(self, first: Option<Position>, durability: Durability) -> Done {
+        let rests_on = self.rests_on(first);
         let (identity, head) = (self.known.identity, self.known.head);
         let done = |events: Vec<Placed>, replayed| {
             let last = events.iter().map(|placed| placed.position).max().unwrap_or(head);
@@ -258,11 +307,11 @@ impl<'a> Decided<'a> {
         let at = |placed: Placed| Placed { position: Position(first.0 + placed.position.0), ..placed };
         let verdict = |decision| match decision {
             Decision::Written(events) => done(events.into_iter().map(at).collect(), false),
-            Decision::Replayed(events) => done(events, true),
+            Decision::Found(events, by_us) => done(events, by_us == ByUs::No),
             Decision::Refused(error) => Verdict::Answered(Err(error)),
             Decision::Later => Verdict::Later,
         };
-        self.decisions.into_iter().map(verdict).collect()
+        Done { verdicts: self.decisions.into_iter().map(verdict).collect(), rests_on }
     }
 }
 
@@ -307,59 +356,62 @@ impl<L: Line> Work<'_, L> {
         let recorded = recorded?.iter().map(recorded_event).collect::<Result<_, Fault>>()?;
         let (log, found) = (log?, found?);
         let identity = LogIdentity { log_id: log.try_get(0)?, epoch: number(log.try_get(1)?) };
-        let head = Position(number(log.try_get(2)?));
+        let (head, transaction) = (Position(number(log.try_get(2)?)), log.try_get(3)?);
         let mut matches = Vec::with_capacity(found.len());
         for ((query, after), row) in wanted.queries.into_iter().zip(found) {
             let position = row.try_get::<_, Option<i64>>(0)?.map(|position| Position(number(position)));
             matches.push((query.clone(), after, position));
         }
-        let inline = Registered::of(&log.try_get::<_, Vec<&str>>(3)?)?;
-        Ok(Known { identity, head, streams, recorded, matches, inline })
+        let inline = Registered::of(&log.try_get::<_, Vec<&str>>(4)?)?;
+        Ok(Known { identity, head, transaction, streams, recorded, matches, inline })
     }
 
     /// Writes what was admitted, and commits. The position of the first event, if there is one.
-    ///
-    /// An answer is given when nothing can appear before these events any more, nor before those that a refusal speaks of: only
-    /// then does every reader see them.
     async fn write(&self, decided: &Decided<'_>, end: End) -> Result<Option<Position>, Fault> {
+        let client = self.line.client();
         if decided.events.len() == 0 {
             if end == End::Here {
-                self.close_and_settle(decided.rests_on()).await?;
+                // What was locked may have been noted for the first time: that is not worth keeping.
+                client.batch_execute("ROLLBACK").await?;
             }
             return Ok(None);
         }
-        let Self { line, statements, .. } = self;
-        let (record, settle) =
-            tokio::try_join!(line.prepare(&statements.record), line.prepare(&statements.settle))?;
-        let plan = decided.plan(self.folds, &statements.schema)?;
+        let record = self.line.prepare(&self.statements.record).await?;
+        let plan = decided.plan(self.folds, &self.statements.schema)?;
         let (drawn_before, rows) = self.draw_before(decided, &plan).await?;
-        let moment = Timestamp(drawn_before.map(|(_, moment)| moment).unwrap_or_default());
+        let (first, moment) = drawn_before.unwrap_or_default();
+        let (first, moment) = (Position(number(first)), Timestamp(moment));
         let after = decided.known.streams_after(&decided.written, moment)?;
-        let first = Position(drawn_before.map(|(first, _)| number(first)).unwrap_or_default());
         let state = |stream: &StreamName| after.get(stream).copied().unwrap_or_default();
         let changes = plan.fold(first, moment, rows, state)?;
+        let changes = self.prepare_rows(&plan, &changes).await?;
         let streams = StreamColumns::of(&after);
         let (first, moment) = drawn_before.unzip();
         let parameters = parameters(&first, &moment, &decided.events, &streams);
-        let rows = plan.models().iter().zip(&changes).map(async |(model, rows)| {
-            let write = format!("WITH {} SELECT", models::write_rows(&model.table, "true"));
-            Ok::<_, tokio_postgres::Error>((line.prepare(&write).await?, rows.parameters()))
-        });
-        let rows = try_join_all(rows).await?;
-        let client = line.client();
-        let here = end == End::Here;
-        let (recorded, rows, committed, settled) = tokio::join!(
+        let (recorded, changed, committed) = tokio::join!(
             biased;
             client.query_one(&record, &parameters),
-            try_join_all(rows.iter().map(|(write, rows)| client.query(write, rows))),
-            async { if here { client.batch_execute("COMMIT").await } else { Ok(()) } },
-            async { if here { client.query(&settle, &[]).await } else { Ok(Vec::new()) } },
+            try_join_all(changes.iter().map(|(write, rows)| client.query(write, rows))),
+            async { if end == End::Here { client.batch_execute("COMMIT").await } else { Ok(()) } },
         );
         let recorded = recorded.map_err(|error| Fault::from(error).of_a_change())?;
-        rows.map_err(|error| Fault::from(error).of_a_change())?;
+        changed.map_err(|error| Fault::from(error).of_a_change())?;
         committed.map_err(|error| Fault::from(error).of_a_change())?;
-        settled.map_err(|error| Fault::from(error).not_settled())?;
         Ok(Some(Position(number(recorded.try_get(0)?))))
+    }
+
+    /// The statements that write rows, with their parameters.
+    async fn prepare_rows<'c>(
+        &self,
+        plan: &Plan<'_>,
+        changes: &'c [Columns],
+    ) -> Result<Vec<(Statement, [&'c (dyn ToSql + Sync); 4])>, Fault> {
+        let mut prepared = Vec::with_capacity(changes.len());
+        for (model, rows) in plan.models().iter().zip(changes) {
+            let write = format!("WITH {} SELECT", models::write_rows(&model.table, "true"));
+            prepared.push((self.line.prepare(&write).await?, rows.parameters()));
+        }
+        Ok(prepared)
     }
 
     /// The first position and the moment, where they must be known before anything is written: where an append changes what a
@@ -376,10 +428,10 @@ impl<L: Line> Work<'_, L> {
         let Self { line, statements, .. } = self;
         let (lock, allocate) =
             tokio::try_join!(line.prepare(&statements.lock_rows), line.prepare(&statements.allocate))?;
-        let selects = plan.models().iter().map(async |model| {
-            Ok::<_, tokio_postgres::Error>((line.prepare(&models::select_rows(&model.table)).await?, model))
-        });
-        let selects = try_join_all(selects).await?;
+        let mut selects = Vec::with_capacity(plan.models().len());
+        for model in plan.models() {
+            selects.push((line.prepare(&models::select_rows(&model.table)).await?, &model.keys));
+        }
         let (count, places) = (signed(decided.events.len() as u64), plan.places());
         let (count, places): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 1]) = ([&count], [&places]);
         let client = line.client();
@@ -387,9 +439,7 @@ impl<L: Line> Work<'_, L> {
         let (locked, rows, drawn) = tokio::join!(
             biased;
             client.query(&lock, &places),
-            try_join_all(selects.iter().map(|(select, model)| async move {
-                client.query(select, &[&model.keys]).await
-            })),
+            try_join_all(selects.iter().map(|(select, keys)| async move { client.query(select, &[keys]).await })),
             client.query_one(&allocate, &count),
         );
         locked?;
@@ -399,23 +449,6 @@ impl<L: Line> Work<'_, L> {
         let rows = rows?.into_iter().map(by_key).collect::<Result<_, Fault>>()?;
         let drawn = drawn?;
         Ok((Some((drawn.try_get(0)?, drawn.try_get(1)?)), rows))
-    }
-
-    /// Ends a transaction that has written nothing, once readers see everything up to `position`.
-    async fn close_and_settle(&self, position: Position) -> Result<(), Fault> {
-        let settle = self.line.prepare(&self.statements.settle_to).await?;
-        let to = signed(position.0);
-        let to: [&(dyn ToSql + Sync); 1] = [&to];
-        let client = self.line.client();
-        let (closed, settled) = tokio::join!(
-            biased;
-            // What was locked may have been noted for the first time: that is not worth keeping.
-            client.batch_execute("ROLLBACK"),
-            client.query(&settle, &to),
-        );
-        closed?;
-        settled.map_err(|error| Fault::from(error).not_settled())?;
-        Ok(())
     }
 }
 
@@ -458,7 +491,8 @@ impl<'a> Wanted<'a> {
 fn recorded_event(row: &Row) -> Result<(Key, Content), Fault> {
     let placed =
         Placed { position: Position(number(row.try_get(2)?)), revision: Revision(number(row.try_get(3)?)) };
-    Ok(((row.try_get(0)?, EventId(row.try_get(1)?)), (placed, row.try_get(4)?)))
+    let content = Content { placed, digest: row.try_get(4)?, writer: Some(row.try_get(5)?) };
+    Ok(((row.try_get(0)?, EventId(row.try_get(1)?)), content))
 }
 
 /// Asks for the last visible event that matches beyond a position.

@@ -9,12 +9,17 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod,
+};
 use factum::{Error, Outcome, Result};
-use tokio_postgres::{Client, Config, config::Host};
+use tokio_postgres::{Client, Config, Connection, Socket, config::Host, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{Options, epoch, fault::Fault, tls::Tls};
+
+/// What carries a client's words.
+type Line = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// How to reach one database, and the store in it.
 pub(crate) struct Door {
@@ -22,7 +27,7 @@ pub(crate) struct Door {
     tls: MakeRustlsConnect,
     /// How an error names it: never with a password.
     pub(crate) place: String,
-    schema: String,
+    pub(crate) schema: String,
     connections: usize,
     patience: Duration,
 }
@@ -46,17 +51,25 @@ impl Door {
     /// # Errors
     /// As for a store that is opened.
     pub(crate) async fn client(&self) -> Result<Client> {
-        let connected = tokio::time::timeout(self.patience, self.config.connect(self.tls.clone())).await;
-        let (client, connection) = match connected {
-            Ok(connected) => connected.map_err(|error| Fault::from(error).explain(&self.place))?,
-            Err(_) => {
-                let why = format!("PostgreSQL {} does not answer", self.place);
-                return Err(Error::Unavailable { why, outcome: Outcome::No });
-            }
-        };
+        let (client, connection) = self.connection().await?;
         // It ends with the client; what it would say, the client's next word says.
         tokio::spawn(connection);
         Ok(client)
+    }
+
+    /// The same, for one who looks himself at what the server says unasked.
+    ///
+    /// # Errors
+    /// As for a store that is opened.
+    pub(crate) async fn connection(&self) -> Result<(Client, Line)> {
+        let connected = tokio::time::timeout(self.patience, self.config.connect(self.tls.clone())).await;
+        match connected {
+            Ok(connected) => connected.map_err(|error| Fault::from(error).explain(&self.place)),
+            Err(_) => {
+                let why = format!("PostgreSQL {} does not answer", self.place);
+                Err(Error::Unavailable { why, outcome: Outcome::No })
+            }
+        }
     }
 
     /// Connections for a store. Each is asked where it is before it is used, and `epoch` is told.
@@ -68,6 +81,8 @@ impl Door {
         let schema = self.schema.clone();
         Pool::builder(Manager::from_config(self.config.clone(), self.tls.clone(), manager))
             .max_size(self.connections.max(1))
+            // A connection that was just used has all at hand.
+            .queue_mode(QueueMode::Lifo)
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .wait_timeout(Some(self.patience))
             .create_timeout(Some(self.patience))
@@ -102,13 +117,13 @@ pub(crate) async fn take(pool: &Pool, place: &str) -> Result<Object> {
 }
 
 fn configured(url: &str, options: &Options) -> Result<Config> {
-    let mut config = Config::from_str(url).map_err(|error| {
-        let why = format!("it must look like postgres://user:password@host:5432/database ({error})");
+    let none = |why: String| {
+        let why = format!("it must look like postgres://user:password@host:5432/database ({why})");
         Error::invalid("the URL of PostgreSQL", why)
-    })?;
+    };
+    let mut config = Config::from_str(url).map_err(|error| none(error.to_string()))?;
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        let why = "it names no host; it must look like postgres://user:password@host:5432/database";
-        return Err(Error::invalid("the URL of PostgreSQL", why));
+        return Err(none("it names no host".to_owned()));
     }
     let timeout = options.statement_timeout.as_millis();
     // A commit is acknowledged when it is durable, whatever the server's default; and a process that hangs does not hold others

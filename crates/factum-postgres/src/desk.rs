@@ -6,14 +6,15 @@ use std::{
     time::Duration,
 };
 
-use factum::{Append, Appended, Error, Outcome, Result};
+use factum::{Append, Appended, Error, ExpectedRevision, Guard, Outcome, Result, error::Actual};
 use tokio::sync::oneshot;
 
 use crate::{
     Inner,
-    append::{self, Verdict},
+    append::{self, Done, Verdict},
     fault::{self, Fault},
-    take,
+    known::Attempts,
+    settle, take,
 };
 
 /// How often appends that were in others' way, or whose connection failed, are tried again.
@@ -45,7 +46,7 @@ struct Waiting {
 }
 
 /// Does one in a transaction of its own.
-pub(crate) async fn alone(inner: &Inner, append: &Append) -> Result<Appended> {
+pub(crate) async fn alone(inner: &Arc<Inner>, append: &Append) -> Result<Appended> {
     match transact(inner, &[append]).await?.pop() {
         Some(Verdict::Answered(answer)) => answer,
         _ => Err(Error::invalid("the append", "it was not decided")),
@@ -161,17 +162,11 @@ impl Worker {
 
 /// Does them in one transaction, and again where others were in the way or the connection failed: the events' ids tell what has
 /// been written. An attempt that may yet write holds the locks that the next one waits for.
-async fn transact(inner: &Inner, appends: &[&Append]) -> Result<Vec<Verdict>> {
-    let mut unknown = false;
+async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict>> {
+    let (mut unknown, mut attempts) = (false, Attempts::default());
     for attempt in 1.. {
-        let done = match take(&inner.pool, &inner.place).await {
-            Ok(client) => {
-                append::append(&client, &inner.append, &inner.folds, &inner.limits, inner.durability, appends)
-                    .await
-            }
-            Err(error) => Err(Fault::from(error)),
-        };
-        let fault = match done {
+        let fault = match attempt_at(inner, appends, &mut attempts).await {
+            Ok(verdicts) if unknown => return Ok(verdicts.into_iter().map(after_a_cut).collect()),
             Ok(verdicts) => return Ok(verdicts),
             Err(fault) => fault,
         };
@@ -190,4 +185,52 @@ async fn transact(inner: &Inner, appends: &[&Append]) -> Result<Vec<Verdict>> {
         tokio::time::sleep((pause * (1 << attempt)).mul_f64(fastrand::f64())).await;
     }
     unreachable!("the last attempt returns")
+}
+
+async fn attempt_at(
+    inner: &Arc<Inner>,
+    appends: &[&Append],
+    attempts: &mut Attempts,
+) -> Result<Vec<Verdict>, Fault> {
+    let Inner { append: statements, folds, limits, durability, .. } = &**inner;
+    let done = {
+        let client = take(&inner.pool, &inner.place).await?;
+        // Once it is unknown what became of an attempt, the next one asks first.
+        let plain = match (appends, inner.settling.drawn_before()) {
+            ([append], Some(drawn)) if attempts.drawn_before.is_none() && folds.is_empty() => {
+                let plain = statements.plain(&client, inner.log_id, *durability, append).await;
+                let unknown = plain.as_ref().is_err_and(Fault::is_unknown);
+                attempts.drawn_before = unknown.then_some(drawn);
+                plain?
+            }
+            _ => None,
+        };
+        match plain {
+            Some(appended) => {
+                let rests_on = appended.token.position;
+                Done { verdicts: vec![Verdict::Answered(Ok(appended))], rests_on }
+            }
+            None => {
+                append::append(&client, statements, folds, limits, *durability, appends, attempts).await?
+            }
+        }
+    };
+    // The connection is free again: whoever waits here needs none of their own.
+    settle::settled(inner, done.rests_on).await?;
+    Ok(done.verdicts)
+}
+
+/// A refusal, where the statement of an earlier attempt may still be on its way to a stream that has yet to become as it expects.
+fn after_a_cut(verdict: Verdict) -> Verdict {
+    let Verdict::Answered(Err(Error::Conflict(conflict))) = &verdict else { return verdict };
+    let Guard::Stream { expected: ExpectedRevision::Exact(expected), .. } = conflict.guard else {
+        return verdict;
+    };
+    let passed =
+        matches!(conflict.actual, Actual::Revision(last) | Actual::Deleted(last) if last >= expected);
+    if passed {
+        return verdict;
+    }
+    let why = format!("the connection was cut, and since then: {conflict}");
+    Verdict::Answered(Err(Error::Unavailable { why, outcome: Outcome::Unknown }))
 }

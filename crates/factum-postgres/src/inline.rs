@@ -53,6 +53,11 @@ impl Folds {
         Ok(())
     }
 
+    /// Whether it can keep none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     fn find(&self, model: &Registered) -> Result<Known> {
         let folds = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let mut versions = None;

@@ -22,13 +22,16 @@ mod connect;
 mod desk;
 mod epoch;
 mod fault;
+mod hints;
 mod inline;
 mod json;
 mod known;
 mod models;
+mod plain;
 mod read;
 mod rows;
 mod schema;
+mod settle;
 mod snapshots;
 mod sql;
 mod status;
@@ -53,12 +56,12 @@ use factum::{
     Append, Appended, Durability, Error, EventStore, Guard, Head, Limits, Outcome, Page, Position, Read,
     Result, Start, StreamName, StreamState, Token,
 };
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::{
     connect::{Door, take},
     fault::Fault,
+    hints::{Hints, News},
 };
 pub use self::{
     inline::Inlined,
@@ -131,11 +134,12 @@ struct Inner {
     durability: Durability,
     writing: Writing,
     desk: desk::Desk,
+    settling: settle::Settling,
     append: append::Statements,
     read: read::Statements,
     folds: inline::Folds,
-    /// The last position that this process wrote.
-    written: watch::Sender<Position>,
+    news: News,
+    _hints: Hints,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -181,20 +185,23 @@ impl PostgresStore {
         let pool = door.pool(epoch.clone())?;
         // The first one is made now, so that what is wrong is told now.
         drop(take(&pool, &door.place).await?);
+        let news = News::new();
         let inner = Inner {
             pool,
-            place: door.place,
+            place: door.place.clone(),
             log_id,
             epoch,
             limits: options.limits,
             durability: if synced { Durability::Synced } else { Durability::Relaxed },
             writing: options.writing,
             desk: desk::Desk::default(),
+            settling: settle::Settling::default(),
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
             folds: inline::Folds::default(),
             schema: options.schema,
-            written: watch::Sender::new(Position::START),
+            _hints: Hints::exchange(door, news.clone()),
+            news,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -316,15 +323,6 @@ impl PostgresStore {
             Err(Error::Unavailable { why, outcome: Outcome::Unknown })
         })
     }
-
-    /// Tells those who wait for what is new that there is something up to here.
-    fn written(&self, last: Position) {
-        self.inner.written.send_if_modified(|written| {
-            let newer = last > *written;
-            *written = last.max(*written);
-            newer
-        });
-    }
 }
 
 #[async_trait]
@@ -340,7 +338,7 @@ impl EventStore for PostgresStore {
             }
             Writing::Grouped => desk::grouped(&self.inner, append).await?,
         };
-        self.written(appended.token.position);
+        self.inner.news.write(appended.token.position);
         Ok(appended)
     }
 
@@ -348,11 +346,18 @@ impl EventStore for PostgresStore {
         if let Start::Beyond(token) = &mut read.start {
             *token = self.of_this_epoch(*token).await?;
         }
-        self.run(|inner, client| async move { read::page(&client, &inner.read, &read).await }).await
+        let told = self.inner.news.told();
+        let page =
+            self.run(|inner, client| async move { read::page(&client, &inner.read, &read).await }).await?;
+        self.inner.news.is_refuted(told, page.head.position);
+        Ok(page)
     }
 
     async fn head(&self) -> Result<Head> {
-        self.run(|inner, client| async move { read::head(&client, &inner.read).await }).await
+        let told = self.inner.news.told();
+        let head = self.run(|inner, client| async move { read::head(&client, &inner.read).await }).await?;
+        self.inner.news.is_refuted(told, head.token.position);
+        Ok(head)
     }
 
     async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
@@ -369,8 +374,7 @@ impl EventStore for PostgresStore {
     }
 
     async fn changed(&self, position: Position) {
-        // The sender lives as long as this store, so waiting cannot fail. Other processes' appends are found by looking again.
-        let _ = self.inner.written.subscribe().wait_for(|written| *written > position).await;
+        self.inner.news.beyond(position).await;
     }
 
     fn limits(&self) -> Limits {

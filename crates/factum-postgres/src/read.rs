@@ -1,5 +1,7 @@
 //! Reads: how far it is safe to look, and then, in a later statement, what is there.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use deadpool_postgres::ClientWrapper;
 use factum::{
     AsOf, Direction, Error, Head, Life, LogIdentity, Page, Position, Read, RecordedEvent, Result, Source,
@@ -9,7 +11,7 @@ use tokio_postgres::{Row, types::ToSql};
 
 use crate::{
     fault::Fault,
-    rows::{self, EVENT, STREAM, number, signed},
+    rows::{self, EVENT, number, signed},
     schema::in_schema,
     sql::{self, Sql},
 };
@@ -22,24 +24,44 @@ pub(crate) struct Statements {
     stream: String,
     first_after: String,
     schema: String,
+    careful: AtomicU32,
 }
 
-/// The end of what is read, as SQL in the statement after the one that looked out.
-const SAFE: &str = "current_setting('factum_store.safe')::bigint";
-const NOW: &str = "current_setting('factum_store.now')::bigint";
+/// The end of what is read, as SQL in a statement after one that looked out on the same connection. Nothing before that.
+const SAFE: &str = "nullif(current_setting('factum_store.safe', true), '')::bigint";
+
+/// How many reads of streams look out first, after one for which what this connection knew was too old.
+const CAREFUL: u32 = 16;
 
 impl Statements {
     pub(crate) fn new(schema: &str) -> Self {
         let sql = |text: &str| in_schema(text, schema);
+        // What is committed is not always safe to be seen yet: a stream ends where its events do that are.
+        let stream = format!(
+            "SELECT s.name, CASE WHEN q.quiet THEN s.last_revision
+                    ELSE (SELECT max(e.revision) FROM factum.events e WHERE e.stream = s.name AND e.position + 0 <= q.safe) END,
+                s.hidden_before, s.hidden_until, s.truncate_before, s.max_count, s.max_age_seconds, s.life,
+                l.log_id, l.epoch, q.safe, q.quiet
+             FROM factum.log l
+             CROSS JOIN (SELECT p.safe, p.drawn = p.safe AS quiet FROM (SELECT {SAFE} AS safe, last_value AS drawn FROM factum.position) p) q
+             LEFT JOIN factum.streams s ON s.name = $1"
+        );
         Self {
-            look_out: sql("SELECT set_config('factum_store.safe', factum.safe_head()::text, false)::bigint,
-                set_config('factum_store.now', factum.moment()::text, false)::bigint, log_id, epoch FROM factum.log"),
-            head: sql("SELECT max(recorded_at) FROM factum.events e
-                WHERE e.position = (SELECT max(position) FROM factum.events WHERE position <= $1)"),
-            stream: sql(&format!("SELECT {STREAM} FROM factum.streams s WHERE s.name = $1")),
+            look_out: sql("SELECT set_config('factum_store.safe', factum.safe_head()::text, false)::bigint, log_id, epoch
+                FROM factum.log"),
+            head: sql("SELECT max(recorded_at) FROM factum.events e WHERE e.position = $1"),
+            stream: sql(&stream),
             first_after: sql("SELECT position FROM factum.events WHERE recorded_at > $1 ORDER BY recorded_at, position LIMIT 1"),
             schema: schema.to_owned(),
+            careful: AtomicU32::new(0),
         }
+    }
+
+    /// Whether what a connection knows from its last read may still be so: while nobody writes, a read of a stream is two
+    /// statements in one trip.
+    fn may_be_quiet(&self) -> bool {
+        let less = |careful: u32| careful.checked_sub(1);
+        self.careful.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err()
     }
 }
 
@@ -51,8 +73,27 @@ struct Horizon {
 
 impl Horizon {
     fn of(row: &Row) -> Result<Self, Fault> {
-        let log = LogIdentity { log_id: row.try_get(2)?, epoch: number(row.try_get(3)?) };
+        let log = LogIdentity { log_id: row.try_get(1)?, epoch: number(row.try_get(2)?) };
         Ok(Self { log, safe: Position(number(row.try_get(0)?)) })
+    }
+}
+
+/// A stream, as far as it is safe to see it.
+struct Look {
+    horizon: Horizon,
+    state: StreamState,
+    /// Whether nothing has been drawn since this connection looked out.
+    quiet: bool,
+}
+
+impl Look {
+    fn of(row: &Row) -> Result<Self, Fault> {
+        let log = LogIdentity { log_id: row.try_get(8)?, epoch: number(row.try_get(9)?) };
+        let safe = Position(number(row.try_get::<_, Option<i64>>(10)?.unwrap_or_default()));
+        let known = row.try_get::<_, Option<&str>>(0)?.is_some();
+        let state = if known { rows::stream(row)?.1 } else { StreamState::default() };
+        let quiet = row.try_get::<_, Option<bool>>(11)?.unwrap_or(false);
+        Ok(Self { horizon: Horizon { log, safe }, state, quiet })
     }
 }
 
@@ -70,9 +111,14 @@ pub(crate) async fn stream_state(
     statements: &Statements,
     stream: &StreamName,
 ) -> Result<StreamState, Fault> {
+    let look_out = client.prepare_cached(&statements.look_out).await?;
     let state = client.prepare_cached(&statements.stream).await?;
-    let row = client.query_opt(&state, &[&stream.as_str()]).await?;
-    Ok(row.map(|row| rows::stream(&row)).transpose()?.map(|(_, state)| state).unwrap_or_default())
+    let name = stream.as_str();
+    let name: [&(dyn ToSql + Sync); 1] = [&name];
+    let (looked, state) =
+        tokio::join!(biased; client.query_one(&look_out, &[]), client.query_one(&state, &name));
+    looked?;
+    Ok(Look::of(&state?)?.state)
 }
 
 /// The positions between which to look, both excluded; without what only the server knows.
@@ -107,47 +153,102 @@ pub(crate) async fn page(
     read: &Read,
 ) -> Result<Page, Fault> {
     read.check()?;
-    let first_later = first_later(client, statements, read).await?;
-    let bounds = Bounds::of(read, first_later);
+    let looked = look_out_by_time(client, statements, read).await?;
+    let bounds = Bounds::of(read, looked.as_ref().and_then(|(_, first_later)| *first_later));
     let select = select(statements, read, &bounds);
-    let look_out = client.prepare_cached(&statements.look_out).await?;
-    let events = client.prepare_cached(&select.text).await?;
-    let state = client.prepare_cached(&statements.stream).await?;
-    let name = match &read.source {
-        Source::Stream(name) => name.as_str(),
-        _ => "",
+    let looked = looked.map(|(horizon, _)| horizon);
+    let (horizon, state, events) = match &read.source {
+        Source::Stream(name) => of_stream(client, statements, name, &select, looked.is_some()).await?,
+        _ => of_log(client, statements, &select, looked).await?,
     };
-    let name: [&(dyn ToSql + Sync); 1] = [&name];
-    let parameters = select.parameters();
-    // Events and the stream's state are of one moment, which lies after the one at which it looked out.
-    let (horizon, begun, events, state, ended) = tokio::join!(
-        biased;
-        client.query_one(&look_out, &[]),
-        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
-        client.query(&events, &parameters),
-        client.query_opt(&state, &name),
-        client.batch_execute("COMMIT"),
-    );
-    let horizon = Horizon::of(&horizon?)?;
-    begun?;
-    let events = events?.iter().map(rows::event).collect::<Result<Vec<_>, Fault>>()?;
-    let state = state?.map(|row| rows::stream(&row)).transpose()?.map(|(_, state)| state).unwrap_or_default();
-    ended?;
+    let events = events.iter().map(rows::event).collect::<Result<Vec<_>, Fault>>()?;
     if let Start::Beyond(token) = read.start {
         token.position_in(horizon.log, horizon.safe)?;
     }
     assemble(read, &horizon, &bounds, events, state).map_err(Fault::from)
 }
 
-async fn first_later(
+/// A stream and the events asked for. All statements are sent in one trip, and see one after the other: so the stream's state may be
+/// of an earlier moment than its events, but not of a later one. `looked`: this connection has looked out, and that is how far.
+async fn of_stream(
+    client: &ClientWrapper,
+    statements: &Statements,
+    name: &StreamName,
+    select: &Sql,
+    looked: bool,
+) -> Result<(Horizon, StreamState, Vec<Row>), Fault> {
+    let (look_out, look, events) = tokio::try_join!(
+        client.prepare_cached(&statements.look_out),
+        client.prepare_cached(&statements.stream),
+        client.prepare_cached(&select.text),
+    )?;
+    let name = name.as_str();
+    let name: [&(dyn ToSql + Sync); 1] = [&name];
+    let parameters = select.parameters();
+    if looked || statements.may_be_quiet() {
+        let (look, events) = tokio::join!(
+            biased;
+            client.query_one(&look, &name),
+            client.query(&events, &parameters),
+        );
+        let (look, events) = (Look::of(&look?)?, events?);
+        if looked || look.quiet {
+            return Ok((look.horizon, look.state, events));
+        }
+        statements.careful.store(CAREFUL, Ordering::Relaxed);
+    }
+    let (looked, look, events) = tokio::join!(
+        biased;
+        client.query_one(&look_out, &[]),
+        client.query_one(&look, &name),
+        client.query(&events, &parameters),
+    );
+    looked?;
+    let look = Look::of(&look?)?;
+    Ok((look.horizon, look.state, events?))
+}
+
+/// The events asked for, in whatever stream they are. Planned each time, for the values that are asked for: a plan for any value
+/// would not know whether a tag or a position leaves fewer rows.
+async fn of_log(
+    client: &ClientWrapper,
+    statements: &Statements,
+    select: &Sql,
+    looked: Option<Horizon>,
+) -> Result<(Horizon, StreamState, Vec<Row>), Fault> {
+    let look_out = client.prepare_cached(&statements.look_out).await?;
+    let parameters = select.typed_parameters();
+    let (horizon, events) = tokio::join!(
+        biased;
+        async {
+            match looked {
+                Some(horizon) => Ok(horizon),
+                None => Horizon::of(&client.query_one(&look_out, &[]).await?),
+            }
+        },
+        client.query_typed(&select.text, &parameters),
+    );
+    Ok((horizon?, StreamState::default(), events?))
+}
+
+/// For a read as of a time, how far it is safe to look, and after that the first event that is too late. Asked before, it would
+/// know nothing of an event that came between, and the page would claim to have looked beyond it.
+async fn look_out_by_time(
     client: &ClientWrapper,
     statements: &Statements,
     read: &Read,
-) -> Result<Option<Position>, Fault> {
+) -> Result<Option<(Horizon, Option<Position>)>, Fault> {
     let Some(AsOf::Time(time)) = read.as_of else { return Ok(None) };
+    let look_out = client.prepare_cached(&statements.look_out).await?;
     let first = client.prepare_cached(&statements.first_after).await?;
-    let row = client.query_opt(&first, &[&time.0]).await?;
-    Ok(row.map(|row| row.try_get(0)).transpose()?.map(|position| Position(number(position))))
+    let time: [&(dyn ToSql + Sync); 1] = [&time.0];
+    let (horizon, first) = tokio::join!(
+        biased;
+        client.query_one(&look_out, &[]),
+        client.query_opt(&first, &time),
+    );
+    let first_later = first?.map(|row| row.try_get(0)).transpose()?;
+    Ok(Some((Horizon::of(&horizon?)?, first_later.map(|position| Position(number(position))))))
 }
 
 /// The statement for a page, and one event more, which tells whether there is a next one.
@@ -157,9 +258,12 @@ fn select(statements: &Statements, read: &Read, bounds: &Bounds) -> Sql {
         .push("SELECT ")
         .push(EVENT)
         .push(" FROM factum.events e JOIN factum.streams s ON s.name = e.stream WHERE ");
-    select.push("e.position <= ").push(SAFE);
-    select.push(" AND e.position > ").bind(signed(bounds.after.0));
-    select.push(" AND e.position < ").bind(signed(bounds.before.0));
+    // Within a stream, revisions and positions have the same order, and revisions have the better index: the sum hides the other.
+    let in_stream = matches!(read.source, Source::Stream(_));
+    let position = if in_stream { "e.position + 0" } else { "e.position" };
+    select.push(position).push(" <= ").push(SAFE);
+    select.push(" AND ").push(position).push(" > ").bind(signed(bounds.after.0));
+    select.push(" AND ").push(position).push(" < ").bind(signed(bounds.before.0));
     match &read.source {
         Source::All => {}
         Source::Stream(name) => {
@@ -182,9 +286,8 @@ fn select(statements: &Statements, read: &Read, bounds: &Bounds) -> Sql {
         select.push(" AND e.recorded_at <= ").bind(time.0);
     }
     select.push(" AND ");
-    sql::visible(&mut select, NOW);
-    // Within a stream, revisions and positions have the same order, and revisions have the better index.
-    let column = if matches!(read.source, Source::Stream(_)) { "e.revision" } else { "e.position" };
+    sql::visible(&mut select, "(SELECT factum.moment())");
+    let column = if in_stream { "e.revision" } else { "e.position" };
     let direction = if read.direction == Direction::Forwards { "" } else { " DESC" };
     let limit = signed((read.limit as u64).saturating_add(1));
     select.push(" ORDER BY ").push(column).push(direction).push(" LIMIT ").bind(limit);

@@ -3,13 +3,30 @@
 use std::fmt::Write as _;
 
 use factum::{Criterion, Query};
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 /// SQL with its parameters.
 #[derive(Default)]
 pub(crate) struct Sql {
     pub(crate) text: String,
-    pub(crate) parameters: Vec<Box<dyn ToSql + Send + Sync>>,
+    parameters: Vec<(Box<dyn ToSql + Send + Sync>, Type)>,
+}
+
+/// A value that has a type of its own in the database.
+pub(crate) trait Parameter: ToSql + Send + Sync + 'static {
+    const TYPE: Type;
+}
+
+impl Parameter for i64 {
+    const TYPE: Type = Type::INT8;
+}
+
+impl Parameter for String {
+    const TYPE: Type = Type::TEXT;
+}
+
+impl Parameter for Vec<String> {
+    const TYPE: Type = Type::TEXT_ARRAY;
 }
 
 impl Sql {
@@ -19,15 +36,19 @@ impl Sql {
     }
 
     /// Adds a parameter, as `$n`.
-    pub(crate) fn bind(&mut self, value: impl ToSql + Send + Sync + 'static) -> &mut Self {
-        self.parameters.push(Box::new(value));
+    pub(crate) fn bind<P: Parameter>(&mut self, value: P) -> &mut Self {
+        self.parameters.push((Box::new(value), P::TYPE));
         // Writing to a string cannot fail.
         let _ = write!(self.text, "${}", self.parameters.len());
         self
     }
 
     pub(crate) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
-        self.parameters.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect()
+        self.parameters.iter().map(|(value, _)| &**value as &(dyn ToSql + Sync)).collect()
+    }
+
+    pub(crate) fn typed_parameters(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
+        self.parameters.iter().map(|(value, kind)| (&**value as &(dyn ToSql + Sync), kind.clone())).collect()
     }
 
     /// That an event `e` matches.

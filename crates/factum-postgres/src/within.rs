@@ -1,7 +1,5 @@
 //! The door to transactions of the caller's own: the one place where types of the driver's are to be seen.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use factum::{Append, Appended, Error, Outcome, Result};
 use tokio_postgres::{Client, Statement, Transaction};
@@ -10,6 +8,7 @@ use crate::{
     PostgresStore,
     append::{self, Line},
     fault::Fault,
+    settle,
 };
 
 /// A connection that is not of our pool.
@@ -75,11 +74,8 @@ impl PostgresStore {
     /// Failures of the database. The events are there all the same, and every reader will see them.
     pub async fn committed(&self, appended: &Appended) -> Result<()> {
         let last = appended.token.position;
-        let settle = move |inner: Arc<crate::Inner>, client| async move {
-            append::settle(&client, &inner.append, last).await
-        };
-        self.run(settle).await?;
-        self.written(last);
+        settle::settled(&self.inner, last).await?;
+        self.inner.news.write(last);
         Ok(())
     }
 

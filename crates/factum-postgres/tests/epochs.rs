@@ -315,7 +315,7 @@ async fn a_dump_that_is_restored_is_another_history_wherever_that_is() {
     is_refused(&elsewhere, lost).await;
     // Into the very place that it came from, under the feet of a store that is open.
     let shop_by_hand = by_hand(&shop).await;
-    shop_by_hand.batch_execute("DROP SCHEMA factum CASCADE").await.unwrap();
+    shop_by_hand.batch_execute("DROP SCHEMA factum, factum_reads CASCADE").await.unwrap();
     restore(&cluster, &file, "shop");
     let again = open(&shop).await;
     one(&again, 30).await;

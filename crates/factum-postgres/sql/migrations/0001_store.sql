@@ -82,9 +82,13 @@ CREATE FUNCTION factum.fence_position(key oid, drawn bigint) RETURNS bigint IMMU
     RETURN drawn + ((key::bigint - drawn + 2147483648) & 4294967295) - 2147483648;
 
 -- The present moment, as readers and retention see it: never before the last event.
-CREATE FUNCTION factum.moment() RETURNS bigint VOLATILE LANGUAGE sql AS $$
-    SELECT greatest(last_value, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) FROM factum.recorded_at
-$$;
+CREATE FUNCTION factum.moment() RETURNS bigint VOLATILE LANGUAGE plpgsql AS $$
+DECLARE
+    recorded bigint;
+BEGIN
+    SELECT last_value INTO recorded FROM factum.recorded_at;
+    RETURN greatest(recorded, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
+END $$;
 
 -- Where this is: see `factum.log`.
 CREATE FUNCTION factum.here(OUT system_identifier bigint, OUT timeline integer, OUT database_oid oid, OUT log_oid oid)
@@ -166,18 +170,20 @@ BEGIN
 END $$;
 
 -- Waits until nothing will appear any more at or before a position that was drawn: until everybody who announced less is done.
-CREATE FUNCTION factum.settle(at_position bigint) RETURNS void VOLATILE LANGUAGE plpgsql AS $$
+-- It tells how far that is so, which may be further.
+CREATE FUNCTION factum.settle(at_position bigint) RETURNS bigint VOLATILE LANGUAGE plpgsql AS $$
 DECLARE
-    drawn bigint;
-    fence integer;
+    drawn     bigint;
+    announced bigint;
 BEGIN
-    SELECT last_value INTO drawn FROM factum.position;
-    FOR fence IN
-        SELECT factum.fence_key(key::bigint) FROM factum.fences
-        WHERE factum.fence_position(key, drawn) < at_position AND pid IS DISTINCT FROM pg_backend_pid()
     LOOP
-        PERFORM pg_advisory_lock_shared('factum.events'::regclass::oid::integer, fence);
-        PERFORM pg_advisory_unlock_shared('factum.events'::regclass::oid::integer, fence);
+        SELECT last_value INTO drawn FROM factum.position;
+        SELECT min(factum.fence_position(key, drawn)) INTO announced FROM factum.fences;
+        IF announced IS NULL OR announced >= at_position THEN
+            RETURN least(drawn, announced);
+        END IF;
+        -- Granted when that appender is done, and given back with the transaction.
+        PERFORM pg_advisory_xact_lock_shared('factum.events'::regclass::oid::integer, factum.fence_key(announced));
     END LOOP;
 END $$;
 
@@ -269,6 +275,52 @@ BEGIN
         FROM unnest(names, last_revisions, hidden_befores, hidden_untils, truncate_befores, max_counts, max_ages, lives)
              AS n (name, last_revision, hidden_before, hidden_until, truncate_before, max_count, max_age_seconds, life)
         WHERE s.name = n.name;
-    -- For the statement after the commit, which settles it.
-    PERFORM set_config('factum_store.recorded_to', (record.first + cardinality(ids) - 1)::text, false);
+END $$;
+
+-- Appends to one stream, in a statement of its own, where nothing is out of the ordinary: no read model is inline, it is live, keeps
+-- all of its events and is as expected (-1: never written, -2: anything; else its last revision). Otherwise it writes nothing and gives
+-- nothing: the contract then decides, where it stands. An id that is there already is a unique violation.
+CREATE FUNCTION factum.append_plain(
+    stream text, expected bigint, places integer[],
+    ids uuid[], types text[], category text, content_types text[],
+    data text[], data_bytes bytea[], metadata text[], metadata_bytes bytea[], packed_tags text[], digests bytea[],
+    OUT first bigint, OUT first_revision bigint, OUT epoch bigint
+) VOLATILE LANGUAGE plpgsql AS $$
+DECLARE
+    kind   CONSTANT integer := 'factum.streams'::regclass::oid::integer;
+    count  CONSTANT bigint := cardinality(ids);
+    place  integer;
+    last   bigint;
+    moment bigint;
+BEGIN
+    -- In the order in which everybody takes them: places, the stream, and then the announcement.
+    FOREACH place IN ARRAY places LOOP
+        PERFORM pg_advisory_xact_lock_shared(kind, place);
+    END LOOP;
+    -- Read models that change with it are more than this can do. Nobody switches one on from here to the end.
+    PERFORM FROM factum.models WHERE inline;
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    UPDATE factum.streams s SET last_revision = coalesce(s.last_revision, -1) + count
+        WHERE s.name = append_plain.stream AND s.life = 0 AND s.max_count IS NULL
+          AND CASE expected WHEN -2 THEN true WHEN -1 THEN s.last_revision IS NULL
+                            ELSE s.last_revision = expected END
+        RETURNING s.last_revision INTO last;
+    IF last IS NULL AND expected < 0 THEN
+        INSERT INTO factum.streams AS s (name, last_revision) VALUES (append_plain.stream, count - 1)
+            ON CONFLICT DO NOTHING RETURNING s.last_revision INTO last;
+    END IF;
+    IF last IS NULL THEN
+        RETURN;
+    END IF;
+    first_revision := last - count + 1;
+    SELECT a.first, a.moment INTO append_plain.first, moment FROM factum.allocate(count) a;
+    INSERT INTO factum.events
+        SELECT append_plain.first + e.n - 1, append_plain.stream, first_revision + e.n - 1, moment, e.id, e.event_type,
+               append_plain.category, e.content_type, e.data::jsonb, e.data_bytes, e.metadata::jsonb, e.metadata_bytes,
+               CASE WHEN e.tags = '' THEN '{}' ELSE string_to_array(e.tags, E'\x1f') END, e.digest
+        FROM unnest(ids, types, content_types, data, data_bytes, metadata, metadata_bytes, packed_tags, digests) WITH ORDINALITY
+             AS e (id, event_type, content_type, data, data_bytes, metadata, metadata_bytes, tags, digest, n);
+    SELECT l.epoch INTO append_plain.epoch FROM factum.log l;
 END $$;
