@@ -3,10 +3,15 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use factum::{Append, EventStore, NewEvent, Position, StreamName};
 use factum_postgres::{Options, PostgresStore};
+use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use tokio_postgres::Client;
 
 async fn connect() -> Client {
@@ -89,4 +94,68 @@ async fn a_statement_ends_when_its_time_is_up() {
     hand.batch_execute(&format!("BEGIN; LOCK TABLE {}.events", options.schema)).await.unwrap();
     let late = store.append(one("a-1")).await.unwrap_err();
     assert!(late.is_retryable() && late.to_string().contains("statement timeout"), "{late}");
+}
+
+/// What was published last.
+#[derive(Clone, Debug, Default)]
+struct Published(Arc<Mutex<HashMap<String, f64>>>);
+
+struct Place(Published, String);
+
+impl GaugeFn for Place {
+    fn increment(&self, _: f64) {}
+    fn decrement(&self, _: f64) {}
+    fn set(&self, value: f64) {
+        self.0.0.lock().unwrap().insert(self.1.clone(), value);
+    }
+}
+
+impl Recorder for Published {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(Arc::new(Place(self.clone(), key.name().to_owned())))
+    }
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[tokio::test]
+async fn metrics_show_how_far_readers_see_and_who_holds_them_up() {
+    let published = Published::default();
+    metrics::set_global_recorder(published.clone()).unwrap();
+    let options = Options { metrics: Some(Duration::from_millis(5)), ..options() };
+    let (store, hand) =
+        (PostgresStore::open(&support::url(), options.clone()).await.unwrap(), connect().await);
+    store.append(one("a-1")).await.unwrap();
+    let pid: i32 = hand.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    hand.batch_execute(&format!("BEGIN; SELECT {}.allocate(1)", options.schema)).await.unwrap();
+    let shown = async |name: &str, value: f64| {
+        let waited = async {
+            loop {
+                let shown = published.0.lock().unwrap().get(name).copied();
+                if shown.is_some_and(|shown| (shown - value).abs() < 0.5) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waited)
+            .await
+            .unwrap_or_else(|_| panic!("{name} is not {value}"));
+    };
+    shown("factum_postgres_safe_head", 1.0).await;
+    shown("factum_postgres_drawn", 2.0).await;
+    shown("factum_postgres_writing", 1.0).await;
+    shown("factum_postgres_holder_pid", f64::from(pid)).await;
+    assert!(published.0.lock().unwrap()["factum_postgres_holder_age_seconds"] > 0.0);
+    hand.batch_execute("COMMIT").await.unwrap();
+    shown("factum_postgres_writing", 0.0).await;
+    shown("factum_postgres_holder_pid", 0.0).await;
+    shown("factum_postgres_connections_in_use", 0.0).await;
 }
