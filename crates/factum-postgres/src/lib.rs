@@ -30,6 +30,7 @@ mod models;
 mod plain;
 mod read;
 mod rows;
+mod scavenge;
 mod schema;
 mod settle;
 mod snapshots;
@@ -58,6 +59,7 @@ use factum::{
 };
 use uuid::Uuid;
 
+pub use self::scavenge::{Scavenged, Scavenging};
 pub use self::status::{EndedEpoch, Holder, LogStatus, Migration, Status};
 use self::{
     connect::{Door, take},
@@ -127,6 +129,7 @@ pub struct PostgresStore {
 }
 
 struct Inner {
+    door: Door,
     pool: Pool,
     /// `app@localhost/app`, schema `factum`: never with a password.
     place: String,
@@ -192,7 +195,8 @@ impl PostgresStore {
         let hints = Hints::exchange(door.clone(), news.clone(), pool.clone(), options.metrics);
         let inner = Inner {
             pool,
-            place: door.place,
+            place: door.place.clone(),
+            door,
             log_id,
             epoch,
             limits: options.limits,
