@@ -1,4 +1,4 @@
-//! The page that says what was shown of the engine, and what was not: `docs/evidence.md`.
+//! The page that says what was shown of the engine and of the store on PostgreSQL, and what was not: `docs/evidence.md`.
 
 use std::{fmt::Write as _, fs};
 
@@ -38,6 +38,10 @@ const LANES: &[(&str, &str)] = &[
     ),
     ("fuzz", "headers, records, manifests, indexes and whole directories, damaged by rot and by malice"),
     ("soak", "a mix of all of these for a while"),
+    (
+        "postgres-proofs",
+        "the store on PostgreSQL: its fence in every order of steps, writers held up between any two statements, storms, guards, servers killed, answers cut",
+    ),
 ];
 
 /// Runs the lanes first if asked to, then writes the page from what they left.
@@ -50,7 +54,7 @@ pub(crate) async fn run(shell: &mut Shell, lanes_first: Option<u64>) -> Result<S
     let day = shell.said("date", &["-u", "+%Y-%m-%d"]).await?;
     let commit = shell.said("git", &["rev-parse", "--short=10", "HEAD"]).await?;
     let mut page = format!(
-        "# Evidence\n\nWhat was done to the engine, and what came of it. Written by `cargo xtask evidence` on {day}, at commit {commit}; \
+        "# Evidence\n\nWhat was done to the engine and to the store on PostgreSQL, and what came of it. Written by `cargo xtask evidence` on {day}, at commit {commit}; \
          nothing in it was typed by hand but the failures found. Seeds bring back what followed from them; the machine's own timing is not among that.\n\n"
     );
     let _ = writeln!(page, "Machine: {}.\n", machine(shell).await?);

@@ -92,6 +92,12 @@ enum Verb {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Proves the order, the guards and the answers of the store on PostgreSQL, on servers that are killed: a long lane
+    PostgresProofs {
+        /// A new one each time, and printed, if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// A mix of sim, kills, powercut, faults, fulldisk and fuzz: the longest lane
     Soak {
         /// For how long; the round that is begun is finished
@@ -179,6 +185,7 @@ async fn run(verb: Verb) -> Result<(), Stop> {
         Verb::Faults { seed } => prove(root, Proof::Faults { all: true }, seed).await,
         Verb::Fulldisk { rounds, seed } => prove(root, Proof::Fulldisk(rounds), seed).await,
         Verb::Fuzz { seconds, seed } => prove(root, Proof::Fuzz(seconds), seed).await,
+        Verb::PostgresProofs { seed } => prove(root, Proof::Postgres, seed).await,
         Verb::Soak { minutes, seed } => {
             let seed = seed.unwrap_or_else(new_seed);
             println!("{}", proofs::soak(&mut Shell::new(root)?, minutes, seed).await?);

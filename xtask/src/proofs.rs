@@ -1,6 +1,8 @@
-//! The long lanes: what is proved about the engine by letting bad things happen to it for a while.
+//! The long lanes: what is proved by letting bad things happen for a while.
 //!
-//! Each lane leaves its figures in `target/evidence/`, with the day and the commit, for `cargo xtask evidence` to tell.
+//! What they are about is the engine, and the store on PostgreSQL. Each lane leaves its figures in `target/evidence/`, with the day and the commit, for `cargo xtask evidence` to tell.
+
+mod postgres;
 
 use std::{
     collections::BTreeMap,
@@ -26,17 +28,20 @@ pub(crate) enum Proof {
     Fulldisk(u64),
     /// So many seconds.
     Fuzz(u64),
+    /// Everything about the store on PostgreSQL, on servers of its own.
+    Postgres,
 }
 
 impl Proof {
     /// All of them, as long as a lane of its own.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Sim(1_000_000),
         Self::Kills(300),
         Self::Powercut(300),
         Self::Faults { all: true },
         Self::Fulldisk(50),
         Self::Fuzz(300),
+        Self::Postgres,
     ];
 
     /// All of them, in pieces small enough to be mixed.
@@ -58,6 +63,7 @@ impl Proof {
             Self::Faults { .. } => "faults",
             Self::Fulldisk(_) => "fulldisk",
             Self::Fuzz(_) => "fuzz",
+            Self::Postgres => "postgres-proofs",
         }
     }
 
@@ -76,6 +82,7 @@ impl Proof {
             Self::Faults { all: true } => (&PROOFS, vec!["faults".to_owned()]),
             Self::Faults { all: false } => (&PROOFS, words(&["faults", "--nth"], &"1,4,9,23")),
             Self::Fulldisk(rounds) => (&PROOFS, words(&["fulldisk", "--rounds"], &rounds)),
+            Self::Postgres => return postgres::args(),
         };
         let run = ["run", "--quiet"].iter().chain(program).map(|word| (*word).to_owned());
         run.chain(args).collect()
@@ -83,6 +90,9 @@ impl Proof {
 
     /// Runs it, and returns its figures; or why it was skipped, as the figure `skipped`.
     async fn figures(self, shell: &mut Shell, seed: u64) -> Result<Value, Stop> {
+        if matches!(self, Self::Postgres) {
+            return postgres::figures(shell, self.args(), seed).await;
+        }
         let mut command = shell.cargo(&[]);
         command.args(self.args()).args(["--seed", &seed.to_string()]);
         println!("{}: seed {seed}", self.name());

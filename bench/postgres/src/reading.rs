@@ -21,6 +21,9 @@ pub async fn measure(
     round: usize,
     time: Duration,
 ) -> Result<[(&'static str, Sample); 2], Failure> {
+    if round == 0 && readers == 1 {
+        connect(url).await?.batch_execute(&format!("DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")).await?;
+    }
     let options = Options { schema: SCHEMA.to_owned(), connections: readers, ..Options::default() };
     let store = PostgresStore::open(url, options).await?;
     fill(&store).await?;

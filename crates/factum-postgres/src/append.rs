@@ -18,7 +18,7 @@ use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
 use crate::{
     fault::Fault,
-    known::{self, Content, Key, Known, concerned, queries},
+    known::{self, Attempts, Content, Key, Known, concerned, queries},
     plain,
     rows::{self, EventColumns, STREAM, StreamColumns, number, signed},
     schema::in_schema,
@@ -45,9 +45,10 @@ impl Statements {
         Self {
             meet: sql("SELECT factum.meet($1, $2)"),
             lock_streams: sql(&format!("SELECT {STREAM} FROM factum.lock_streams($1) s")),
-            find: sql("SELECT e.stream, e.id, e.position, e.revision, e.digest
+            find: sql("SELECT e.stream, e.id, e.position, e.revision, e.digest, e.xmin::text::bigint
                 FROM unnest($1::text[], $2::uuid[]) AS w (stream, id) JOIN factum.events e ON e.stream = w.stream AND e.id = w.id"),
-            log: sql("SELECT log_id, epoch, (SELECT coalesce(max(position), 0) FROM factum.events) FROM factum.log"),
+            log: sql("SELECT log_id, epoch, (SELECT coalesce(max(position), 0) FROM factum.events),
+                pg_current_xact_id()::text::bigint & 4294967295 FROM factum.log"),
             record: sql("SELECT first, moment FROM factum.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                 $15, $16, $17, $18, $19, $20, $21, $22)"),
             allocate: sql("SELECT first, moment FROM factum.allocate($1)"),
@@ -109,6 +110,9 @@ pub(crate) struct Done {
 
 /// Does them, in this order, in a transaction of their own; each is done or refused for itself.
 ///
+/// `attempts` at the same were made before, and it may be unknown what became of them; this one is added.
+/// What one of them has written is no replay: nobody has been told of it.
+///
 /// # Errors
 /// What fails all of them.
 pub(crate) async fn append(
@@ -117,13 +121,16 @@ pub(crate) async fn append(
     limits: &Limits,
     durability: Durability,
     appends: &[&Append],
+    attempts: &mut Attempts,
 ) -> Result<Done, Fault> {
     let work = Work { line: client, statements };
     let known = match work.ask(appends, Begin::Here).await {
         Ok(known) => known,
         Err(fault) => return Err(undone(client, fault).await),
     };
-    let decided = Decided::of(appends, limits, known);
+    let transaction = known.transaction;
+    let decided = Decided::of(appends, limits, known, attempts);
+    attempts.transactions.push(transaction);
     match work.write(&decided, End::Here).await {
         Ok(first) => Ok(decided.done(first, durability)),
         Err(fault) => Err(undone(client, fault).await),
@@ -150,7 +157,7 @@ pub(crate) async fn append_within(
 ) -> Result<Appended, Fault> {
     let work = Work { line, statements };
     let known = work.ask(&[append], Begin::Elsewhere).await?;
-    let decided = Decided::of(&[append], limits, known);
+    let decided = Decided::of(&[append], limits, known, &Attempts::default());
     let first = work.write(&decided, End::Elsewhere).await?;
     match decided.done(first, durability).verdicts.pop() {
         Some(Verdict::Answered(answer)) => Ok(answer?),
@@ -201,21 +208,29 @@ struct Decided<'a> {
     events: EventColumns,
 }
 
+/// Whether events that were found were written by an attempt of which nobody was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ByUs {
+    Yes,
+    No,
+}
+
 enum Decision {
     /// Written: each event's number in the transaction, and its revision.
     Written(Vec<Placed>),
-    Replayed(Vec<Placed>),
+    /// Written before: by an earlier attempt at the same, or not.
+    Found(Vec<Placed>, ByUs),
     Refused(Error),
     Later,
 }
 
 impl<'a> Decided<'a> {
-    fn of(appends: &[&'a Append], limits: &Limits, known: Known) -> Self {
+    fn of(appends: &[&'a Append], limits: &Limits, known: Known, attempts: &Attempts) -> Self {
         let mut decided =
             Self { known, decisions: Vec::new(), written: Vec::new(), events: EventColumns::default() };
         let mut closed = false;
         for &append in appends {
-            let decision = if closed { Decision::Later } else { decided.decide(append, limits) };
+            let decision = if closed { Decision::Later } else { decided.decide(append, limits, attempts) };
             // What changes the lives of streams is alone with them, since only the server knows its moment.
             closed |= known::describes(append);
             if matches!(decision, Decision::Written(_)) {
@@ -226,7 +241,7 @@ impl<'a> Decided<'a> {
         decided
     }
 
-    fn decide(&mut self, append: &Append, limits: &Limits) -> Decision {
+    fn decide(&mut self, append: &Append, limits: &Limits, attempts: &Attempts) -> Decision {
         let alone = self.written.is_empty();
         if !alone && (known::describes(append) || known::is_met_by(append, &self.written)) {
             return Decision::Later;
@@ -235,7 +250,10 @@ impl<'a> Decided<'a> {
             Ok(Admission::New) => Decision::Written(self.known.join(append, &mut self.events)),
             // It may rest on an append before it, which may yet fail.
             _ if !alone => Decision::Later,
-            Ok(Admission::Replayed(events)) => Decision::Replayed(events),
+            Ok(Admission::Replayed(events)) => {
+                let ours = self.known.found(append).all(|content| attempts.made(content));
+                Decision::Found(events, if ours { ByUs::Yes } else { ByUs::No })
+            }
             Err(error) => Decision::Refused(error),
         }
     }
@@ -246,7 +264,7 @@ impl<'a> Decided<'a> {
             return Position(first.0 + self.events.len() as u64 - 1);
         }
         let replayed = self.decisions.iter().filter_map(|decision| match decision {
-            Decision::Replayed(events) => events.iter().map(|placed| placed.position).max(),
+            Decision::Found(events, _) => events.iter().map(|placed| placed.position).max(),
             _ => None,
         });
         replayed.max().unwrap_or_default().max(self.known.head)
@@ -264,7 +282,7 @@ impl<'a> Decided<'a> {
         let at = |placed: Placed| Placed { position: Position(first.0 + placed.position.0), ..placed };
         let verdict = |decision| match decision {
             Decision::Written(events) => done(events.into_iter().map(at).collect(), false),
-            Decision::Replayed(events) => done(events, true),
+            Decision::Found(events, by_us) => done(events, by_us == ByUs::No),
             Decision::Refused(error) => Verdict::Answered(Err(error)),
             Decision::Later => Verdict::Later,
         };
@@ -313,13 +331,13 @@ impl<L: Line> Work<'_, L> {
         let recorded = recorded?.iter().map(recorded_event).collect::<Result<_, Fault>>()?;
         let (log, found) = (log?, found?);
         let identity = LogIdentity { log_id: log.try_get(0)?, epoch: number(log.try_get(1)?) };
-        let head = Position(number(log.try_get(2)?));
+        let (head, transaction) = (Position(number(log.try_get(2)?)), log.try_get(3)?);
         let mut matches = Vec::with_capacity(found.len());
         for ((query, after), row) in wanted.queries.into_iter().zip(found) {
             let position = row.try_get::<_, Option<i64>>(0)?.map(|position| Position(number(position)));
             matches.push((query.clone(), after, position));
         }
-        Ok(Known { identity, head, streams, recorded, matches })
+        Ok(Known { identity, head, transaction, streams, recorded, matches })
     }
 
     /// Writes what was admitted, and commits. The position of the first event, if there is one.
@@ -399,7 +417,8 @@ impl<'a> Wanted<'a> {
 fn recorded_event(row: &Row) -> Result<(Key, Content), Fault> {
     let placed =
         Placed { position: Position(number(row.try_get(2)?)), revision: Revision(number(row.try_get(3)?)) };
-    Ok(((row.try_get(0)?, EventId(row.try_get(1)?)), (placed, row.try_get(4)?)))
+    let content = Content { placed, digest: row.try_get(4)?, writer: Some(row.try_get(5)?) };
+    Ok(((row.try_get(0)?, EventId(row.try_get(1)?)), content))
 }
 
 /// Asks for the last visible event that matches beyond a position.

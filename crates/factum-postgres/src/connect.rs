@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod,
+};
 use factum::{Error, Outcome, Result};
 use tokio_postgres::{Client, Config, Connection, Socket, config::Host, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -80,6 +82,8 @@ impl Door {
         let schema = self.schema.clone();
         Pool::builder(Manager::from_config(self.config.clone(), self.tls.clone(), manager))
             .max_size(self.connections.max(1))
+            // A connection that was just used has all at hand.
+            .queue_mode(QueueMode::Lifo)
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .wait_timeout(Some(self.patience))
             .create_timeout(Some(self.patience))
@@ -114,13 +118,13 @@ pub(crate) async fn take(pool: &Pool, place: &str) -> Result<Object> {
 }
 
 fn configured(url: &str, options: &Options) -> Result<Config> {
-    let mut config = Config::from_str(url).map_err(|error| {
-        let why = format!("it must look like postgres://user:password@host:5432/database ({error})");
+    let none = |why: String| {
+        let why = format!("it must look like postgres://user:password@host:5432/database ({why})");
         Error::invalid("the URL of PostgreSQL", why)
-    })?;
+    };
+    let mut config = Config::from_str(url).map_err(|error| none(error.to_string()))?;
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        let why = "it names no host; it must look like postgres://user:password@host:5432/database";
-        return Err(Error::invalid("the URL of PostgreSQL", why));
+        return Err(none("it names no host".to_owned()));
     }
     let timeout = options.statement_timeout.as_millis();
     // A commit is acknowledged when it is durable, whatever the server's default; and a process that hangs does not hold others

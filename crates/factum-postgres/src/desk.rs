@@ -13,6 +13,7 @@ use crate::{
     Inner,
     append::{self, Done, Verdict},
     fault::{self, Fault},
+    known::Attempts,
     settle, take,
 };
 
@@ -162,9 +163,9 @@ impl Worker {
 /// Does them in one transaction, and again where others were in the way or the connection failed: the events' ids tell what has
 /// been written. An attempt that may yet write holds the locks that the next one waits for.
 async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict>> {
-    let mut unknown = false;
+    let (mut unknown, mut attempts) = (false, Attempts::default());
     for attempt in 1.. {
-        let fault = match attempt_at(inner, appends).await {
+        let fault = match attempt_at(inner, appends, &mut attempts).await {
             Ok(verdicts) if unknown => return Ok(verdicts.into_iter().map(after_a_cut).collect()),
             Ok(verdicts) => return Ok(verdicts),
             Err(fault) => fault,
@@ -186,11 +187,22 @@ async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict
     unreachable!("the last attempt returns")
 }
 
-async fn attempt_at(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict>, Fault> {
+async fn attempt_at(
+    inner: &Arc<Inner>,
+    appends: &[&Append],
+    attempts: &mut Attempts,
+) -> Result<Vec<Verdict>, Fault> {
+    let Inner { append: statements, limits, durability, .. } = &**inner;
     let done = {
         let client = take(&inner.pool, &inner.place).await?;
-        let plain = match appends {
-            [append] => inner.append.plain(&client, inner.log_id, inner.durability, append).await?,
+        // Once it is unknown what became of an attempt, the next one asks first.
+        let plain = match (appends, inner.settling.drawn_before()) {
+            ([append], Some(drawn)) if attempts.drawn_before.is_none() => {
+                let plain = statements.plain(&client, inner.log_id, *durability, append).await;
+                let unknown = plain.as_ref().is_err_and(Fault::is_unknown);
+                attempts.drawn_before = unknown.then_some(drawn);
+                plain?
+            }
             _ => None,
         };
         match plain {
@@ -198,7 +210,7 @@ async fn attempt_at(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdi
                 let rests_on = appended.token.position;
                 Done { verdicts: vec![Verdict::Answered(Ok(appended))], rests_on }
             }
-            None => append::append(&client, &inner.append, &inner.limits, inner.durability, appends).await?,
+            None => append::append(&client, statements, limits, *durability, appends, attempts).await?,
         }
     };
     // The connection is free again: whoever waits here needs none of their own.

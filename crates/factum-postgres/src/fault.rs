@@ -1,7 +1,7 @@
 //! What PostgreSQL says, in the contract's words.
 
 use factum::{Error, Outcome, error::Corrupt};
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
 use crate::tls;
 
@@ -90,7 +90,12 @@ pub(crate) fn of_unknown_outcome(error: Error) -> Error {
     }
 }
 
+/// Whether the connection has ended with this error. Where the server itself breaks down, its words are those of the cause.
 fn is_going_down(error: &tokio_postgres::Error) -> bool {
+    let severity = error.as_db_error().and_then(tokio_postgres::error::DbError::parsed_severity);
+    if severity == Some(Severity::Panic) {
+        return true;
+    }
     let down = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
     error.code().is_some_and(|code| down.contains(code))
 }
@@ -100,7 +105,11 @@ fn explain(place: &str, error: &tokio_postgres::Error, outcome: Outcome) -> Erro
         return Error::invalid(format!("PostgreSQL {place}"), why);
     }
     let Some(said) = error.as_db_error() else {
-        let why = format!("the connection to PostgreSQL {place} failed: {}", with_causes(error));
+        let text = with_causes(error);
+        if text.starts_with("invalid configuration") {
+            return Error::invalid(format!("the URL of PostgreSQL {place}"), text);
+        }
+        let why = format!("the connection to PostgreSQL {place} failed: {text}");
         return Error::Unavailable { why, outcome };
     };
     let (code, message) = (said.code(), said.message());
@@ -114,6 +123,12 @@ fn explain(place: &str, error: &tokio_postgres::Error, outcome: Outcome) -> Erro
         },
         "28P01" | "28000" => refused(format!("{message}; look at the user and the password of the URL")),
         "3D000" => refused(format!("{message}; create it, or look at the name in the URL")),
+        "25006" => {
+            refused(format!("{message}; it is a standby or set to read only, so write to the primary"))
+        }
+        "42P06" | "42P07" => {
+            refused(format!("{message}, and is somebody else's; give the store another schema"))
+        }
         "42501" => refused(format!("{message}; the role lacks a right that docs/postgres.md names")),
         "XX001" | "XX002" => {
             let problem = format!("{message}; restore the database from a backup");

@@ -15,8 +15,33 @@ use crate::rows::{self, EventColumns, StreamColumns};
 
 /// A stream and an id in it.
 pub(crate) type Key = (String, EventId);
-/// Where the event of an id is, and the digest of its content.
-pub(crate) type Content = (Placed, Vec<u8>);
+/// The number of a transaction, as the rows that it writes have it.
+pub(crate) type Transaction = i64;
+
+/// Where the event of an id is, the digest of its content, and who wrote it: nobody, if it has its place since a moment ago.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) placed: Placed,
+    pub(crate) digest: Vec<u8>,
+    pub(crate) writer: Option<Transaction>,
+}
+
+/// What was tried before of the same, without an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts {
+    /// The transactions of attempts that asked first.
+    pub(crate) transactions: Vec<Transaction>,
+    /// What had been drawn before an attempt in one statement, of which no number is known.
+    pub(crate) drawn_before: Option<Position>,
+}
+
+impl Attempts {
+    /// Whether one of them has written this.
+    pub(crate) fn made(&self, content: &Content) -> bool {
+        content.writer.is_some_and(|writer| self.transactions.contains(&writer))
+            || self.drawn_before.is_some_and(|before| content.placed.position > before)
+    }
+}
 
 /// A guard on a query as it was looked up: the position after which nothing may match, and the last visible match.
 pub(crate) type Match = (Query, Position, Option<Position>);
@@ -25,6 +50,8 @@ pub(crate) struct Known {
     pub(crate) identity: LogIdentity,
     /// The last event, as seen after the locks were taken.
     pub(crate) head: Position,
+    /// The one that holds the locks.
+    pub(crate) transaction: Transaction,
     pub(crate) streams: HashMap<StreamName, StreamState>,
     pub(crate) recorded: HashMap<Key, Content>,
     /// The answers to the guards on queries.
@@ -51,7 +78,7 @@ impl Ledger for Known {
     fn find(&self, stream: &StreamName, event: &NewEvent) -> Result<Option<Found>> {
         let found = self.recorded.get(&(stream.as_str().to_owned(), event.id));
         Ok(found
-            .map(|(placed, digest)| Found { placed: *placed, same_content: *digest == rows::digest(event) }))
+            .map(|found| Found { placed: found.placed, same_content: found.digest == rows::digest(event) }))
     }
 
     fn visible_match(&self, query: &Query, after: Position, _: Timestamp) -> Result<Option<Position>> {
@@ -72,10 +99,19 @@ impl Known {
             let revision = self.streams.entry(stream.clone()).or_default().written();
             let place = Placed { position: Position(columns.len() as u64), revision };
             let digest = columns.push(stream, revision, event);
-            self.recorded.insert((stream.as_str().to_owned(), event.id), (place, digest));
+            let content = Content { placed: place, digest, writer: None };
+            self.recorded.insert((stream.as_str().to_owned(), event.id), content);
             placed.push(place);
         }
         placed
+    }
+
+    /// The events of an append, as far as they are recorded.
+    pub(crate) fn found(&self, append: &Append) -> impl Iterator<Item = &Content> {
+        let content = |(stream, event): (&StreamName, &NewEvent)| {
+            self.recorded.get(&(stream.as_str().to_owned(), event.id))
+        };
+        append.events().filter_map(content)
     }
 
     /// What the streams that these appends concern have become, once they are recorded at `moment`.

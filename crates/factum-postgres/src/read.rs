@@ -149,12 +149,13 @@ impl Bounds {
 
 pub(crate) async fn page(client: &Object, statements: &Statements, read: &Read) -> Result<Page, Fault> {
     read.check()?;
-    let first_later = first_later(client, statements, read).await?;
-    let bounds = Bounds::of(read, first_later);
+    let looked = look_out_by_time(client, statements, read).await?;
+    let bounds = Bounds::of(read, looked.as_ref().and_then(|(_, first_later)| *first_later));
     let select = select(statements, read, &bounds);
+    let looked = looked.map(|(horizon, _)| horizon);
     let (horizon, state, events) = match &read.source {
-        Source::Stream(name) => of_stream(client, statements, name, &select).await?,
-        _ => of_log(client, statements, &select).await?,
+        Source::Stream(name) => of_stream(client, statements, name, &select, looked.is_some()).await?,
+        _ => of_log(client, statements, &select, looked).await?,
     };
     let events = events.iter().map(rows::event).collect::<Result<Vec<_>, Fault>>()?;
     if let Start::Beyond(token) = read.start {
@@ -164,12 +165,13 @@ pub(crate) async fn page(client: &Object, statements: &Statements, read: &Read) 
 }
 
 /// A stream and the events asked for. All statements are sent in one trip, and see one after the other: so the stream's state may be
-/// of an earlier moment than its events, but not of a later one.
+/// of an earlier moment than its events, but not of a later one. `looked`: this connection has looked out, and that is how far.
 async fn of_stream(
     client: &Object,
     statements: &Statements,
     name: &StreamName,
     select: &Sql,
+    looked: bool,
 ) -> Result<(Horizon, StreamState, Vec<Row>), Fault> {
     let (look_out, look, events) = tokio::try_join!(
         client.prepare_cached(&statements.look_out),
@@ -179,14 +181,14 @@ async fn of_stream(
     let name = name.as_str();
     let name: [&(dyn ToSql + Sync); 1] = [&name];
     let parameters = select.parameters();
-    if statements.may_be_quiet() {
+    if looked || statements.may_be_quiet() {
         let (look, events) = tokio::join!(
             biased;
             client.query_one(&look, &name),
             client.query(&events, &parameters),
         );
         let (look, events) = (Look::of(&look?)?, events?);
-        if look.quiet {
+        if looked || look.quiet {
             return Ok((look.horizon, look.state, events));
         }
         statements.careful.store(CAREFUL, Ordering::Relaxed);
@@ -208,26 +210,41 @@ async fn of_log(
     client: &Object,
     statements: &Statements,
     select: &Sql,
+    looked: Option<Horizon>,
 ) -> Result<(Horizon, StreamState, Vec<Row>), Fault> {
     let look_out = client.prepare_cached(&statements.look_out).await?;
     let parameters = select.typed_parameters();
     let (horizon, events) = tokio::join!(
         biased;
-        client.query_one(&look_out, &[]),
+        async {
+            match looked {
+                Some(horizon) => Ok(horizon),
+                None => Horizon::of(&client.query_one(&look_out, &[]).await?),
+            }
+        },
         client.query_typed(&select.text, &parameters),
     );
-    Ok((Horizon::of(&horizon?)?, StreamState::default(), events?))
+    Ok((horizon?, StreamState::default(), events?))
 }
 
-async fn first_later(
+/// For a read as of a time, how far it is safe to look, and after that the first event that is too late. Asked before, it would
+/// know nothing of an event that came between, and the page would claim to have looked beyond it.
+async fn look_out_by_time(
     client: &Object,
     statements: &Statements,
     read: &Read,
-) -> Result<Option<Position>, Fault> {
+) -> Result<Option<(Horizon, Option<Position>)>, Fault> {
     let Some(AsOf::Time(time)) = read.as_of else { return Ok(None) };
+    let look_out = client.prepare_cached(&statements.look_out).await?;
     let first = client.prepare_cached(&statements.first_after).await?;
-    let row = client.query_opt(&first, &[&time.0]).await?;
-    Ok(row.map(|row| row.try_get(0)).transpose()?.map(|position| Position(number(position))))
+    let time: [&(dyn ToSql + Sync); 1] = [&time.0];
+    let (horizon, first) = tokio::join!(
+        biased;
+        client.query_one(&look_out, &[]),
+        client.query_opt(&first, &time),
+    );
+    let first_later = first?.map(|row| row.try_get(0)).transpose()?;
+    Ok(Some((Horizon::of(&horizon?)?, first_later.map(|position| Position(number(position))))))
 }
 
 /// The statement for a page, and one event more, which tells whether there is a next one.

@@ -18,6 +18,8 @@ struct Queue {
     waiting: Vec<(Position, oneshot::Sender<Result<()>>)>,
     /// Whether somebody looks.
     at_work: bool,
+    /// How far it was settled when somebody looked last.
+    settled: Option<Position>,
 }
 
 /// Waits until every reader sees everything up to a position that is committed.
@@ -42,6 +44,11 @@ pub(crate) async fn settled(inner: &Arc<Inner>, to: Position) -> Result<()> {
 }
 
 impl Settling {
+    /// A position that has been drawn already, if one is known.
+    pub(crate) fn drawn_before(&self) -> Option<Position> {
+        self.queue().settled
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing under this lock panics half-way.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -98,6 +105,7 @@ impl Watch {
 
     fn answer(&self, looked: &Result<Position>) {
         let mut queue = self.inner.settling.queue();
+        queue.settled = looked.as_ref().ok().copied().or(queue.settled);
         let done = |(to, _): &mut (Position, _)| match looked {
             Ok(settled) => *to <= *settled,
             Err(_) => true,

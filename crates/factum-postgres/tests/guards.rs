@@ -5,61 +5,16 @@ mod support;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, Ordering},
 };
 
-use async_trait::async_trait;
-use factum::{
-    Append, Appended, EventStore, ExpectedRevision, Head, Limits, NewEvent, Page, Position, Query, Read,
-    Result, StreamName, StreamState, Tags, Token,
-};
+use factum::{Append, EventStore, ExpectedRevision, NewEvent, Query, StreamName, Tags, Token};
 use factum_conformance::{FinalLog, Recorder, verify, workload};
 use factum_postgres::{Options, PostgresStore, Writing};
 use fastrand::Rng;
 use serde_json::json;
-use support::{fresh_schema, proof, url_of};
+use support::{fresh_schema, proof, several::Several, url_of};
 use tokio_postgres::{Client, NoTls};
-
-/// Several processes' stores as one: each call goes to the next of them.
-#[derive(Debug)]
-struct Several {
-    stores: Vec<Arc<PostgresStore>>,
-    next: AtomicUsize,
-}
-
-impl Several {
-    fn one(&self) -> &PostgresStore {
-        &self.stores[self.next.fetch_add(1, Ordering::Relaxed) % self.stores.len()]
-    }
-}
-
-#[async_trait]
-impl EventStore for Several {
-    async fn append(&self, append: Append) -> Result<Appended> {
-        self.one().append(append).await
-    }
-
-    async fn read(&self, read: Read) -> Result<Page> {
-        self.one().read(read).await
-    }
-
-    async fn head(&self) -> Result<Head> {
-        self.one().head().await
-    }
-
-    async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
-        self.one().stream_state(stream).await
-    }
-
-    async fn changed(&self, position: Position) {
-        // Whichever writes: they look again after a while anyway.
-        self.stores[0].changed(position).await;
-    }
-
-    fn limits(&self) -> Limits {
-        self.stores[0].limits()
-    }
-}
 
 /// A database of the test's own, whose server looks for deadlocks at once.
 struct Arena {
@@ -81,7 +36,7 @@ impl Arena {
             let options = Options { writing, ..Options::default() };
             stores.push(Arc::new(PostgresStore::open(&url_of(&database), options).await.unwrap()));
         }
-        Self { database, several: Arc::new(Several { stores, next: AtomicUsize::new(0) }), hand }
+        Self { database, several: Arc::new(Several::new(stores)), hand }
     }
 
     /// How many deadlocks the server has found.
@@ -194,7 +149,7 @@ async fn there_are_never_two_winners() {
 
 /// One who appends twice in a transaction of its own, and so locks streams and places in an order of its own.
 async fn lock_crosswise(arena: &Arena, over: &AtomicBool, rng: &mut Rng) -> u64 {
-    let (store, mut given_up) = (&arena.several.stores[0], 0);
+    let (store, mut given_up) = (arena.several.first(), 0);
     let mut client = connect(&url_of(&arena.database)).await;
     while !over.load(Ordering::Relaxed) {
         let transaction = client.transaction().await.unwrap();

@@ -9,7 +9,7 @@ mod support;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use factum::{Append, EventStore, Query};
+use factum::{Append, AsOf, EventStore, Query, Read};
 use factum_postgres::{Options, PostgresStore, Writing};
 use serde_json::{Value, json};
 use support::{
@@ -298,4 +298,21 @@ async fn a_reader_may_be_held_up_between_any_two_statements() {
     }
     let figures = json!({ "points": gates.points.len(), "scenes": scenes, "events": reader.seen.len(), "missed": 0, "inversions": 0 });
     proof::tell("pauses_of_readers", &figures);
+}
+
+/// An event comes while the reader of an earlier time is held up: the page does not claim to have looked at it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_as_of_a_time_claims_no_more_than_it_has_looked_at() {
+    let gates = Gates::of(&["safe_head"], Options::default()).await;
+    let store = gates.bench.another(Options::default()).await;
+    let first = store.append(one("a-1")).await.unwrap();
+    let then = store.head().await.unwrap().recorded_at.unwrap();
+    gates.gate("lock", 0).await;
+    let reading = tokio::spawn(async move { store.read(Read::all().as_of(AsOf::Time(then))).await });
+    until(async || gates.waits_at(0).await.is_some()).await;
+    let second = gates.bench.append("a-2").await.unwrap().unwrap();
+    assert!(second.events[0].position > first.events[0].position);
+    gates.gate("unlock", 0).await;
+    let page = reading.await.unwrap().unwrap();
+    assert_eq!((page.events.len(), page.token, page.head), (1, first.token, second.token));
 }

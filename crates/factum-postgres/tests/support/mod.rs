@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod proof;
+pub(crate) mod several;
 
 /// The server that `cargo xtask test postgres` has started.
 pub(crate) fn url() -> String {
