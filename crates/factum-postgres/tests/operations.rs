@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use factum::{Append, EventStore, NewEvent, Position, StreamName};
+use factum::{Append, EventStore, EventStoreExt, NewEvent, Position, Read, StreamName};
 use factum_postgres::{Options, PostgresStore};
 use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use tokio_postgres::Client;
@@ -44,6 +44,27 @@ async fn a_store_that_may_not_migrate_says_what_is_missing_and_opens_once_somebo
     assert_eq!(PostgresStore::migrate(&url, &options).await.unwrap(), []);
     let store = PostgresStore::open(&url, humble).await.unwrap();
     assert!(store.status().await.unwrap().is_up_to_date());
+}
+
+#[tokio::test]
+async fn a_role_that_only_reads_reads_and_is_refused_the_rest() {
+    let (url, options, hand) = (support::url(), options(), connect().await);
+    PostgresStore::open(&url, options.clone()).await.unwrap().append(one("a-1")).await.unwrap();
+    let (schema, role) = (&options.schema, format!("r{}", options.schema));
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role};"
+    );
+    hand.batch_execute(&grants).await.unwrap();
+    let reader = Options { migrate: false, ..options.clone() };
+    let store = PostgresStore::open(&url.replace("postgres@", &format!("{role}@")), reader).await.unwrap();
+    assert_eq!(store.read_to_end(Read::all()).await.unwrap().len(), 1);
+    assert_eq!(store.status().await.unwrap().log.unwrap().safe_head.position, Position(1));
+    let refused = store.append(one("a-1")).await.unwrap_err();
+    assert!(refused.to_string().contains("lacks a right") && !refused.is_retryable(), "{refused}");
+    drop(store);
+    hand.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }
 
 #[tokio::test]
