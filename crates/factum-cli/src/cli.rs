@@ -101,12 +101,12 @@ enum Verb {
     },
     /// Take back the space of events that are hidden for good: truncated, deleted, or too old
     ///
-    /// Positions, revisions and the states of streams stay. The log must not be in use: a program that has it open calls
-    /// `LogStore::scavenge` instead, while it goes on.
+    /// Positions, revisions and the states of streams stay. In a directory, the log must not be in use: a program that has it open
+    /// calls `LogStore::scavenge` instead, while it goes on. In a database, it may be.
     Scavenge {
-        /// The directory of the log
-        dir: PathBuf,
-        /// Pack a segment if it becomes smaller by so many percent; with 0, wherever anything can be removed at all
+        #[command(flatten)]
+        log: Log,
+        /// In a directory, pack a segment if it becomes smaller by so many percent; with 0, wherever anything can be removed at all
         #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u8).range(0..=100))]
         at_least_percent: u8,
     },
@@ -197,7 +197,10 @@ impl Cli {
             Verb::ContinueEpoch(asked) => database::continue_epoch(asked, out),
             Verb::Backup { dir, dest } => backup(&dir, &dest, out),
             Verb::Restore { backup, dir } => restore(&backup, &dir, out),
-            Verb::Scavenge { dir, at_least_percent } => scavenge(&dir, at_least_percent, out),
+            Verb::Scavenge { log, at_least_percent } => match log.place()? {
+                Place::Directory(dir) => scavenge(&dir, at_least_percent, out),
+                Place::Postgres(server) => database::scavenge(&server, out),
+            },
             Verb::Repair { dir, lose_events } => {
                 only_files("repair", &dir, "of a damaged database, restore a backup")?;
                 let mut bar = Bar::new("verify");
@@ -240,7 +243,6 @@ fn restore(backup: &Path, dir: &Path, out: &mut String) -> Result<(), Exit> {
 }
 
 fn scavenge(dir: &Path, at_least_percent: u8, out: &mut String) -> Result<(), Exit> {
-    only_files("scavenge", dir, "what is hidden in a database stays there")?;
     // A log that was never begun is not begun by looking for something to remove.
     let store = Options::new(dir).create(false).scrub(0).open()?;
     let mut bar = Bar::of_segments("scavenge");

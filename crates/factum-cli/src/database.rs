@@ -1,6 +1,6 @@
 //! What is asked of a log in a PostgreSQL database, and of no other.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, ops::ControlFlow};
 
 use clap::{Args, ValueEnum};
 use factum::{Position, Timestamp};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     exit::{Exit, Kind},
-    place::{Database, in_runtime, refused},
+    place::{Database, Server, in_runtime, refused},
     show::{count, identity, many},
 };
 
@@ -86,6 +86,23 @@ pub(crate) fn status(look: Look, out: &mut String) -> Result<(), Exit> {
         let missing = many(missing, "migration", "migrations");
         let sentence = format!("the log in {place} lacks {missing}; `factum migrate` brings it up to date");
         return Err(Exit::new(Kind::Refused, sentence));
+    }
+    Ok(())
+}
+
+/// Removes the contents of what is hidden for good.
+pub(crate) fn scavenge(server: &Server, out: &mut String) -> Result<(), Exit> {
+    let done = in_runtime(async {
+        let store = server.open().await?;
+        Ok(store.scavenge(|_| ControlFlow::Continue(())).await?)
+    })?;
+    let (events, bytes) = (many(done.events, "event", "events"), many(done.bytes, "byte", "bytes"));
+    let _ = writeln!(out, "{server}: the contents of {events} are removed, {bytes}");
+    if !done.vacuumed {
+        let _ = writeln!(
+            out,
+            "the space can be used again once the table is vacuumed: its owner may, and autovacuum will"
+        );
     }
     Ok(())
 }
