@@ -22,6 +22,7 @@ use crate::{Options, epoch, fault::Fault, tls::Tls};
 type Line = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// How to reach one database, and the store in it.
+#[derive(Clone)]
 pub(crate) struct Door {
     config: Config,
     tls: MakeRustlsConnect,

@@ -55,6 +55,7 @@ CREATE TABLE factum.events (
     -- Microseconds since 1970. It never runs backwards along positions.
     recorded_at    bigint   NOT NULL,
     id             uuid     NOT NULL,
+    -- Empty where the content was removed by a scavenge: then the event is hidden for good.
     event_type     text COLLATE "C" NOT NULL,
     category       text COLLATE "C" NOT NULL,
     content_type   text     NOT NULL,
@@ -72,6 +73,7 @@ CREATE TABLE factum.events (
 CREATE INDEX events_by_tag ON factum.events USING gin (tags) WITH (fastupdate = off);
 CREATE INDEX events_by_category ON factum.events (category, position);
 CREATE INDEX events_by_type ON factum.events (event_type, position);
+CREATE INDEX events_removed ON factum.events (stream, revision) WHERE event_type = '';
 CREATE INDEX events_by_time ON factum.events (recorded_at, position);
 
 -- A position as the second half of an advisory lock's key, and back: the position nearest to `drawn` of which these are the low
