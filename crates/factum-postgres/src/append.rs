@@ -3,13 +3,13 @@
 //! What can be asked at once is sent at once: a transaction without surprises is two trips to the server, however many appends
 //! are in it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use deadpool_postgres::Object;
 use factum::{
     Append, Appended, Durability, EventId, Limits, LogIdentity, Placed, Position, Query, Result, Revision,
-    Timestamp,
+    StreamName, Timestamp,
     admission::{Admission, admit},
     error::Error,
 };
@@ -18,7 +18,9 @@ use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
 use crate::{
     fault::Fault,
+    inline::{Folds, Plan, REGISTERED, Registered},
     known::{self, Attempts, Content, Key, Known, concerned, queries},
+    models::{self, Columns, Names},
     plain,
     rows::{self, EventColumns, STREAM, StreamColumns, number, signed},
     schema::in_schema,
@@ -36,6 +38,7 @@ pub(crate) struct Statements {
     allocate: String,
     settle: String,
     plain: String,
+    lock_rows: String,
     schema: String,
 }
 
@@ -47,14 +50,17 @@ impl Statements {
             lock_streams: sql(&format!("SELECT {STREAM} FROM factum.lock_streams($1) s")),
             find: sql("SELECT e.stream, e.id, e.position, e.revision, e.digest, e.xmin::text::bigint
                 FROM unnest($1::text[], $2::uuid[]) AS w (stream, id) JOIN factum.events e ON e.stream = w.stream AND e.id = w.id"),
-            log: sql("SELECT log_id, epoch, (SELECT coalesce(max(position), 0) FROM factum.events),
-                pg_current_xact_id()::text::bigint & 4294967295 FROM factum.log"),
+            log: sql(&format!(
+                "SELECT log_id, epoch, (SELECT coalesce(max(position), 0) FROM factum.events),
+                pg_current_xact_id()::text::bigint & 4294967295, {REGISTERED} FROM factum.log"
+            )),
             record: sql("SELECT first, moment FROM factum.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                 $15, $16, $17, $18, $19, $20, $21, $22)"),
             allocate: sql("SELECT first, moment FROM factum.allocate($1)"),
             settle: sql("SELECT factum.settle($1)"),
             plain: sql("SELECT first, first_revision, epoch FROM factum.append_plain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
                 $12, $13)"),
+            lock_rows: sql("SELECT factum.lock_rows($1)"),
             schema: schema.to_owned(),
         }
     }
@@ -118,12 +124,13 @@ pub(crate) struct Done {
 pub(crate) async fn append(
     client: &Object,
     statements: &Statements,
+    folds: &Folds,
     limits: &Limits,
     durability: Durability,
     appends: &[&Append],
     attempts: &mut Attempts,
 ) -> Result<Done, Fault> {
-    let work = Work { line: client, statements };
+    let work = Work { line: client, statements, folds };
     let known = match work.ask(appends, Begin::Here).await {
         Ok(known) => known,
         Err(fault) => return Err(undone(client, fault).await),
@@ -151,11 +158,12 @@ async fn undone(client: &Object, fault: Fault) -> Fault {
 pub(crate) async fn append_within(
     line: &impl Line,
     statements: &Statements,
+    folds: &Folds,
     limits: &Limits,
     durability: Durability,
     append: &Append,
 ) -> Result<Appended, Fault> {
-    let work = Work { line, statements };
+    let work = Work { line, statements, folds };
     let known = work.ask(&[append], Begin::Elsewhere).await?;
     let decided = Decided::of(&[append], limits, known, &Attempts::default());
     let first = work.write(&decided, End::Elsewhere).await?;
@@ -197,6 +205,8 @@ enum End {
 struct Work<'w, L> {
     line: &'w L,
     statements: &'w Statements,
+    /// The inline read models that can be kept.
+    folds: &'w Folds,
 }
 
 /// Some appends, decided in their order.
@@ -258,6 +268,21 @@ impl<'a> Decided<'a> {
         }
     }
 
+    /// What becomes of the inline read models.
+    fn plan(&self, folds: &Folds, schema: &str) -> Result<Plan<'a>> {
+        if self.known.inline.is_empty() {
+            return Ok(Plan::default());
+        }
+        let placed = self.decisions.iter().filter_map(|decision| match decision {
+            Decision::Written(events) => Some(events),
+            _ => None,
+        });
+        let events = self.written.iter().zip(placed).flat_map(|(append, placed)| {
+            append.events().zip(placed).map(|((stream, event), placed)| (stream, event, *placed))
+        });
+        Plan::of(folds, &Names::Schema(schema.to_owned()), &self.known.inline, events.collect())
+    }
+
     /// Up to where readers must see before anything is answered.
     fn rests_on(&self, first: Option<Position>) -> Position {
         if let Some(first) = first {
@@ -293,7 +318,7 @@ impl<'a> Decided<'a> {
 impl<L: Line> Work<'_, L> {
     /// Takes all locks, in the order that everybody takes them, and then asks what is known.
     async fn ask(&self, appends: &[&Append], begin: Begin) -> Result<Known, Fault> {
-        let Self { line, statements } = self;
+        let Self { line, statements, .. } = self;
         let wanted = Wanted::of(appends)?;
         let (meet, lock, find, log) = tokio::try_join!(
             line.prepare(&statements.meet),
@@ -337,7 +362,8 @@ impl<L: Line> Work<'_, L> {
             let position = row.try_get::<_, Option<i64>>(0)?.map(|position| Position(number(position)));
             matches.push((query.clone(), after, position));
         }
-        Ok(Known { identity, head, transaction, streams, recorded, matches })
+        let inline = Registered::of(&log.try_get::<_, Vec<&str>>(4)?)?;
+        Ok(Known { identity, head, transaction, streams, recorded, matches, inline })
     }
 
     /// Writes what was admitted, and commits. The position of the first event, if there is one.
@@ -351,30 +377,78 @@ impl<L: Line> Work<'_, L> {
             return Ok(None);
         }
         let record = self.line.prepare(&self.statements.record).await?;
-        let drawn_before = self.draw_before(decided).await?;
-        let moment = Timestamp(drawn_before.map(|(_, moment)| moment).unwrap_or_default());
-        let streams = decided.known.streams_after(&decided.written, moment)?;
+        let plan = decided.plan(self.folds, &self.statements.schema)?;
+        let (drawn_before, rows) = self.draw_before(decided, &plan).await?;
+        let (first, moment) = drawn_before.unwrap_or_default();
+        let (first, moment) = (Position(number(first)), Timestamp(moment));
+        let after = decided.known.streams_after(&decided.written, moment)?;
+        let state = |stream: &StreamName| after.get(stream).copied().unwrap_or_default();
+        let changes = plan.fold(first, moment, rows, state)?;
+        let changes = self.prepare_rows(&plan, &changes).await?;
+        let streams = StreamColumns::of(&after);
         let (first, moment) = drawn_before.unzip();
         let parameters = parameters(&first, &moment, &decided.events, &streams);
-        let (recorded, committed) = tokio::join!(
+        let (recorded, changed, committed) = tokio::join!(
             biased;
             client.query_one(&record, &parameters),
+            try_join_all(changes.iter().map(|(write, rows)| client.query(write, rows))),
             async { if end == End::Here { client.batch_execute("COMMIT").await } else { Ok(()) } },
         );
         let recorded = recorded.map_err(|error| Fault::from(error).of_a_change())?;
+        changed.map_err(|error| Fault::from(error).of_a_change())?;
         committed.map_err(|error| Fault::from(error).of_a_change())?;
         Ok(Some(Position(number(recorded.try_get(0)?))))
     }
 
-    /// Where an append changes what a stream shows, when that is must be known before: then its place is drawn first.
-    async fn draw_before(&self, decided: &Decided<'_>) -> Result<Option<(i64, i64)>, Fault> {
-        if !decided.written.iter().any(|append| known::describes(append)) {
-            return Ok(None);
+    /// The statements that write rows, with their parameters.
+    async fn prepare_rows<'c>(
+        &self,
+        plan: &Plan<'_>,
+        changes: &'c [Columns],
+    ) -> Result<Vec<(Statement, [&'c (dyn ToSql + Sync); 4])>, Fault> {
+        let mut prepared = Vec::with_capacity(changes.len());
+        for (model, rows) in plan.models().iter().zip(changes) {
+            let write = format!("WITH {} SELECT", models::write_rows(&model.table, "true"));
+            prepared.push((self.line.prepare(&write).await?, rows.parameters()));
         }
-        let allocate = self.line.prepare(&self.statements.allocate).await?;
-        let count = signed(decided.events.len() as u64);
-        let row = self.line.client().query_one(&allocate, &[&count]).await?;
-        Ok(Some((row.try_get(0)?, row.try_get(1)?)))
+        Ok(prepared)
+    }
+
+    /// The first position and the moment, where they must be known before anything is written: where an append changes what a
+    /// stream shows, and where rows change, which are locked **before** that. The rows, as they are then, by model and key.
+    async fn draw_before(
+        &self,
+        decided: &Decided<'_>,
+        plan: &Plan<'_>,
+    ) -> Result<(Option<(i64, i64)>, Vec<HashMap<String, String>>), Fault> {
+        let describes = decided.written.iter().any(|append| known::describes(append));
+        if !describes && plan.models().is_empty() {
+            return Ok((None, Vec::new()));
+        }
+        let Self { line, statements, .. } = self;
+        let (lock, allocate) =
+            tokio::try_join!(line.prepare(&statements.lock_rows), line.prepare(&statements.allocate))?;
+        let mut selects = Vec::with_capacity(plan.models().len());
+        for model in plan.models() {
+            selects.push((line.prepare(&models::select_rows(&model.table)).await?, &model.keys));
+        }
+        let (count, places) = (signed(decided.events.len() as u64), plan.places());
+        let (count, places): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 1]) = ([&count], [&places]);
+        let client = line.client();
+        // In this order: what is looked at after the locks is what was left by those who held them.
+        let (locked, rows, drawn) = tokio::join!(
+            biased;
+            client.query(&lock, &places),
+            try_join_all(selects.iter().map(|(select, keys)| async move { client.query(select, &[keys]).await })),
+            client.query_one(&allocate, &count),
+        );
+        locked?;
+        let by_key = |rows: Vec<Row>| {
+            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, Fault>>()
+        };
+        let rows = rows?.into_iter().map(by_key).collect::<Result<_, Fault>>()?;
+        let drawn = drawn?;
+        Ok((Some((drawn.try_get(0)?, drawn.try_get(1)?)), rows))
     }
 }
 

@@ -192,12 +192,12 @@ async fn attempt_at(
     appends: &[&Append],
     attempts: &mut Attempts,
 ) -> Result<Vec<Verdict>, Fault> {
-    let Inner { append: statements, limits, durability, .. } = &**inner;
+    let Inner { append: statements, folds, limits, durability, .. } = &**inner;
     let done = {
         let client = take(&inner.pool, &inner.place).await?;
         // Once it is unknown what became of an attempt, the next one asks first.
         let plain = match (appends, inner.settling.drawn_before()) {
-            ([append], Some(drawn)) if attempts.drawn_before.is_none() => {
+            ([append], Some(drawn)) if attempts.drawn_before.is_none() && folds.is_empty() => {
                 let plain = statements.plain(&client, inner.log_id, *durability, append).await;
                 let unknown = plain.as_ref().is_err_and(Fault::is_unknown);
                 attempts.drawn_before = unknown.then_some(drawn);
@@ -210,7 +210,9 @@ async fn attempt_at(
                 let rests_on = appended.token.position;
                 Done { verdicts: vec![Verdict::Answered(Ok(appended))], rests_on }
             }
-            None => append::append(&client, statements, limits, *durability, appends, attempts).await?,
+            None => {
+                append::append(&client, statements, folds, limits, *durability, appends, attempts).await?
+            }
         }
     };
     // The connection is free again: whoever waits here needs none of their own.

@@ -1,7 +1,7 @@
 //! What the database knows that concerns some appends, while their rows are locked, and what those that come first in their
 //! transaction add to it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use factum::{
     Append, EventId, Guard, LogIdentity, NewEvent, Placed, Position, Query, Result, StreamName, StreamState,
@@ -11,7 +11,10 @@ use factum::{
     stream::LifeChange,
 };
 
-use crate::rows::{self, EventColumns, StreamColumns};
+use crate::{
+    inline::Registered,
+    rows::{self, EventColumns},
+};
 
 /// A stream and an id in it.
 pub(crate) type Key = (String, EventId);
@@ -56,6 +59,8 @@ pub(crate) struct Known {
     pub(crate) recorded: HashMap<Key, Content>,
     /// The answers to the guards on queries.
     pub(crate) matches: Vec<Match>,
+    /// The read models that change with what is written.
+    pub(crate) inline: Vec<Registered>,
 }
 
 impl Ledger for Known {
@@ -115,7 +120,11 @@ impl Known {
     }
 
     /// What the streams that these appends concern have become, once they are recorded at `moment`.
-    pub(crate) fn streams_after(&self, appends: &[&Append], moment: Timestamp) -> Result<StreamColumns> {
+    pub(crate) fn streams_after(
+        &self,
+        appends: &[&Append],
+        moment: Timestamp,
+    ) -> Result<BTreeMap<StreamName, StreamState>> {
         let (mut touched, mut states) = (BTreeSet::new(), HashMap::new());
         for (stream, event) in appends.iter().flat_map(|append| append.events()) {
             touched.insert(stream.clone());
@@ -125,11 +134,11 @@ impl Known {
                 touched.insert(described);
             }
         }
-        let mut columns = StreamColumns::default();
-        for name in &touched {
-            columns.push(name, &states.get(name).copied().unwrap_or_else(|| self.state_of(name)));
-        }
-        Ok(columns)
+        let state = |name: StreamName| {
+            let state = states.get(&name).copied().unwrap_or_else(|| self.state_of(&name));
+            (name, state)
+        };
+        Ok(touched.into_iter().map(state).collect())
     }
 
     fn state_of(&self, stream: &StreamName) -> StreamState {

@@ -23,6 +23,7 @@ mod desk;
 mod epoch;
 mod fault;
 mod hints;
+mod inline;
 mod json;
 mod known;
 mod metrics;
@@ -67,6 +68,7 @@ use self::{
     hints::{Hints, News},
 };
 pub use self::{
+    inline::Inlined,
     models::PostgresReads,
     url::{is_url, without_password},
 };
@@ -144,6 +146,7 @@ struct Inner {
     settling: settle::Settling,
     append: append::Statements,
     read: read::Statements,
+    folds: inline::Folds,
     news: News,
     _hints: Hints,
 }
@@ -206,6 +209,7 @@ impl PostgresStore {
             settling: settle::Settling::default(),
             append: append::Statements::new(&options.schema),
             read: read::Statements::new(&options.schema),
+            folds: inline::Folds::default(),
             schema: options.schema,
             _hints: hints,
             news,

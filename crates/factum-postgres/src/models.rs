@@ -1,6 +1,6 @@
 //! Read models: which generations there are, who may change them, and their rows.
 
-mod catalog;
+pub(crate) mod catalog;
 mod rows;
 mod scan;
 
@@ -19,6 +19,8 @@ use factum::{
     reads::{Catalog, Generation, Lease, Scan, Snapshot, Step, check_model_name},
 };
 use tokio::sync::{OwnedMutexGuard, Semaphore};
+
+pub(crate) use self::rows::{Columns, select as select_rows, write as write_rows};
 
 use crate::{Options, PostgresStore, fault::Fault, schema::in_schema, take};
 
@@ -130,6 +132,32 @@ impl PostgresReads {
     fn of(source: Source, place: String, names: Names) -> Self {
         let (scans, shown) = (Arc::new(Semaphore::new(SCANS)), Mutex::default());
         Self { inner: Arc::new(Inner { source, place, names, scans, shown }) }
+    }
+
+    /// The same, on this connection only.
+    pub(crate) fn on(&self, client: Arc<tokio::sync::Mutex<ClientWrapper>>) -> Self {
+        Self::of(Source::One(client), self.inner.place.clone(), self.inner.names.clone())
+    }
+
+    /// As an error names it.
+    pub(crate) fn place(&self) -> &str {
+        &self.inner.place
+    }
+
+    /// A connection that goes when it is dropped, with all that is open on it. It waits for nobody's next statement.
+    pub(crate) async fn alone(&self) -> Result<ClientWrapper> {
+        self.inner.alone().await
+    }
+
+    /// All rows at a moment at which no append is on its way: those that are, are waited for so long.
+    pub(crate) async fn settled(&self, model: &str, patience: &str) -> Result<Scan> {
+        scan::settled(self, model, patience).await
+    }
+
+    /// Claims a model also if it is kept inline.
+    pub(crate) async fn take_over(&self, model: &str) -> Result<Lease> {
+        let model = model.to_owned();
+        self.run(move |names, client| async move { catalog::take_over(&client, &names, &model).await }).await
     }
 
     /// Runs `work` to its end, also if the caller goes away: a connection is never left in the middle of something.

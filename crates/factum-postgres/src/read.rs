@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use deadpool_postgres::Object;
+use deadpool_postgres::ClientWrapper;
 use factum::{
     AsOf, Direction, Error, Head, Life, LogIdentity, Page, Position, Read, RecordedEvent, Result, Source,
     Start, StreamName, StreamState, Timestamp, Token,
@@ -98,7 +98,7 @@ impl Look {
     }
 }
 
-pub(crate) async fn head(client: &Object, statements: &Statements) -> Result<Head, Fault> {
+pub(crate) async fn head(client: &ClientWrapper, statements: &Statements) -> Result<Head, Fault> {
     let look_out = client.prepare_cached(&statements.look_out).await?;
     let horizon = Horizon::of(&client.query_one(&look_out, &[]).await?)?;
     let recorded = client.prepare_cached(&statements.head).await?;
@@ -108,7 +108,7 @@ pub(crate) async fn head(client: &Object, statements: &Statements) -> Result<Hea
 }
 
 pub(crate) async fn stream_state(
-    client: &Object,
+    client: &ClientWrapper,
     statements: &Statements,
     stream: &StreamName,
 ) -> Result<StreamState, Fault> {
@@ -148,7 +148,11 @@ impl Bounds {
     }
 }
 
-pub(crate) async fn page(client: &Object, statements: &Statements, read: &Read) -> Result<Page, Fault> {
+pub(crate) async fn page(
+    client: &ClientWrapper,
+    statements: &Statements,
+    read: &Read,
+) -> Result<Page, Fault> {
     read.check()?;
     let looked = look_out_by_time(client, statements, read).await?;
     let bounds = Bounds::of(read, looked.as_ref().and_then(|(_, first_later)| *first_later));
@@ -168,7 +172,7 @@ pub(crate) async fn page(client: &Object, statements: &Statements, read: &Read) 
 /// A stream and the events asked for. All statements are sent in one trip, and see one after the other: so the stream's state may be
 /// of an earlier moment than its events, but not of a later one. `looked`: this connection has looked out, and that is how far.
 async fn of_stream(
-    client: &Object,
+    client: &ClientWrapper,
     statements: &Statements,
     name: &StreamName,
     select: &Sql,
@@ -208,7 +212,7 @@ async fn of_stream(
 /// The events asked for, in whatever stream they are. Planned each time, for the values that are asked for: a plan for any value
 /// would not know whether a tag or a position leaves fewer rows.
 async fn of_log(
-    client: &Object,
+    client: &ClientWrapper,
     statements: &Statements,
     select: &Sql,
     looked: Option<Horizon>,
@@ -231,7 +235,7 @@ async fn of_log(
 /// For a read as of a time, how far it is safe to look, and after that the first event that is too late. Asked before, it would
 /// know nothing of an event that came between, and the page would claim to have looked beyond it.
 async fn look_out_by_time(
-    client: &Object,
+    client: &ClientWrapper,
     statements: &Statements,
     read: &Read,
 ) -> Result<Option<(Horizon, Option<Position>)>, Fault> {

@@ -1,5 +1,7 @@
 //! Rows as events and streams, and back.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use factum::{
     ContentType, Error, EventId, EventType, Life, Metadata, NewEvent, Position, RecordedEvent, Retention,
@@ -79,7 +81,13 @@ pub(crate) struct StreamColumns {
 }
 
 impl StreamColumns {
-    pub(crate) fn push(&mut self, name: &StreamName, state: &StreamState) {
+    pub(crate) fn of(streams: &BTreeMap<StreamName, StreamState>) -> Self {
+        let mut columns = Self::default();
+        streams.iter().for_each(|(name, state)| columns.push(name, state));
+        columns
+    }
+
+    fn push(&mut self, name: &StreamName, state: &StreamState) {
         self.names.push(name.as_str().to_owned());
         self.last_revisions.push(state.last_revision.map(|revision| signed(revision.0)));
         self.hidden_befores.push(signed(state.hidden_before.0));

@@ -54,7 +54,15 @@ impl PostgresStore {
             inner.limits.check(&append)?;
             self.check_transaction(&client).await?;
             self.bring_into_this_epoch(&mut append.guards).await?;
-            append::append_within(&client, &inner.append, &inner.limits, inner.durability, &append).await
+            append::append_within(
+                &client,
+                &inner.append,
+                &inner.folds,
+                &inner.limits,
+                inner.durability,
+                &append,
+            )
+            .await
         };
         within.await.map_err(|fault: Fault| fault.explain(&inner.place))
     }

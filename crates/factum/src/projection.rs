@@ -150,10 +150,15 @@ impl<P: Projection> MultiProjection for P {
 /// A projection that is kept up to date in the background. It stops when the last clone is dropped.
 ///
 /// Waiting, status, rebuilding and stopping are those of every [`Consumer`].
-#[derive(Debug)]
 pub struct Projected<P> {
     consumer: Consumer,
     model: ReadModel<P>,
+}
+
+impl<P> fmt::Debug for Projected<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Projected").field(&self.consumer).field(&self.model).finish()
+    }
 }
 
 impl<P> Clone for Projected<P> {
@@ -282,11 +287,16 @@ impl<P: MultiProjection> Projected<P> {
 
 /// The rows of a read model, as readers see them; whoever keeps it. A [`Projected`] has them, and so has what another crate keeps in
 /// a way of its own.
-#[derive(Debug)]
 pub struct ReadModel<P> {
     documents: Documents<P>,
     reads: Arc<dyn ReadStore>,
     store: Arc<dyn EventStore>,
+}
+
+impl<P> fmt::Debug for ReadModel<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReadModel({:?})", self.reads)
+    }
 }
 
 impl<P> Clone for ReadModel<P> {

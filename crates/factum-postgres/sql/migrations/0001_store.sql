@@ -279,8 +279,8 @@ BEGIN
         WHERE s.name = n.name;
 END $$;
 
--- Appends to one stream, in a statement of its own, where nothing is out of the ordinary: it is live, keeps all of its events and
--- is as expected (-1: never written, -2: anything; else its last revision). Otherwise it writes nothing and gives
+-- Appends to one stream, in a statement of its own, where nothing is out of the ordinary: no read model is inline, it is live, keeps
+-- all of its events and is as expected (-1: never written, -2: anything; else its last revision). Otherwise it writes nothing and gives
 -- nothing: the contract then decides, where it stands. An id that is there already is a unique violation.
 CREATE FUNCTION factum.append_plain(
     stream text, expected bigint, places integer[],
@@ -299,6 +299,11 @@ BEGIN
     FOREACH place IN ARRAY places LOOP
         PERFORM pg_advisory_xact_lock_shared(kind, place);
     END LOOP;
+    -- Read models that change with it are more than this can do. Nobody switches one on from here to the end.
+    PERFORM FROM factum.models WHERE inline;
+    IF FOUND THEN
+        RETURN;
+    END IF;
     UPDATE factum.streams s SET last_revision = coalesce(s.last_revision, -1) + count
         WHERE s.name = append_plain.stream AND s.life = 0 AND s.max_count IS NULL
           AND CASE expected WHEN -2 THEN true WHEN -1 THEN s.last_revision IS NULL

@@ -43,3 +43,37 @@ CREATE TABLE factum.snapshots (
     PRIMARY KEY (stream, form)
 );
 CREATE SEQUENCE factum.snapshots_put AS bigint;
+
+-- Locks rows of models that change in this transaction, by the places to which their keys lead, in one order for all. Who draws a
+-- position after that has a greater one than all who held them before: rows take in their events in the order of positions.
+CREATE FUNCTION factum.lock_rows(places integer[]) RETURNS void VOLATILE LANGUAGE plpgsql AS $$
+DECLARE
+    rows  CONSTANT integer := 'factum.models'::regclass::oid::integer;
+    place integer;
+BEGIN
+    FOR place IN SELECT DISTINCT unnest(places) AS wanted ORDER BY wanted LOOP
+        PERFORM pg_advisory_xact_lock(rows, place);
+    END LOOP;
+END $$;
+
+-- Keeps every append off until the end of the transaction (256 is the place that each of them takes shared), or gives up.
+CREATE FUNCTION factum.keep_appends_off(patience text) RETURNS void VOLATILE LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', patience, true);
+    PERFORM factum.meet('{}', '{256}');
+    PERFORM set_config('lock_timeout', '0', true);
+END $$;
+
+-- Ends that a model changes in the appends' own transactions: whoever keeps it in the background goes on after the last event
+-- that is in it. Whether it was so. For operators: SELECT factum.make_asynchronous('balances');
+CREATE FUNCTION factum.make_asynchronous(of_model text) RETURNS boolean VOLATILE LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM factum.keep_appends_off('30s');
+    UPDATE factum.generations g
+        SET log_id = l.log_id, log_epoch = l.epoch,
+            position = (SELECT coalesce(max(e.position), 0) FROM factum.events e)
+        FROM factum.log l, factum.models m
+        WHERE m.model = of_model AND m.inline AND g.model = m.model AND g.generation = m.active;
+    UPDATE factum.models SET inline = false, epoch = epoch + 1 WHERE model = of_model AND inline;
+    RETURN FOUND;
+END $$;

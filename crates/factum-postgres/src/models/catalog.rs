@@ -39,22 +39,32 @@ fn count(value: i64) -> u32 {
 }
 
 pub(super) async fn catalog(client: &ClientWrapper, names: &Names, model: &str) -> Result<Catalog, Fault> {
+    Ok(with_inline(client, names, model).await?.0)
+}
+
+/// The catalog, and whether the model changes in the transactions of appends.
+pub(crate) async fn with_inline(
+    client: &ClientWrapper,
+    names: &Names,
+    model: &str,
+) -> Result<(Catalog, bool), Fault> {
     let select = format!(
-        "SELECT {GENERATION}, m.epoch, m.active FROM factum.models m
+        "SELECT {GENERATION}, m.epoch, m.active, m.inline FROM factum.models m
          LEFT JOIN factum.generations g ON g.model = m.model AND g.generation IN (m.active, m.building)
          WHERE m.model = $1"
     );
     let select = client.prepare_cached(&names.sql(&select)).await?;
-    let mut catalog = Catalog::default();
+    let (mut catalog, mut inline) = (Catalog::default(), false);
     for row in client.query(&select, &[&model]).await? {
         catalog.epoch = number(row.try_get(5)?);
+        inline = row.try_get(7)?;
         let is_active = row.try_get::<_, Option<i64>>(0)? == row.try_get(6)?;
         match generation(&row)? {
             Some(generation) if is_active => catalog.active = Some(generation),
             building => catalog.building = building,
         }
     }
-    Ok(catalog)
+    Ok((catalog, inline))
 }
 
 pub(super) async fn claim(client: &ClientWrapper, names: &Names, model: &str) -> Result<Lease, Fault> {
@@ -67,6 +77,14 @@ pub(super) async fn claim(client: &ClientWrapper, names: &Names, model: &str) ->
             Err(Error::invalid(format!("the read model `{model}`"), why).into())
         }
     }
+}
+
+/// Claims a model also if it is kept inline.
+pub(super) async fn take_over(client: &ClientWrapper, names: &Names, model: &str) -> Result<Lease, Fault> {
+    let claim = "INSERT INTO factum.models AS m (model, epoch) VALUES ($1, 1)
+        ON CONFLICT (model) DO UPDATE SET epoch = m.epoch + 1 RETURNING epoch";
+    let row = client.query_one(&names.sql(claim), &[&model]).await?;
+    Ok(Lease { model: model.to_owned(), epoch: number(row.try_get(0)?) })
 }
 
 /// A model that is locked, as it is.
@@ -126,22 +144,50 @@ pub(super) async fn activate(
 ) -> Result<(), Fault> {
     let mut tx = client.transaction().await?;
     let model = lock(&tx, names, lease).await?;
+    show(&mut tx, names, lease, &model, number).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Has a generation, shown or not, change in the transactions of appends from now on, in the one that holds them up.
+pub(crate) async fn make_inline(
+    tx: &mut Transaction<'_>,
+    names: &Names,
+    lease: &Lease,
+    number: i64,
+) -> Result<(), Fault> {
+    let model = lock(tx, names, lease).await?;
+    if model.active != Some(number) {
+        show(tx, names, lease, &model, number).await?;
+    }
+    // Whoever has kept it until now is fenced.
+    let inline = "UPDATE factum.models SET inline = true, epoch = epoch + 1 WHERE model = $1";
+    tx.execute(&names.sql(inline), &[&lease.model]).await?;
+    Ok(())
+}
+
+/// Puts a generation that is being built in the place of the one that is shown.
+async fn show(
+    tx: &mut Transaction<'_>,
+    names: &Names,
+    lease: &Lease,
+    model: &Locked,
+    number: i64,
+) -> Result<(), Fault> {
     if model.building != Some(number) {
         let what = format!("generation {number} of `{}` to activate", lease.model);
         return Err(Error::NotFound { what }.into());
     }
-    let (view, table) = (format!("factum_reads.\"{}\"", lease.model), names.table(&lease.model, number));
+    let (view, table) =
+        (names.sql(&format!("factum_reads.\"{}\"", lease.model)), names.table(&lease.model, number));
     let temporary = if matches!(names, Names::Temporary) { "TEMPORARY" } else { "" };
     // Replaced and not made anew: who may read it still may.
     let show = format!(
-        "{SWITCHING}; CREATE OR REPLACE {temporary} VIEW {} AS SELECT key, row, exact FROM {table}",
-        names.sql(&view)
+        "{SWITCHING}; CREATE OR REPLACE {temporary} VIEW {view} AS SELECT key, row, exact FROM {table}"
     );
     tx.batch_execute(&show).await?;
     let switch = "UPDATE factum.models SET active = building, building = NULL WHERE model = $1";
     tx.execute(&names.sql(switch), &[&lease.model]).await?;
-    leave(&mut tx, names, lease, model.active).await?;
-    Ok(tx.commit().await?)
+    leave(tx, names, lease, model.active).await
 }
 
 /// Drops a generation; or leaves it to be dropped, if somebody still reads it whole: who reads an old moment holds up nobody.

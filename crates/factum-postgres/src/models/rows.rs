@@ -128,6 +128,11 @@ pub(super) async fn commit(
     if moved { Ok(()) } else { Err(lease.fenced(catalog::epoch(client, names, &lease.model).await?).into()) }
 }
 
+/// A statement for the rows of some keys that are there: each with its key.
+pub(crate) fn select(table: &str) -> String {
+    format!("SELECT t.key, {TEXT} FROM {table} t WHERE t.key = ANY ($1)")
+}
+
 /// The rows of these keys that are there.
 pub(crate) async fn rows(
     client: &ClientWrapper,
@@ -136,8 +141,7 @@ pub(crate) async fn rows(
 ) -> Result<HashMap<String, String>, Fault> {
     let keys: Vec<&str> = keys.iter().map(String::as_str).filter(|key| !key.contains('\0')).collect();
     let found = async {
-        let select = format!("SELECT t.key, {TEXT} FROM {table} t WHERE t.key = ANY ($1)");
-        let select = client.prepare_cached(&select).await?;
+        let select = client.prepare_cached(&select(table)).await?;
         client.query(&select, &[&keys]).await
     };
     match found.await {
