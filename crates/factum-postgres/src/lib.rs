@@ -176,7 +176,7 @@ impl PostgresStore {
         let door = Door::to(url, &options)?;
         let mut client = door.client().await?;
         let ready = async {
-            epoch::refuse_standby(&client).await?;
+            epoch::refuse_standby(&client, &door.place).await?;
             if options.migrate {
                 schema::migrate(&mut client, &options.schema).await?;
             } else {
@@ -226,7 +226,7 @@ impl PostgresStore {
         let door = Door::to(url, options)?;
         let mut client = door.client().await?;
         let migrated = async {
-            epoch::refuse_standby(&client).await?;
+            epoch::refuse_standby(&client, &door.place).await?;
             schema::migrate(&mut client, &options.schema).await
         };
         migrated.await.map_err(|fault| fault.explain(&door.place))
@@ -317,7 +317,13 @@ impl PostgresStore {
     {
         let work = |inner: Arc<Inner>| async move {
             let client = take(&inner.pool, &inner.place).await?;
-            work(inner.clone(), client).await.map_err(|fault| fault.explain(&inner.place))
+            work(inner.clone(), client).await.map_err(|fault| {
+                if fault.is_of_the_connection() {
+                    // Others may be as old: new ones look around first.
+                    inner.pool.retain(|_, _| false);
+                }
+                fault.explain(&inner.place)
+            })
         };
         self.to_the_end(work).await
     }

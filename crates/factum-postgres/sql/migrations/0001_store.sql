@@ -12,7 +12,7 @@ CREATE TABLE factum.log (
     timeline          integer,
     database_oid      oid     NOT NULL,
     log_oid           oid     NOT NULL,
-    written_by        bigint  NOT NULL
+    written_by        xid     NOT NULL
 );
 
 -- The epochs that have ended.
@@ -115,7 +115,7 @@ END $$;
 -- Whether this is where the epoch was begun.
 CREATE FUNCTION factum.is_where_it_was() RETURNS boolean VOLATILE LANGUAGE sql AS $$
     SELECT (l.system_identifier = h.system_identifier) IS NOT FALSE AND (l.timeline = h.timeline) IS NOT FALSE
-       AND l.database_oid = h.database_oid AND l.log_oid = h.log_oid AND l.written_by = l.xmin::text::bigint
+       AND l.database_oid = h.database_oid AND l.log_oid = h.log_oid AND l.written_by = l.xmin
     FROM factum.log l, factum.here() h
 $$;
 
@@ -138,7 +138,7 @@ BEGIN
         epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
         system_identifier = place.system_identifier, timeline = place.timeline,
         database_oid = place.database_oid, log_oid = place.log_oid,
-        written_by = pg_current_xact_id()::text::bigint & 4294967295;
+        written_by = pg_current_xact_id()::xid;
     -- Not every copy takes sequences along.
     PERFORM setval('factum.position', greatest(last, (SELECT last_value FROM factum.position)));
     PERFORM setval('factum.recorded_at', greatest((SELECT last_value FROM factum.recorded_at),
