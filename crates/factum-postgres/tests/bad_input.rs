@@ -1,6 +1,10 @@
 //! What goes wrong outside of the store: each is told in one sentence that says what, where and what to do, and never loses or
 //! doubles anything.
-#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that unwraps an error has failed; it says what it sees"
+)]
 
 mod support;
 
@@ -30,7 +34,7 @@ fn sentence(error: &Error) -> String {
 }
 
 fn impatient(schema: &str) -> Options {
-    Options { schema: schema.to_owned(), patience: Duration::from_secs(2), ..Options::default() }
+    Options { schema: schema.to_owned(), patience: Duration::from_secs(5), ..Options::default() }
 }
 
 /// Why a store cannot be opened there.

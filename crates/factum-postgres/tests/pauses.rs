@@ -3,7 +3,11 @@
 //!
 //! The functions of the store are taken from the database and given a gate after each of their statements: an advisory lock that a
 //! test can shut, at which the first to come waits.
-#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that unwraps an error has failed; it says what it sees"
+)]
 
 mod support;
 
@@ -19,7 +23,7 @@ use support::{
 use tokio_postgres::Client;
 
 /// What an append calls, in the order in which it does.
-const OF_APPENDS: [&str; 5] = ["meet", "lock_streams", "record", "allocate", "settle"];
+const OF_APPENDS: [&str; 6] = ["meet", "lock_streams", "record", "append_plain", "allocate", "settle"];
 
 /// Waits at the gate of a point if it is shut and nobody else waits there.
 const PAUSE: &str = "CREATE FUNCTION factum.pause(point integer) RETURNS void LANGUAGE plpgsql AS $$
@@ -163,6 +167,7 @@ impl Scene<'_> {
         let Some(pid) = gates.waits_at(point).await else {
             gates.gate("unlock", point).await;
             victim.await.unwrap().unwrap();
+            self.reader.look().await;
             return false;
         };
         let rival = {

@@ -8,8 +8,8 @@ pub(crate) trait Machine: Clone + Eq + Hash + Debug {
     type Step: Copy + Debug;
     type Promise: Copy + Eq + Debug;
 
-    /// All that can happen next: a step with the state after it, or with the promise that it breaks.
-    fn next(&self, can: &mut Vec<(Self::Step, Result<Self, Self::Promise>)>);
+    /// All that can happen next.
+    fn next(&self, can: &mut Vec<Next<Self>>);
 
     /// Whether it is right that nobody goes on from here, except those who only look.
     fn is_at_rest(&self) -> bool;
@@ -22,6 +22,9 @@ pub(crate) trait Machine: Clone + Eq + Hash + Debug {
         self.clone()
     }
 }
+
+/// A step, with the state after it or the promise that it breaks.
+pub(crate) type Next<M> = (<M as Machine>::Step, Result<M, <M as Machine>::Promise>);
 
 /// What was found to be true in every state.
 #[derive(Clone, Copy, Debug, Default)]

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use super::explorer::Machine;
+use super::explorer::{Machine, Next};
 
 /// Which statement a step is, and the function in which it stands, in the order in which they stand there.
 pub(crate) const STATEMENTS: &[(&str, &str)] = &[
@@ -27,11 +27,10 @@ pub(crate) const STATEMENTS: &[(&str, &str)] = &[
     ("safe_head", "max(position)"),
     // `Act::SettleDrawn` to `Act::Wait`: an append is settled.
     ("settle", "SELECT last_value INTO drawn FROM factum.position"),
-    (
-        "settle",
-        "WHERE factum.fence_position(key, drawn) < at_position AND pid IS DISTINCT FROM pg_backend_pid()",
-    ),
-    ("settle", "pg_advisory_lock_shared('factum.events'::regclass::oid::integer, fence)"),
+    ("settle", "SELECT min(factum.fence_position(key, drawn)) INTO announced FROM factum.fences"),
+    ("settle", "IF announced IS NULL OR announced >= at_position THEN"),
+    ("settle", "pg_advisory_xact_lock_shared('factum.events'::regclass::oid::integer, factum.fence_key(announced))"),
+    ("settle", "END LOOP"),
     // The arithmetic, of which the model has a shorter one.
     ("fence_position", "drawn + ((key::bigint - drawn + 2147483648) & 4294967295) - 2147483648"),
     ("fences", "l.mode = 'ExclusiveLock'"),
@@ -161,7 +160,7 @@ struct Appender {
     last: u8,
     /// What was drawn when it settles.
     drawn: u8,
-    /// The keys that it waits for.
+    /// The key that it waits for.
     waits: Set,
 }
 
@@ -293,18 +292,21 @@ impl Fence {
             Act::SettleDrawn => (me.drawn, me.at) = (self.last_value, At::Looking),
             Act::SettleFences => {
                 let (to, drawn) = (me.last + me.run(), me.drawn);
-                let keys = self.keys().filter(|key| self.position(*key, drawn) < to);
-                let waits = if self.is(Bug::AnswerWithoutSettling) {
-                    0
-                } else {
-                    keys.fold(0, |all, key| all | 1 << key)
+                let least = self.keys().min_by_key(|key| self.position(*key, drawn));
+                let in_the_way = least.filter(|key| self.position(*key, drawn) < to);
+                let waits = match in_the_way {
+                    Some(key) if !self.is(Bug::AnswerWithoutSettling) => 1 << key,
+                    _ => 0,
                 };
                 (me.waits, me.drawn, me.at) = (waits, 0, At::Settling);
             }
             Act::Wait => {
                 let key = me.waits.trailing_zeros();
-                let held = self.keys().any(|other| u32::from(other) == key);
-                me.waits &= (!held).then_some(!(1 << key))?;
+                if self.keys().any(|other| u32::from(other) == key) {
+                    return None;
+                }
+                // It looks again.
+                (me.waits, me.at) = (0, At::Committed);
             }
             Act::Answer => {
                 world.answered |= me.events();
@@ -448,7 +450,7 @@ impl Machine for Fence {
     type Step = Step;
     type Promise = Promise;
 
-    fn next(&self, can: &mut Vec<(Step, Result<Self, Promise>)>) {
+    fn next(&self, can: &mut Vec<Next<Self>>) {
         for (n, name) in (0..self.appenders.len()).zip('a'..) {
             for act in self.choices(n) {
                 can.extend(self.work(n, *act).map(|after| (Step(name, *act), after)));

@@ -16,6 +16,7 @@ pub(crate) fn scaled<T>(short: T, long: T) -> T {
 }
 
 /// What the choices of a proof follow from: printed, and taken from `FACTUM_PROOFS_SEED` if that is set.
+#[allow(clippy::print_stdout, reason = "a proof tells its seed")]
 pub(crate) fn seed() -> u64 {
     let seed =
         std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -24,7 +25,7 @@ pub(crate) fn seed() -> u64 {
 }
 
 /// Tells what a proof has shown.
-#[allow(clippy::disallowed_methods, reason = "a report is no data file")]
+#[allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a report is told, and is no data file")]
 pub(crate) fn tell(name: &str, figures: &Value) {
     println!("{name}: {figures}");
     if let Some(place) = std::env::var_os(FIGURES) {
