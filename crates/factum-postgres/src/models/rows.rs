@@ -78,6 +78,9 @@ pub(crate) fn write(table: &str, only_if: &str) -> String {
 
 /// Rows and checkpoint, in one statement: the lease's row is locked against those who claim the model meanwhile, then the
 /// checkpoint moves if it is where it should be, and only if it moved, the rows change.
+///
+/// It does not wait for the disk: a crash of the server can take the last ones back, rows and checkpoint together, and what was lost
+/// is applied again from the log, which is where durability lives.
 pub(super) async fn commit(
     client: &ClientWrapper,
     names: &Names,
@@ -95,7 +98,7 @@ pub(super) async fn commit(
               AND log_id IS NOT DISTINCT FROM $11 AND log_epoch IS NOT DISTINCT FROM $12
               AND position IS NOT DISTINCT FROM $13
             RETURNING 1
-        ), {write} SELECT count(*) FROM moved"
+        ), {write} SELECT count(*), set_config('synchronous_commit', 'off', true) FROM moved"
     );
     let epoch = signed(lease.epoch);
     let (from, to) = (catalog::columns(step.from), catalog::columns(Some(step.to)));

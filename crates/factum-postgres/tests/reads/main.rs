@@ -28,6 +28,9 @@ use factum::{
 use factum_postgres::{Options, PostgresReads};
 use tokio::runtime::{Builder, Runtime};
 
+/// Whether models are kept in this process.
+const NEAR: bool = false;
+
 /// Where connections live: some of these tests end the runtimes that they ask from.
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();

@@ -22,6 +22,9 @@ use std::cell::RefCell;
 
 use factum_sqlite::Sqlite;
 
+/// Whether models are kept in this process.
+const NEAR: bool = true;
+
 thread_local! {
     /// The directories of the test that this thread runs, gone with it.
     static DIRECTORIES: RefCell<Vec<tempfile::TempDir>> = const { RefCell::new(Vec::new()) };

@@ -17,6 +17,9 @@ mod testkit;
 mod troubles;
 mod views;
 
+/// Whether models are kept in this process.
+const NEAR: bool = true;
+
 /// Where the tests of projections keep their models.
 fn reads() -> factum::MemoryReads {
     factum::MemoryReads::new()
