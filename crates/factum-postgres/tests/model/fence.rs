@@ -29,7 +29,10 @@ pub(crate) const STATEMENTS: &[(&str, &str)] = &[
     ("settle", "SELECT last_value INTO drawn FROM factum.position"),
     ("settle", "SELECT min(factum.fence_position(key, drawn)) INTO announced FROM factum.fences"),
     ("settle", "IF announced IS NULL OR announced >= at_position THEN"),
-    ("settle", "pg_advisory_xact_lock_shared('factum.events'::regclass::oid::integer, factum.fence_key(announced))"),
+    (
+        "settle",
+        "pg_advisory_xact_lock_shared('factum.events'::regclass::oid::integer, factum.fence_key(announced))",
+    ),
     ("settle", "END LOOP"),
     // The arithmetic, of which the model has a shorter one.
     ("fence_position", "drawn + ((key::bigint - drawn + 2147483648) & 4294967295) - 2147483648"),
