@@ -60,8 +60,6 @@ use factum::{
 };
 use uuid::Uuid;
 
-pub use self::scavenge::{Scavenged, Scavenging};
-pub use self::status::{EndedEpoch, Holder, LogStatus, Migration, Status};
 use self::{
     connect::{Door, take},
     fault::Fault,
@@ -70,6 +68,8 @@ use self::{
 pub use self::{
     inline::Inlined,
     models::PostgresReads,
+    scavenge::{Scavenged, Scavenging},
+    status::{EndedEpoch, Holder, LogStatus, Migration, Status},
     url::{is_url, without_password},
 };
 
