@@ -114,10 +114,9 @@ fn with_gates(
         }
         let never_comes =
             n > 0 && ["RETURN ", "RAISE"].iter().any(|end| statements[n - 1].trim_start().starts_with(end));
-        // `GET DIAGNOSTICS` asks about the statement before it.
-        if statement.trim_start().starts_with("GET DIAGNOSTICS")
-            || never_comes && !statements[n - 1].contains("QUERY")
-        {
+        // These ask about the statement before them.
+        let asks = ["GET DIAGNOSTICS", "IF FOUND"].iter().any(|how| statement.trim_start().starts_with(how));
+        if asks || never_comes && !statements[n - 1].contains("QUERY") {
             gated += statement;
             continue;
         }
@@ -232,6 +231,7 @@ async fn writers(writing: Writing, ends: &[End]) -> Value {
         }
         if here { reached += 1 } else { unreached.push(format!("{function}: {follows}")) }
     }
+    scene.reader.look().await;
     let missed = scene.reader.missed(&gates.bench).await;
     println!("nobody came by: {unreached:#?}");
     assert_eq!(missed, (0, 0), "missed, invented");

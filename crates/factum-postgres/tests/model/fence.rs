@@ -295,21 +295,15 @@ impl Fence {
             Act::SettleDrawn => (me.drawn, me.at) = (self.last_value, At::Looking),
             Act::SettleFences => {
                 let (to, drawn) = (me.last + me.run(), me.drawn);
-                let least = self.keys().min_by_key(|key| self.position(*key, drawn));
-                let in_the_way = least.filter(|key| self.position(*key, drawn) < to);
-                let waits = match in_the_way {
-                    Some(key) if !self.is(Bug::AnswerWithoutSettling) => 1 << key,
-                    _ => 0,
-                };
+                let least = self.keys().map(|key| self.position(key, drawn)).min();
+                let least = least.filter(|least| *least < to && !self.is(Bug::AnswerWithoutSettling));
+                let waits = least.map_or(0, |least| 1 << self.key(least));
                 (me.waits, me.drawn, me.at) = (waits, 0, At::Settling);
             }
             Act::Wait => {
-                let key = me.waits.trailing_zeros();
-                if self.keys().any(|other| u32::from(other) == key) {
-                    return None;
-                }
-                // It looks again.
-                (me.waits, me.at) = (0, At::Committed);
+                let held = self.keys().any(|key| me.waits == 1 << key);
+                // When it is given back, it looks again.
+                (me.waits, me.at) = (!held).then_some((0, At::Committed))?;
             }
             Act::Answer => {
                 world.answered |= me.events();
