@@ -22,7 +22,7 @@ pub(crate) enum Lane {
     Clippy,
     /// All tests but those in the documentation, by cargo-nextest if it is installed
     Tests,
-    /// The tests of `factum-postgres`, on a PostgreSQL of their own
+    /// The tests that need a PostgreSQL, on one of their own
     Postgres,
     /// The examples in the documentation compile and run
     Doctests,
@@ -168,7 +168,11 @@ impl Lane {
             }
             // With all features, since some tests need the simulated disk; the lanes `readme` and `year` run what is shipped.
             Self::Tests if has(shell, "nextest").await => {
-                cargo(shell, &[NEXTEST, &["-E", "not package(factum-postgres)"]].concat()).await
+                cargo(
+                    shell,
+                    &[NEXTEST, &["-E", "not (package(factum-postgres) or binary(postgres))"]].concat(),
+                )
+                .await
             }
             Self::Tests => {
                 println!("cargo-nextest is not installed; `cargo test` does as well, only slower");
@@ -201,12 +205,17 @@ async fn on_postgres(shell: &mut Shell) -> Result<Pass, Stop> {
         Ok(postgres) => postgres,
         Err(why) => return Ok(Pass::Skipped(why)),
     };
-    let nextest = [NEXTEST, &["-E", "package(factum-postgres)"]].concat();
-    let plain = ["test", "--no-fail-fast", "-p", "factum-postgres", "--lib", "--tests"];
-    let args = if has(shell, "nextest").await { &nextest[..] } else { &plain[..] };
-    let mut command = shell.cargo(args);
-    command.env("FACTUM_TEST_POSTGRES", postgres.url());
-    let done = shell.run(command).await;
+    let nextest = [NEXTEST, &["-E", "package(factum-postgres) or binary(postgres)"]].concat();
+    // The store's own, and those of programs that can be given one.
+    let own = ["test", "--no-fail-fast", "-p", "factum-postgres", "--lib", "--tests"];
+    let programs = ["test", "--no-fail-fast", "-p", "bank", "-p", "factum-cli", "--test", "postgres"];
+    let commands: &[&[&str]] = if has(shell, "nextest").await { &[&nextest] } else { &[&own, &programs] };
+    let mut done = Ok(());
+    for args in commands {
+        let mut command = shell.cargo(args);
+        command.env("FACTUM_TEST_POSTGRES", postgres.url());
+        done = done.and(shell.run(command).await);
+    }
     postgres.stop().await;
     done.map(|()| Pass::Done(String::new()))
 }

@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Postgres {
     server: Child,
+    bin: PathBuf,
     directory: PathBuf,
     port: u16,
 }
@@ -66,15 +67,25 @@ impl Postgres {
         serve.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let server =
             serve.spawn().map_err(Stop::at(format!("cannot start {}", bin.join("postgres").display())))?;
-        let mut postgres = Self { server, directory, port };
+        let mut postgres = Self { server, bin, directory, port };
         postgres.ready().await?;
-        println!("PostgreSQL {} on port {port}, for this lane alone", bin.display());
+        println!("PostgreSQL {} on port {port}, for this lane alone", postgres.bin.display());
         Ok(Ok(postgres))
     }
 
     /// Where it is.
     pub(crate) fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Its client, which says these statements one after another and prints what comes back, bare.
+    pub(crate) fn psql<'a>(&self, shell: &Shell, statements: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = shell.command(self.bin.join("psql"));
+        command.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]).arg(self.url());
+        for statement in statements {
+            command.args(["-c", statement]);
+        }
+        command
     }
 
     /// Ends it, and removes all that it had.

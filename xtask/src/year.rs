@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process::Stdio,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use tokio::process::Command;
 
 use crate::{
     lanes::Pass,
+    servers::Postgres,
     shell::{Shell, Stop, elapsed, now},
 };
 
@@ -22,7 +24,11 @@ type Balances = BTreeMap<String, i64>;
 /// Kills of the second import: each a little later, as it has come further, and none after half the time of the first one.
 const KILLS: u32 = 3;
 
-/// Imports every period in `data`, once undisturbed and once killed on the way, and compares all balances.
+/// How often all connections of an import are cut on the way.
+const CUTS: u32 = 3;
+
+/// Imports every period in `data`, once undisturbed and once killed on the way, and compares all balances: in directories, and on
+/// a PostgreSQL of its own where there is one to start.
 pub(crate) async fn run(shell: &mut Shell, data: &Path) -> Result<Pass, Stop> {
     let periods = periods_in(data)?;
     if periods.is_empty() {
@@ -35,24 +41,62 @@ pub(crate) async fn run(shell: &mut Shell, data: &Path) -> Result<Pass, Stop> {
     shell.run(shell.cargo(&["build", "--release", "--quiet", "-p", "bank"])).await?;
     let scratch = Scratch::new(shell, "year")?;
     let mut told = Vec::new();
-    for period in periods {
-        let began = now();
-        let expected = last_balances(&period.transactions)?;
-        let directory = scratch.0.join(&period.name);
-        let import = now();
-        shell.run(period.import(shell, &directory)).await?;
-        let took = import.elapsed();
-        period.compare(shell, &expected, &directory).await?;
-        let line =
-            format!("{}: {} accounts equal, import {:.1} s", period.name, expected.len(), took.as_secs_f64());
-
-        let directory = scratch.0.join(format!("{}-killed", period.name));
-        let kills = period.import_with_kills(shell, &directory, took).await?;
-        period.compare(shell, &expected, &directory).await?;
-        println!("{line}; equal again after {kills} kills in mid-import; {} in all", elapsed(began));
-        told.push(format!("{line}, again after {kills} kills"));
+    for period in &periods {
+        let [whole, killed] = ["whole", "killed"]
+            .map(|what| Place::Directory(scratch.0.join(format!("{}-{what}", period.name))));
+        told.push(period.try_out(shell, &whole, &killed).await?.1);
+    }
+    match Postgres::start(shell).await? {
+        Err(why) => told.push(format!("not on PostgreSQL: {why}")),
+        Ok(server) => {
+            let done = on_postgres(shell, &periods, &server).await;
+            server.stop().await;
+            told.extend(done?);
+        }
     }
     Ok(Pass::Done(told.join("; ")))
+}
+
+async fn on_postgres(shell: &mut Shell, periods: &[Period], server: &Postgres) -> Result<Vec<String>, Stop> {
+    let mut told = Vec::new();
+    for period in periods {
+        for read_model in ["background", "inline"] {
+            let [whole, killed, cut] = ["whole", "killed", "cut"].map(|what| {
+                let name =
+                    period.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_").to_ascii_lowercase();
+                Place::Schema {
+                    url: server.url(),
+                    schema: format!("year_{name}_{read_model}_{what}"),
+                    read_model,
+                }
+            });
+            let (took, line) = period.try_out(shell, &whole, &killed).await?;
+            let cuts = period.import_with_cuts(shell, &cut, server, took).await?;
+            let rate = events_in(shell, server, &whole).await? / took.as_secs_f64();
+            let line = format!(
+                "on PostgreSQL, read model {read_model}: {line} and {cuts} cut connections, {rate:.0} events/s"
+            );
+            println!("{line}");
+            told.push(line);
+        }
+    }
+    Ok(told)
+}
+
+/// How many events a ledger has.
+async fn events_in(shell: &mut Shell, server: &Postgres, place: &Place) -> Result<f64, Stop> {
+    let Place::Schema { schema, .. } = place else { return Ok(0.0) };
+    let count = format!("SELECT count(*) FROM {schema}.events");
+    let psql = server.psql(shell, [&*count]);
+    let told = shell.output(psql).await?;
+    told.trim().parse().map_err(Stop::at(format!("psql printed `{}`", told.trim())))
+}
+
+/// Where a ledger is.
+#[derive(Clone, Debug)]
+enum Place {
+    Directory(PathBuf),
+    Schema { url: String, schema: String, read_model: &'static str },
 }
 
 /// One pair of files.
@@ -64,28 +108,86 @@ struct Period {
 }
 
 impl Period {
-    fn bank(shell: &Shell, verb: &str, directory: &Path) -> Command {
+    fn bank(shell: &Shell, verb: &str, place: &Place) -> Command {
         let mut command = shell.command(shell.target().join("release/bank"));
-        command.arg(verb).arg("--data").arg(directory);
+        command.arg(verb);
+        match place {
+            Place::Directory(directory) => command.arg("--data").arg(directory),
+            Place::Schema { url, schema, .. } => command.args(["--store", url, "--schema", schema]),
+        };
         command
     }
 
-    fn import(&self, shell: &Shell, directory: &Path) -> Command {
-        let mut command = Self::bank(shell, "import", directory);
+    fn import(&self, shell: &Shell, place: &Place) -> Command {
+        let mut command = Self::bank(shell, "import", place);
         command.arg("--accounts").arg(&self.accounts).arg("--transactions").arg(&self.transactions);
+        if let Place::Schema { read_model, .. } = place {
+            command.args(["--read-model", read_model]);
+        }
         command
+    }
+
+    /// Imports once undisturbed and once killed on the way, and compares both. How long the first took, and what to tell.
+    async fn try_out(
+        &self,
+        shell: &mut Shell,
+        whole: &Place,
+        killed: &Place,
+    ) -> Result<(Duration, String), Stop> {
+        let began = now();
+        let expected = last_balances(&self.transactions)?;
+        let import = now();
+        shell.run(self.import(shell, whole)).await?;
+        let took = import.elapsed();
+        self.compare(shell, &expected, whole).await?;
+        let line =
+            format!("{}: {} accounts equal, import {:.1} s", self.name, expected.len(), took.as_secs_f64());
+        let kills = self.import_with_kills(shell, killed, took).await?;
+        self.compare(shell, &expected, killed).await?;
+        println!("{line}; equal again after {kills} kills in mid-import; {} in all", elapsed(began));
+        Ok((took, format!("{line}, again after {kills} kills")))
+    }
+
+    /// Imports while all its connections are cut, a few times; then to the end, and compares. How many were cut.
+    async fn import_with_cuts(
+        &self,
+        shell: &mut Shell,
+        place: &Place,
+        server: &Postgres,
+        whole: Duration,
+    ) -> Result<u64, Stop> {
+        let Place::Schema { schema, .. } = place else { return Ok(0) };
+        let wait = format!("SELECT pg_sleep({})", whole.as_secs_f64() / f64::from(CUTS + 1));
+        let cut = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'factum {schema}'"
+        );
+        let mut psql = server.psql(shell, (0..CUTS).flat_map(|_| [&*wait, &*cut]));
+        let knife = psql.stdout(Stdio::piped()).kill_on_drop(true).spawn();
+        let knife = knife.map_err(Stop::at("cannot start psql"))?;
+        // It may go on by itself on new connections, or stop and say so.
+        if let Err(Stop::Interrupted) = shell.run(self.import(shell, place)).await {
+            return Err(Stop::Interrupted);
+        }
+        let told = knife.wait_with_output().await.map_err(Stop::at("cannot wait for psql"))?.stdout;
+        let cuts = String::from_utf8_lossy(&told).lines().filter_map(|line| line.parse::<u64>().ok()).sum();
+        if cuts == 0 {
+            return Err(Stop::Failed(format!("the import of {} was over before it could be cut", self.name)));
+        }
+        shell.run(self.import(shell, place)).await?;
+        self.compare(shell, &last_balances(&self.transactions)?, place).await?;
+        Ok(cuts)
     }
 
     /// Imports, killed a few times on the way; then to the end. How often there was something to kill.
     async fn import_with_kills(
         &self,
         shell: &mut Shell,
-        directory: &Path,
+        place: &Place,
         whole: Duration,
     ) -> Result<u32, Stop> {
         let mut kills = 0;
         for n in 1..=KILLS {
-            let import = self.import(shell, directory);
+            let import = self.import(shell, place);
             if !shell.run_and_kill(import, whole * n / (2 * KILLS)).await? {
                 break;
             }
@@ -97,12 +199,12 @@ impl Period {
                 self.name
             )));
         }
-        shell.run(self.import(shell, directory)).await?;
+        shell.run(self.import(shell, place)).await?;
         Ok(kills)
     }
 
-    async fn compare(&self, shell: &mut Shell, expected: &Balances, directory: &Path) -> Result<(), Stop> {
-        let mut balances = Self::bank(shell, "balances", directory);
+    async fn compare(&self, shell: &mut Shell, expected: &Balances, place: &Place) -> Result<(), Stop> {
+        let mut balances = Self::bank(shell, "balances", place);
         balances.args(["--format", "csv"]);
         let reported = reported_balances(&shell.output(balances).await?)?;
         let differences = differences(expected, &reported);
@@ -114,7 +216,7 @@ impl Period {
                 some.join("\n")
             )));
         }
-        shell.run(Self::bank(shell, "verify", directory)).await
+        shell.run(Self::bank(shell, "verify", place)).await
     }
 }
 

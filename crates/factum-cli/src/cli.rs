@@ -8,15 +8,16 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
-use factum::{ContentType, Error, EventStoreExt, LogIdentity, Outcome, Position, Read, RecordedEvent};
+use factum::{ContentType, Error, EventStoreExt, Outcome, Position, Read, RecordedEvent};
 use factum_log::{Cut, Options, Part, Progress, Scavenge, Scavenging, Verification};
 
 use crate::{
     audit,
+    database::{self, Continue, Look},
     exit::{EXIT_CODES, Exit, Kind},
-    place::{Log, Place, Server, in_runtime, only_files},
+    place::{Database, Log, Place, Server, in_runtime, only_files},
     progress::Bar,
-    show::{count, many, say},
+    show::{count, identity, many, say},
 };
 
 /// Findings that `verify` prints, unless it is asked for more.
@@ -53,7 +54,7 @@ enum Verb {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Print every event that can be read, one JSON object in a line, also of a log that cannot be opened
+    /// Print every event that can be read, as lines of JSON, also of a log that cannot be opened
     ///
     /// In a directory, damage is told on stderr, and what is whole before and after it is printed; so are hidden events that are still on
     /// the disk. From a database, it prints what a reader sees.
@@ -65,6 +66,23 @@ enum Verb {
     /// the world, if that is another moment, is known to the program alone: the column `happened_at` is empty here.
     #[command(after_long_help = audit::EXAMPLES)]
     Audit(audit::Audit),
+    /// Print how a log in a database is; changes nothing
+    ///
+    /// That is its migrations, how far readers see and who holds that up, and its epochs. Standbys are looked at too. It ends with 0 if a program of this version can open the log without a migration, with 3 if not, and
+    /// with 10 if there is none.
+    Status(Look),
+    /// Make the schema of a log in a database, or bring it up to date
+    ///
+    /// Programs do that by themselves when they open the log, if their role may. Otherwise do it by this verb with a role that may, before
+    /// the program is started. A schema of a newer program is refused.
+    Migrate(Database),
+    /// Begin a new epoch of a log in a database whose data directory was put back by hand
+    ///
+    /// Of a promoted standby, a recovery to a point in time, and a dump and restore, programs find that out by themselves. What was handed
+    /// out before, tokens and checkpoints of read models, is LogRewound from then on.
+    BeginEpoch(Database),
+    /// Say that nothing was lost when an epoch ended: its tokens and checkpoints are valid again
+    ContinueEpoch(Continue),
     /// Copy a log, also one that is in use; into the same place again, only what is new
     Backup {
         /// The directory of the log
@@ -81,14 +99,14 @@ enum Verb {
         /// The directory of the log to be; it must be empty or missing
         dir: PathBuf,
     },
-    /// Take back the space of events that are hidden for good: truncated, deleted, tombstoned, or too old
+    /// Take back the space of events that are hidden for good: truncated, deleted, or too old
     ///
-    /// Positions, revisions and the states of streams stay. The log must not be in use: a program that has it open calls
-    /// `LogStore::scavenge` instead, while it goes on.
+    /// Positions, revisions and the states of streams stay. In a directory, the log must not be in use: a program that has it open
+    /// calls `LogStore::scavenge` instead, while it goes on. In a database, it may be.
     Scavenge {
-        /// The directory of the log
-        dir: PathBuf,
-        /// Pack a segment if it becomes smaller by so many percent; with 0, wherever anything can be removed at all
+        #[command(flatten)]
+        log: Log,
+        /// In a directory, pack a segment if it becomes smaller by so many percent; with 0, wherever anything can be removed at all
         #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u8).range(0..=100))]
         at_least_percent: u8,
     },
@@ -119,8 +137,13 @@ impl Cli {
     /// What to say when it is interrupted.
     pub(crate) fn after_interruption(&self) -> &'static str {
         match self.verb {
-            Verb::Verify { .. } | Verb::Layout { .. } | Verb::Events(_) | Verb::Audit(_) => {
-                "interrupted; nothing was changed"
+            Verb::Verify { .. }
+            | Verb::Layout { .. }
+            | Verb::Events(_)
+            | Verb::Audit(_)
+            | Verb::Status(_) => "interrupted; nothing was changed",
+            Verb::Migrate(_) | Verb::BeginEpoch(_) | Verb::ContinueEpoch(_) => {
+                "interrupted; it was done whole or not at all, and `factum status` tells which"
             }
             Verb::Backup { .. } => {
                 "interrupted; the same command goes on, and an earlier backup there is still whole"
@@ -168,35 +191,16 @@ impl Cli {
                 Place::Postgres(server) => events_in(&server),
             },
             Verb::Audit(audit) => audit.run(),
-            Verb::Backup { dir, dest } => {
-                let instead = "a database is backed up by PostgreSQL's own pg_dump or pg_basebackup";
-                only_files("backup", &dir, instead).and_then(|()| only_files("backup", &dest, instead))?;
-                let mut bar = Bar::new("backup");
-                let made = factum_log::backup(&dir, &dest, |progress| bar.at(progress))?;
-                drop(bar);
-                let (events, log) = (many(made.events, "event", "events"), identity(made.log));
-                let (copied, all) = (count(made.copied_bytes), count(made.bytes));
-                let _ = writeln!(out, "{}: {events} of {log}", dest.display());
-                let _ = writeln!(out, "{copied} bytes were copied, of {all}");
-                Ok(())
-            }
-            Verb::Restore { backup, dir } => {
-                let instead = "a database is restored by PostgreSQL's own pg_restore, or from a base backup";
-                only_files("restore", &backup, instead)
-                    .and_then(|()| only_files("restore", &dir, instead))?;
-                let mut bar = Bar::new("restore");
-                let restored = factum_log::restore(&backup, &dir, |progress| bar.at(progress))?;
-                drop(bar);
-                let events = many(restored.backup.events, "event", "events");
-                let _ = writeln!(out, "{}: {events} of {}", dir.display(), identity(restored.log));
-                let _ = writeln!(
-                    out,
-                    "it was epoch {} before: rebuild what reads the log",
-                    restored.backup.log.epoch
-                );
-                Ok(())
-            }
-            Verb::Scavenge { dir, at_least_percent } => scavenge(&dir, at_least_percent, out),
+            Verb::Status(look) => database::status(look, out),
+            Verb::Migrate(database) => database::migrate(database, out),
+            Verb::BeginEpoch(database) => database::begin_epoch(database, out),
+            Verb::ContinueEpoch(asked) => database::continue_epoch(asked, out),
+            Verb::Backup { dir, dest } => backup(&dir, &dest, out),
+            Verb::Restore { backup, dir } => restore(&backup, &dir, out),
+            Verb::Scavenge { log, at_least_percent } => match log.place()? {
+                Place::Directory(dir) => scavenge(&dir, at_least_percent, out),
+                Place::Postgres(server) => database::scavenge(&server, out),
+            },
             Verb::Repair { dir, lose_events } => {
                 only_files("repair", &dir, "of a damaged database, restore a backup")?;
                 let mut bar = Bar::new("verify");
@@ -211,6 +215,31 @@ impl Cli {
             }
         }
     }
+}
+
+fn backup(dir: &Path, dest: &Path, out: &mut String) -> Result<(), Exit> {
+    let instead = "a database is backed up by PostgreSQL's own pg_dump or pg_basebackup";
+    only_files("backup", dir, instead).and_then(|()| only_files("backup", dest, instead))?;
+    let mut bar = Bar::new("backup");
+    let made = factum_log::backup(dir, dest, |progress| bar.at(progress))?;
+    drop(bar);
+    let (events, log) = (many(made.events, "event", "events"), identity(made.log));
+    let (copied, all) = (count(made.copied_bytes), count(made.bytes));
+    let _ = writeln!(out, "{}: {events} of {log}", dest.display());
+    let _ = writeln!(out, "{copied} bytes were copied, of {all}");
+    Ok(())
+}
+
+fn restore(backup: &Path, dir: &Path, out: &mut String) -> Result<(), Exit> {
+    let instead = "a database is restored by PostgreSQL's own pg_restore, or from a base backup";
+    only_files("restore", backup, instead).and_then(|()| only_files("restore", dir, instead))?;
+    let mut bar = Bar::new("restore");
+    let restored = factum_log::restore(backup, dir, |progress| bar.at(progress))?;
+    drop(bar);
+    let events = many(restored.backup.events, "event", "events");
+    let _ = writeln!(out, "{}: {events} of {}", dir.display(), identity(restored.log));
+    let _ = writeln!(out, "it was epoch {} before: rebuild what reads the log", restored.backup.log.epoch);
+    Ok(())
 }
 
 fn scavenge(dir: &Path, at_least_percent: u8, out: &mut String) -> Result<(), Exit> {
@@ -317,10 +346,6 @@ fn shown(event: &RecordedEvent) -> serde_json::Result<String> {
     ];
     let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     Ok(format!("{{{}}}", fields.join(",")))
-}
-
-fn identity(LogIdentity { log_id, epoch }: LogIdentity) -> String {
-    format!("log {log_id} in epoch {epoch}")
 }
 
 fn verified(dir: &str, found: &Verification, all: bool, out: &mut String) -> Result<(), Exit> {

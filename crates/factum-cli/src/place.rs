@@ -102,10 +102,26 @@ impl Database {
 }
 
 impl Server {
+    /// How the store in it is reached: nothing is made or changed on the way.
+    pub(crate) fn options(&self) -> Options {
+        Options { schema: self.schema.clone(), migrate: false, ..Options::default() }
+    }
+
     /// Opens the store in it, if there is one.
     pub(crate) async fn open(&self) -> Result<PostgresStore, Exit> {
-        let options = Options { schema: self.schema.clone(), ..Options::default() };
-        PostgresStore::open(&self.url, options).await.map_err(refused)
+        let status = PostgresStore::status_of(&self.url, &self.options()).await.map_err(refused)?;
+        if !status.is_begun() {
+            return Err(Exit::new(Kind::NotFound, format!("there is no log in {}", status.place)));
+        }
+        let behind = status.migrations.iter().any(|migration| migration.applied_at.is_none());
+        if behind && status.migrations.iter().all(|migration| migration.known) {
+            let sentence = format!(
+                "the log in {} is of an older version; `factum migrate` brings it up to date",
+                status.place
+            );
+            return Err(Exit::new(Kind::Refused, sentence));
+        }
+        PostgresStore::open(&self.url, self.options()).await.map_err(refused)
     }
 }
 

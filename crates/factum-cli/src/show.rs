@@ -2,6 +2,8 @@
 
 use std::{fmt, io::Write};
 
+use factum::LogIdentity;
+
 /// Says something on stderr. Nobody may be listening, which is no reason to stop.
 pub(crate) fn say(text: impl fmt::Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
@@ -23,6 +25,11 @@ pub(crate) fn count(n: u64) -> String {
 /// So many of something.
 pub(crate) fn many(n: u64, one: &str, more: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{} {more}", count(n)) }
+}
+
+/// Which log, in people's words.
+pub(crate) fn identity(LogIdentity { log_id, epoch }: LogIdentity) -> String {
+    format!("log {log_id} in epoch {epoch}")
 }
 
 #[cfg(test)]

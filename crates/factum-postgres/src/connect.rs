@@ -22,6 +22,7 @@ use crate::{Options, epoch, fault::Fault, tls::Tls};
 type Line = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// How to reach one database, and the store in it.
+#[derive(Clone)]
 pub(crate) struct Door {
     config: Config,
     tls: MakeRustlsConnect,
@@ -78,7 +79,7 @@ impl Door {
     /// [`Error::InvalidInput`] if there can be no such pool.
     pub(crate) fn pool(&self, epoch: Arc<AtomicU64>) -> Result<Pool> {
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let schema = self.schema.clone();
+        let (schema, place) = (self.schema.clone(), self.place.clone());
         Pool::builder(Manager::from_config(self.config.clone(), self.tls.clone(), manager))
             .max_size(self.connections.max(1))
             // A connection that was just used has all at hand.
@@ -87,11 +88,14 @@ impl Door {
             .wait_timeout(Some(self.patience))
             .create_timeout(Some(self.patience))
             .post_create(Hook::async_fn(move |client, _| {
-                let (schema, epoch) = (schema.clone(), epoch.clone());
+                let (schema, place, epoch) = (schema.clone(), place.clone(), epoch.clone());
                 Box::pin(async move {
-                    match epoch::look_around(client, &schema).await {
+                    match epoch::look_around(client, &schema, &place).await {
                         Ok(present) => epoch.store(present, Ordering::Relaxed),
                         Err(Fault::Database(error, _)) => return Err(HookError::Backend(error)),
+                        Err(Fault::Known(Error::Unavailable { why, .. })) => {
+                            return Err(HookError::message(why));
+                        }
                         Err(Fault::Known(error)) => return Err(HookError::message(error.to_string())),
                     }
                     Ok(())
@@ -109,9 +113,7 @@ pub(crate) async fn take(pool: &Pool, place: &str) -> Result<Object> {
         PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
             Fault::from(error).explain(place)
         }
-        PoolError::PostCreateHook(HookError::Message(why)) => {
-            unavailable(format!("PostgreSQL {place}: {why}"))
-        }
+        PoolError::PostCreateHook(HookError::Message(why)) => unavailable(why.into_owned()),
         error => unavailable(format!("no connection to PostgreSQL {place} became free: {error}")),
     })
 }

@@ -13,8 +13,8 @@ use crate::{
 
 /// Asked of each new connection before it is used: after a failover or a restore all are new. Elsewhere than before, a new epoch
 /// begins. The present epoch.
-pub(crate) async fn look_around(client: &Client, schema: &str) -> Result<u64, Fault> {
-    refuse_standby(client).await?;
+pub(crate) async fn look_around(client: &Client, schema: &str, place: &str) -> Result<u64, Fault> {
+    refuse_standby(client, place).await?;
     let look = in_schema("SELECT factum.is_where_it_was(), epoch FROM factum.log", schema);
     let row = match client.query_opt(&look, &[]).await? {
         Some(row) if row.try_get(0)? => row,
@@ -32,13 +32,15 @@ pub(crate) async fn look_around(client: &Client, schema: &str) -> Result<u64, Fa
 
 /// # Errors
 /// [`Error::Unavailable`] for a server that cannot be written to.
-pub(crate) async fn refuse_standby(client: &Client) -> Result<(), Fault> {
+pub(crate) async fn refuse_standby(client: &Client, place: &str) -> Result<(), Fault> {
     let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await?;
     if !row.try_get(0)? {
         return Ok(());
     }
-    let why = "the server is a standby, which only follows another: name the one that it follows, or all of them and `target_session_attrs=read-write`";
-    Err(Error::Unavailable { why: why.to_owned(), outcome: Outcome::No }.into())
+    let why = format!(
+        "PostgreSQL {place} is a standby, which only follows another: name the one that it follows, or all of them and `target_session_attrs=read-write`"
+    );
+    Err(Error::Unavailable { why, outcome: Outcome::No }.into())
 }
 
 /// Begins a new epoch: if the log is elsewhere than where the present one was begun, or `anyway`.

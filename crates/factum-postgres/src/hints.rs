@@ -4,11 +4,12 @@
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
+use deadpool_postgres::Pool;
 use factum::Position;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_postgres::{AsyncMessage, Client};
 
-use crate::{connect::Door, fault::Fault, schema::in_schema};
+use crate::{connect::Door, fault::Fault, metrics, schema::in_schema, status};
 
 /// Hints are given no closer to each other.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -80,13 +81,14 @@ impl Drop for Hints {
 }
 
 impl Hints {
-    pub(crate) fn exchange(door: Door, news: News) -> Self {
+    /// And publishes how the store is, every so often.
+    pub(crate) fn exchange(door: Door, news: News, pool: Pool, metrics: Option<Duration>) -> Self {
         Self(tokio::spawn(async move {
             let mut again = AGAIN.0;
             loop {
                 let listened = tokio::time::Instant::now();
                 // What is wrong with the database is told to those who ask it for something.
-                let _ = listen(&door, &news).await;
+                let _ = listen(&door, &news, &pool, metrics).await;
                 again = if listened.elapsed() > AGAIN.1 { AGAIN.0 } else { (again * 2).min(AGAIN.1) };
                 tokio::time::sleep(again.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             }
@@ -103,7 +105,7 @@ impl Drop for Ending {
     }
 }
 
-async fn listen(door: &Door, news: &News) -> Result<(), Fault> {
+async fn listen(door: &Door, news: &News, pool: &Pool, metrics: Option<Duration>) -> Result<(), Fault> {
     let (client, mut connection) = door.connection().await?;
     let told = news.told.clone();
     let mut driven = Ending(tokio::spawn(async move {
@@ -118,6 +120,16 @@ async fn listen(door: &Door, news: &News) -> Result<(), Fault> {
     tokio::select! {
         _ = &mut driven.0 => Ok(()),
         ended = talk(&client, &door.schema, news) => ended,
+        ended = publish(&client, door, pool, metrics) => ended,
+    }
+}
+
+async fn publish(client: &Client, door: &Door, pool: &Pool, every: Option<Duration>) -> Result<(), Fault> {
+    let Some(every) = every else { return std::future::pending().await };
+    loop {
+        let log = status::of_log(client, &door.schema).await?;
+        metrics::publish(&log, pool, &door.place, &door.schema);
+        tokio::time::sleep(every).await;
     }
 }
 

@@ -293,6 +293,20 @@ impl PostgresStore {
         Ok(Inlined { model: ReadModel::new(documents, reads, store), store: self.clone() })
     }
 
+    /// The same, if the model is kept inline now; otherwise it stays as it is. In either case the appends of this store keep it where
+    /// somebody has it kept inline. For programs that follow what they find, such as one that is started for each command.
+    ///
+    /// # Errors
+    /// As for [`inline`](Self::inline).
+    pub async fn inlined<P: MultiProjection>(&self, projection: P) -> Result<Option<Inlined<P>>> {
+        factum::reads::check_model_name(P::NAME)?;
+        if matches!(switch::progress(self, P::NAME).await?, switch::Progress::Inline) {
+            return self.inline(projection).await.map(Some);
+        }
+        self.inner.folds.add(Arc::new(Documents::new(projection)))?;
+        Ok(None)
+    }
+
     /// Ends that a model is kept inline, for an operator or before a program that does not know it: appends leave it alone from now
     /// on, and whoever keeps it in the background (`factum.project(Balances, store.reads())`) goes on where they left it. Whether it was
     /// inline. In SQL: `SELECT factum.make_asynchronous('balances')`.

@@ -26,10 +26,12 @@ mod hints;
 mod inline;
 mod json;
 mod known;
+mod metrics;
 mod models;
 mod plain;
 mod read;
 mod rows;
+mod scavenge;
 mod schema;
 mod settle;
 mod snapshots;
@@ -58,7 +60,6 @@ use factum::{
 };
 use uuid::Uuid;
 
-pub use self::status::{EndedEpoch, Holder, LogStatus, Migration, Status};
 use self::{
     connect::{Door, take},
     fault::Fault,
@@ -67,6 +68,8 @@ use self::{
 pub use self::{
     inline::Inlined,
     models::PostgresReads,
+    scavenge::{Scavenged, Scavenging},
+    status::{EndedEpoch, Holder, LogStatus, Migration, Status},
     url::{is_url, without_password},
 };
 
@@ -87,6 +90,10 @@ pub struct Options {
     /// Whether opening the store brings the schema up to date, as it does unless said otherwise. Without, a schema that is missing or
     /// older is refused: for a role that has no right to change it, while another one calls [`PostgresStore::migrate`].
     pub migrate: bool,
+    /// How often to publish how the store is through the facade `metrics`: never, unless said otherwise. The gauges are
+    /// `factum_postgres_safe_head`, `_drawn` (the last position), `_writing` (transactions that hold a place), `_holder_pid` and
+    /// `_holder_age_seconds` (of the one that holds up readers; 0 is none), `_connections_in_use` and `_connections_waited_for`.
+    pub metrics: Option<Duration>,
     /// How appends are written. [`Writing::Single`], unless said otherwise.
     pub writing: Writing,
 }
@@ -111,6 +118,7 @@ impl Default for Options {
             patience: Duration::from_secs(30),
             statement_timeout: Duration::from_secs(30),
             migrate: true,
+            metrics: None,
             writing: Writing::default(),
         }
     }
@@ -123,6 +131,7 @@ pub struct PostgresStore {
 }
 
 struct Inner {
+    door: Door,
     pool: Pool,
     /// `app@localhost/app`, schema `factum`: never with a password.
     place: String,
@@ -167,7 +176,7 @@ impl PostgresStore {
         let door = Door::to(url, &options)?;
         let mut client = door.client().await?;
         let ready = async {
-            epoch::refuse_standby(&client).await?;
+            epoch::refuse_standby(&client, &door.place).await?;
             if options.migrate {
                 schema::migrate(&mut client, &options.schema).await?;
             } else {
@@ -186,9 +195,11 @@ impl PostgresStore {
         // The first one is made now, so that what is wrong is told now.
         drop(take(&pool, &door.place).await?);
         let news = News::new();
+        let hints = Hints::exchange(door.clone(), news.clone(), pool.clone(), options.metrics);
         let inner = Inner {
             pool,
             place: door.place.clone(),
+            door,
             log_id,
             epoch,
             limits: options.limits,
@@ -200,7 +211,7 @@ impl PostgresStore {
             read: read::Statements::new(&options.schema),
             folds: inline::Folds::default(),
             schema: options.schema,
-            _hints: Hints::exchange(door, news.clone()),
+            _hints: hints,
             news,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -215,7 +226,7 @@ impl PostgresStore {
         let door = Door::to(url, options)?;
         let mut client = door.client().await?;
         let migrated = async {
-            epoch::refuse_standby(&client).await?;
+            epoch::refuse_standby(&client, &door.place).await?;
             schema::migrate(&mut client, &options.schema).await
         };
         migrated.await.map_err(|fault| fault.explain(&door.place))
@@ -306,7 +317,13 @@ impl PostgresStore {
     {
         let work = |inner: Arc<Inner>| async move {
             let client = take(&inner.pool, &inner.place).await?;
-            work(inner.clone(), client).await.map_err(|fault| fault.explain(&inner.place))
+            work(inner.clone(), client).await.map_err(|fault| {
+                if fault.is_of_the_connection() {
+                    // Others may be as old: new ones look around first.
+                    inner.pool.retain(|_, _| false);
+                }
+                fault.explain(&inner.place)
+            })
         };
         self.to_the_end(work).await
     }

@@ -47,8 +47,9 @@ impl Statements {
              LEFT JOIN factum.streams s ON s.name = $1"
         );
         Self {
+            // Nothing, where the log's row has been put there from elsewhere since this connection looked around.
             look_out: sql("SELECT set_config('factum_store.safe', factum.safe_head()::text, false)::bigint, log_id, epoch
-                FROM factum.log"),
+                FROM factum.log l WHERE l.tableoid = l.log_oid AND l.xmin = l.written_by"),
             head: sql("SELECT max(recorded_at) FROM factum.events e WHERE e.position = $1"),
             stream: sql(&stream),
             first_after: sql("SELECT position FROM factum.events WHERE recorded_at > $1 ORDER BY recorded_at, position LIMIT 1"),

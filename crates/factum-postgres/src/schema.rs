@@ -63,7 +63,7 @@ pub(crate) async fn migrate(client: &mut Client, schema: &str) -> Result<Vec<Mig
     }
     // Written by this transaction itself, and by none within it: its id is one of the marks of the place.
     let begin = "INSERT INTO factum.log (log_id, epoch, system_identifier, timeline, database_oid, log_oid, written_by)
-        SELECT gen_random_uuid(), 1, h.*, pg_current_xact_id()::text::bigint & 4294967295 FROM factum.here() h
+        SELECT gen_random_uuid(), 1, h.*, pg_current_xact_id()::xid FROM factum.here() h
         ON CONFLICT DO NOTHING";
     tx.execute(&in_schema(begin, schema), &[]).await?;
     tx.commit().await?;

@@ -85,6 +85,11 @@ pub struct EndedEpoch {
 }
 
 impl Status {
+    /// Whether there is a store, of whichever version.
+    pub fn is_begun(&self) -> bool {
+        self.migrations.iter().any(|migration| migration.applied_at.is_some())
+    }
+
     /// Whether a store can be opened without a migration.
     pub fn is_up_to_date(&self) -> bool {
         self.migrations.iter().all(|migration| migration.known && migration.applied_at.is_some())

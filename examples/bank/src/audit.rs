@@ -3,44 +3,38 @@
 use std::collections::HashMap;
 
 use factum::{
-    Aggregate, AsOf, Error, Event, EventStoreExt, Position, Query, Read, Recorded, projection::Difference,
+    Aggregate, AsOf, Error, Event, EventStoreExt, Position, Query, Read, Recorded, Token,
+    projection::Difference,
 };
 
 use crate::{
     account::{Account, AccountEvent},
     exit::{Exit, Kind},
+    kept::Kept,
     ledger::{Ledger, Place},
     money::Money,
     show::{by_id, count},
 };
+
+/// How often to look again, while others are at work.
+const LOOKS: u32 = 5;
 
 /// Compares the read model with two folds of the log: that of the projection, and that of the accounts themselves; and the log
 /// with the balances that the bank recorded.
 pub(crate) async fn verify(place: &Place, out: &mut String) -> Result<(), Exit> {
     let ledger = Ledger::open(place).await?;
     let balances = ledger.balances_now().await?;
-    let kept = balances.verify().await?;
-    // Others may go on working meanwhile: all is compared as of the moment of these rows.
-    let mut shown = balances.rows().await?;
-    let (position, mut rows) = (shown.position(), HashMap::new());
-    while let Some((id, row)) = shown.next().await? {
-        rows.insert(id, row.balance);
-    }
-    let audit = Audit::of(&ledger, position).await?;
-    ledger.close().await?;
-
-    let mut differences: HashMap<_, _> = kept.into_iter().map(in_words).collect();
-    for (account, page) in &audit.accounts {
-        let (kept, folded) = (rows.get(account), page.state.balance);
-        if kept != Some(&folded) && !differences.contains_key(account) {
-            let kept = kept.map_or("nothing".to_owned(), Money::to_string);
-            let difference = format!("the read model has {kept}, the account holds {folded}");
-            differences.insert(account.clone(), difference);
+    let mut compared = compare(&ledger, &balances).await?;
+    // Rows that change with each append may be a moment ahead of what was read of the log: then others are at work.
+    for _ in 0..LOOKS {
+        if compared.differences.is_empty() || !balances.is_inline() || ledger.head().await? == compared.head {
+            break;
         }
+        compared = compare(&ledger, &balances).await?;
     }
-    let mut sorted: Vec<_> = differences.iter().collect();
-    sorted.sort_by(|(a, _), (b, _)| by_id(a, b));
-    for (account, difference) in sorted {
+    ledger.close().await?;
+    let Compared { differences, audit, position, .. } = compared;
+    for (account, difference) in &differences {
         *out += &format!("account {account}: {difference}\n");
     }
     *out += &audit.wrong.concat();
@@ -58,8 +52,7 @@ pub(crate) async fn verify(place: &Place, out: &mut String) -> Result<(), Exit> 
     }
     let accounts = count(audit.accounts.len() as u64);
     *out += &format!(
-        "the read model equals the fold of the log: {accounts} accounts, up to position {}\n",
-        position
+        "the read model equals the fold of the log: {accounts} accounts, up to position {position}\n"
     );
     if audit.reached > 0 {
         *out += &format!(
@@ -68,6 +61,40 @@ pub(crate) async fn verify(place: &Place, out: &mut String) -> Result<(), Exit> 
         );
     }
     Ok(())
+}
+
+/// What came of a comparison.
+struct Compared {
+    /// Sorted by account.
+    differences: Vec<(String, String)>,
+    audit: Audit,
+    /// Up to where the log was compared.
+    position: Position,
+    /// The end of the log before.
+    head: Token,
+}
+
+/// Compares all as of one moment, since others may go on working.
+async fn compare(ledger: &Ledger, balances: &Kept) -> Result<Compared, Exit> {
+    let head = ledger.head().await?;
+    let mut differences: HashMap<_, _> = balances.verify().await?.into_iter().map(in_words).collect();
+    let mut shown = balances.rows().await?;
+    let (position, mut rows) = (shown.position(), HashMap::new());
+    while let Some((id, row)) = shown.next().await? {
+        rows.insert(id, row.balance);
+    }
+    let audit = Audit::of(ledger, position).await?;
+    for (account, page) in &audit.accounts {
+        let (kept, folded) = (rows.get(account), page.state.balance);
+        if kept != Some(&folded) && !differences.contains_key(account) {
+            let kept = kept.map_or("nothing".to_owned(), Money::to_string);
+            let difference = format!("the read model has {kept}, the account holds {folded}");
+            differences.insert(account.clone(), difference);
+        }
+    }
+    let mut differences: Vec<_> = differences.into_iter().collect();
+    differences.sort_by(|(a, _), (b, _)| by_id(a, b));
+    Ok(Compared { differences, audit, position, head })
 }
 
 fn in_words(Difference { key, kept, by_the_log }: Difference) -> (String, String) {

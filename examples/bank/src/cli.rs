@@ -11,6 +11,7 @@ use crate::{
     audit, demo,
     exit::{EXIT_CODES, Exit, Kind},
     import::{self, OnError},
+    kept::Way,
     ledger::Place,
     money::Money,
     report::{self, When},
@@ -119,7 +120,12 @@ enum Verb {
     /// Compare the read model with a fold of the log, and the log with the balances that the bank recorded
     Verify(Data),
     /// Make the read model again from the start of the log; the present one is read until the new one takes its place
-    Rebuild(Data),
+    Rebuild {
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        read_model: ReadModel,
+    },
     /// Print how far the log and the read model are
     Status(Data),
 }
@@ -159,6 +165,14 @@ impl Data {
     }
 }
 
+/// How the read model is kept.
+#[derive(Debug, Args)]
+struct ReadModel {
+    /// How the read model is kept from now on, by whatever process [default: as it is, which is in the background at first]
+    #[arg(long, value_name = "HOW", value_enum)]
+    read_model: Option<Way>,
+}
+
 /// Where a command is done, and for whom.
 #[derive(Debug, Args)]
 struct Work {
@@ -192,6 +206,8 @@ struct Import {
     /// How far the bank's balance may be from the sum: a smaller difference is recorded as a rounding, a larger one is a bad row
     #[arg(long, value_name = "AMOUNT", default_value = "0.10", value_parser = tolerance, allow_negative_numbers = true)]
     tolerance: Money,
+    #[command(flatten)]
+    read_model: ReadModel,
 }
 
 /// Bytes in the name of whoever asks, at most.
@@ -229,8 +245,9 @@ impl Cli {
         let clock = SystemClock;
         match self.verb {
             Verb::Demo => demo::demo(out).await,
-            Verb::Import(Import { accounts, transactions, data, on_error, tolerance }) => {
-                let request = import::Request { accounts, transactions, on_error, tolerance };
+            Verb::Import(Import { accounts, transactions, data, on_error, tolerance, read_model }) => {
+                let way = read_model.read_model;
+                let request = import::Request { accounts, transactions, on_error, tolerance, way };
                 import::import(&request, &data.place()?, out).await
             }
             Verb::Balances { data, format } => report::balances(&data.place()?, format, out).await,
@@ -258,7 +275,9 @@ impl Cli {
                 work.teller(&clock, false).await?.transfer(&from, &to, amount, out).await
             }
             Verb::Verify(data) => audit::verify(&data.place()?, out).await,
-            Verb::Rebuild(data) => report::rebuild(&data.place()?, out).await,
+            Verb::Rebuild { data, read_model } => {
+                report::rebuild(&data.place()?, read_model.read_model, out).await
+            }
             Verb::Status(data) => report::status(&data.place()?, out).await,
         }
     }

@@ -23,6 +23,7 @@ use crate::{
     account::{Account, AccountEvent},
     books::{Books, Entry, Misfit},
     exit::{Exit, Kind},
+    kept::Way,
     ledger::{Ledger, Place},
     money::Money,
     progress::Progress,
@@ -51,25 +52,39 @@ pub(crate) struct Request {
     pub(crate) transactions: PathBuf,
     pub(crate) on_error: OnError,
     pub(crate) tolerance: Money,
+    /// How the read model is kept from now on; `None`: as it is.
+    pub(crate) way: Option<Way>,
 }
 
 /// Imports both files into the ledger in `place`, and tells what came of it.
 pub(crate) async fn import(request: &Request, place: &Place, out: &mut String) -> Result<(), Exit> {
+    place.check(request.way)?;
     // Both are looked at before anything is made: a wrong name must not leave an empty ledger behind.
     let accounts = Source::<AccountRow>::open(&request.accounts)?;
     let transactions = Source::<TransactionRow>::open(&request.transactions)?;
     let interrupted = interruption()
         .map_err(|error| Exit::new(Kind::Other, format!("cannot listen for Ctrl-C: {error}")))?;
     let ledger = Ledger::open_or_begin(place).await?;
-    let mut balances = ledger.balances().await?;
-    let mut migration = Migration::begin(&ledger, request, interrupted).await?;
+    if let Some(way) = request.way {
+        ledger.keep(way).await?;
+    }
+    let mut balances = ledger.balances().await.map_err(again)?;
+    let mut migration = Migration::begin(&ledger, request, interrupted).await.map_err(again)?;
     let opened = migration.run(accounts, Books::open).await?;
     let booked = migration.run(transactions, Books::book).await?;
-    ledger.catch_up(&mut balances, migration.seen).await?;
+    ledger.catch_up(&mut balances, migration.seen).await.map_err(again)?;
     let told = migration.summary(&opened, &booked);
     ledger.close().await?;
     *out += &told;
     Ok(())
+}
+
+/// The same, and how to go on, if what failed may do well the next time.
+fn again(exit: Exit) -> Exit {
+    match exit.kind() {
+        Kind::Storage => exit.but("run the same command again to go on, nothing will be doubled"),
+        _ => exit,
+    }
 }
 
 /// Becomes true when the user presses Ctrl-C, or the system asks the process to end. The second time ends it at once, which

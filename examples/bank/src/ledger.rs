@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use factum::{Clock, Error, EventStore, Factum, Projected, Projection, State, Token, reads::ReadStore};
+use factum::{Clock, Error, Factum, Projected, Projection, State, Token, reads::ReadStore};
 use factum_log::LogStore;
 use factum_postgres::PostgresStore;
 use factum_sqlite::Sqlite;
@@ -17,6 +17,7 @@ use jiff::civil::Date;
 use crate::{
     balances::Balances,
     exit::{Exit, Kind},
+    kept::{Kept, Way},
     show::{count, say},
 };
 
@@ -93,6 +94,19 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Refuses a way in which no read model can be kept here, before anything is made.
+    pub(crate) fn check(&self, way: Option<Way>) -> Result<(), Exit> {
+        match (self, way) {
+            (Self::Directory(_), Some(Way::Inline)) => {
+                let sentence = "--read-model inline goes with --store; the log and the read model of a directory have no transaction in common";
+                Err(Exit::new(Kind::Usage, sentence))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// As the user is told; a URL may hold a password, which is not.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -159,7 +173,36 @@ impl Ledger {
     }
 
     /// The read model, as far as it is; it catches up from now on.
-    pub(crate) async fn balances(&self) -> Result<Projected<Balances>, Exit> {
+    pub(crate) async fn balances(&self) -> Result<Kept, Exit> {
+        if let Open::Postgres(store) = &self.open
+            && let Some(kept) = store.inlined(Balances).await?
+        {
+            return Ok(Kept::Inline(kept));
+        }
+        self.in_background().await.map(Kept::Background)
+    }
+
+    /// The read model, up to date.
+    pub(crate) async fn balances_now(&self) -> Result<Kept, Exit> {
+        let mut balances = self.balances().await?;
+        self.catch_up(&mut balances, self.head().await?).await?;
+        Ok(balances)
+    }
+
+    /// Has the read model kept in this way from now on.
+    pub(crate) async fn keep(&self, way: Way) -> Result<(), Exit> {
+        match (&self.open, way) {
+            (Open::Postgres(store), Way::Inline) => drop(store.inline(Balances).await?),
+            (Open::Postgres(store), Way::Background) => {
+                store.make_asynchronous(Balances::NAME).await?;
+            }
+            (Open::Directory { .. }, _) => {}
+        }
+        Ok(())
+    }
+
+    /// The same, if it is not kept inline.
+    pub(crate) async fn in_background(&self) -> Result<Projected<Balances>, Exit> {
         let mut tries = 0..TRIES;
         loop {
             match self.factum.project_in(Balances, self.reads()?).await {
@@ -170,33 +213,45 @@ impl Ledger {
         }
     }
 
-    /// The read model, up to date.
-    pub(crate) async fn balances_now(&self) -> Result<Projected<Balances>, Exit> {
-        let mut balances = self.balances().await?;
-        self.catch_up(&mut balances, self.head().await?).await?;
+    /// Makes the read model again from the start of the log. One that is kept inline is so again afterwards.
+    pub(crate) async fn rebuild(&self) -> Result<Kept, Exit> {
+        let inline = self.balances().await?.is_inline();
+        if inline {
+            self.keep(Way::Background).await?;
+        }
+        let head = self.head().await?;
+        let balances = self.in_background().await?;
+        balances.rebuild().await.map_err(|error| match error {
+            Error::Fenced { .. } => Exit::from(error).but("try again when the other process is done"),
+            error => error.into(),
+        })?;
+        let mut balances = Kept::Background(balances);
+        // One that was behind is shown as soon as it is no further behind.
+        self.catch_up(&mut balances, head).await?;
+        if inline {
+            self.keep(Way::Inline).await?;
+            return self.balances().await;
+        }
         Ok(balances)
     }
 
     /// Waits until the read model has come as far as `token`, however far that is, as long as it moves.
-    pub(crate) async fn catch_up(
-        &self,
-        balances: &mut Projected<Balances>,
-        token: Token,
-    ) -> Result<(), Exit> {
+    pub(crate) async fn catch_up(&self, balances: &mut Kept, token: Token) -> Result<(), Exit> {
         let (mut last, mut without_progress, mut patience) = (None, 0, TAKEN_BACK_AFTER);
-        loop {
-            match balances.wait_for_within(token, NEWS_AFTER).await {
+        // What is kept inline is never behind.
+        while let Kept::Background(kept) = balances {
+            match kept.wait_for_within(token, NEWS_AFTER).await {
                 Ok(()) => return Ok(()),
                 Err(error @ Error::Timeout { .. }) if without_progress == GIVEN_UP_AFTER => {
                     return Err(Exit::from(error).but(self.open.advice()));
                 }
                 Err(Error::Timeout { .. }) => {
-                    let status = balances.status().await?;
+                    let status = kept.status().await?;
                     without_progress = if last == Some(status.position) { without_progress + 1 } else { 0 };
                     last = Some(status.position);
                     say(format!("the read model catches up: {} events behind", count(status.lag_events)));
                 }
-                Err(error) => match balances.status().await?.state {
+                Err(error) => match kept.status().await?.state {
                     // Another process has the ledger open too. It does the same work, so there is nothing to quarrel about.
                     State::Stopped(Error::Fenced { .. }) => {
                         if self.is_brought_to(token, patience).await? {
@@ -216,6 +271,7 @@ impl Ledger {
                 },
             }
         }
+        Ok(())
     }
 
     /// Whether another process brings the read model as far as `token`. It is waited for as long as it moves within `patience`.
@@ -255,10 +311,12 @@ fn open_directory(directory: &Path, begin: bool) -> Result<Ledger, Error> {
 
 async fn open_postgres(url: &str, schema: &str, begin: bool) -> Result<Ledger, Error> {
     let options = factum_postgres::Options { schema: schema.to_owned(), ..Default::default() };
-    let store = PostgresStore::open(url, options).await?;
-    if !begin && store.head().await?.token.position == factum::Position::START {
+    if !begin && !PostgresStore::status_of(url, &options).await?.is_begun() {
         return Err(Error::NotFound { what: "ledger".to_owned() });
     }
+    let store = PostgresStore::open(url, options).await?;
+    // Where the read model is kept inline, whoever writes keeps it.
+    store.inlined(Balances).await?;
     Ok(Ledger { factum: Factum::new(store.clone()), open: Open::Postgres(store) })
 }
 

@@ -9,6 +9,7 @@ mod cli;
 mod demo;
 mod exit;
 mod import;
+mod kept;
 mod ledger;
 mod money;
 mod progress;

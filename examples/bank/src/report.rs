@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use factum::{Aggregate, Error, Recorded, Revision, State};
+use factum::{Aggregate, Recorded, Revision, State};
 use jiff::civil::Date;
 
 use crate::{
     account::{Account, AccountEvent, Movement},
     exit::{Exit, Kind},
+    kept::{Kept, Way},
     ledger::{Ledger, Place},
     show::{Align, Column, Format, by_id, count, print},
 };
@@ -190,22 +191,23 @@ pub(crate) fn told(event: &AccountEvent) -> String {
     }
 }
 
-/// Makes the read model again.
-pub(crate) async fn rebuild(place: &Place, out: &mut String) -> Result<(), Exit> {
+/// Makes the read model again, and has it kept in another way from then on, if that is asked for.
+pub(crate) async fn rebuild(place: &Place, way: Option<Way>, out: &mut String) -> Result<(), Exit> {
+    place.check(way)?;
     let ledger = Ledger::open(place).await?;
-    let mut balances = ledger.balances().await?;
-    let head = ledger.head().await?;
-    balances.rebuild().await.map_err(|error| match error {
-        Error::Fenced { .. } => Exit::from(error).but("try again when the other process is done"),
-        error => error.into(),
-    })?;
-    // One that was behind is shown as soon as it is no further behind.
-    ledger.catch_up(&mut balances, head).await?;
-    let (accounts, status) = (balances.all().await?.len(), balances.status().await?);
+    let mut balances = ledger.rebuild().await?;
+    if let Some(way) = way {
+        ledger.keep(way).await?;
+        balances = ledger.balances_now().await?;
+    }
+    let mut rows = balances.rows().await?;
+    let (position, mut accounts) = (rows.position(), 0);
+    while rows.next().await?.is_some() {
+        accounts += 1;
+    }
     ledger.close().await?;
-    let accounts = count(accounts as u64);
-    *out +=
-        &format!("the read model is made again: {accounts} accounts, up to position {}\n", status.position);
+    let accounts = count(accounts);
+    *out += &format!("the read model is made again: {accounts} accounts, up to position {position}\n");
     Ok(())
 }
 
@@ -213,15 +215,22 @@ pub(crate) async fn rebuild(place: &Place, out: &mut String) -> Result<(), Exit>
 pub(crate) async fn status(place: &Place, out: &mut String) -> Result<(), Exit> {
     let ledger = Ledger::open(place).await?;
     let head = ledger.factum.store().head().await?;
-    let status = ledger.balances().await?.status().await?;
+    let balances = match ledger.balances().await? {
+        Kept::Inline(_) => {
+            format!("position {}, with each append in its own transaction", head.token.position)
+        }
+        Kept::Background(balances) => {
+            let status = balances.status().await?;
+            let state = match &status.state {
+                State::Stopped(reason) => format!(", stopped: {reason}"),
+                _ => String::new(),
+            };
+            format!("position {}, {} events behind{state}", status.position, count(status.lag_events))
+        }
+    };
     ledger.close().await?;
     let recorded = head.recorded_at.map_or(String::new(), |at| format!(", last recorded {at}"));
-    let state = match &status.state {
-        State::Stopped(reason) => format!(", stopped: {reason}"),
-        _ => String::new(),
-    };
-    let behind = count(status.lag_events);
     *out += &format!("log         position {}{recorded}\n", head.token.position);
-    *out += &format!("read model  position {}, {behind} events behind{state}\n", status.position);
+    *out += &format!("read model  {balances}\n");
     Ok(())
 }

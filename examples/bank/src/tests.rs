@@ -8,6 +8,7 @@ use jiff::civil::Date;
 use crate::{
     account::{Account, Deposit, Open, Transfer, TransferRefusal},
     import::{self, OnError},
+    kept::Kept,
     ledger::{Ledger, Place},
     money::Money,
     source::{Source, TransactionRow},
@@ -47,7 +48,9 @@ async fn the_read_model_is_rebuilt_while_commands_run() {
     let directory = tempfile::tempdir().unwrap();
     let expected = import_real_year(directory.path()).await;
     let ledger = Ledger::open_or_begin(&Place::Directory(directory.path().to_owned())).await.unwrap();
-    let mut balances = ledger.balances_now().await.unwrap();
+    let balances = ledger.in_background().await.unwrap();
+    let mut kept = Kept::Background(balances.clone());
+    ledger.catch_up(&mut kept, ledger.head().await.unwrap()).await.unwrap();
     let (tell, enough) = tokio::sync::watch::channel(false);
     let workers: Vec<_> =
         (0..4).map(|who| tokio::spawn(work(ledger.factum.clone(), who, enough.clone()))).collect();
@@ -76,7 +79,7 @@ async fn the_read_model_is_rebuilt_while_commands_run() {
     println!("{commands} commands and {looks} looks during three rebuilds");
     assert!(commands > 0 && looks > 0);
 
-    ledger.catch_up(&mut balances, ledger.head().await.unwrap()).await.unwrap();
+    ledger.catch_up(&mut kept, ledger.head().await.unwrap()).await.unwrap();
     assert_eq!(balances.verify().await.unwrap(), []);
     let rows: BTreeMap<_, _> =
         balances.all().await.unwrap().into_iter().map(|(id, row)| (id, row.balance)).collect();
@@ -100,6 +103,7 @@ async fn import_real_year(ledger: &Path) -> BTreeMap<String, Money> {
         transactions: data.join("transactions-1993.csv"),
         on_error: OnError::Stop,
         tolerance: money("0.10"),
+        way: None,
     };
     if !request.transactions.exists() {
         println!("skipped: no {}, so nothing but made-up accounts", request.transactions.display());
@@ -140,7 +144,7 @@ async fn two_at_once_cannot_spend_the_same_money() {
 async fn a_deposit_is_read_back_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open_or_begin(&Place::Directory(directory.path().to_owned())).await.unwrap();
-    let balances = ledger.balances().await.unwrap();
+    let balances = ledger.in_background().await.unwrap();
     let id = Account::id("17");
     ledger.factum.execute(&id, Open { date: day(), deposit: None }).await.unwrap();
     for cents in 1..=20 {

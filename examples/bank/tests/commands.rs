@@ -126,6 +126,10 @@ fn a_place_that_is_none_is_refused_and_a_password_is_printed_nowhere() {
         refused(&["balances", "--store", none], words);
     }
     refused(&["balances", "--store", url, "--schema", "No Word"], "a-z, 0-9 and _");
+    refused(
+        &["rebuild", "--data", "ledger", "--read-model", "inline"],
+        "--read-model inline goes with --store",
+    );
     let nobody_there = "postgres://ada:hunter2@127.0.0.1:1/bank";
     let answer = Answer::of(Bank::bare(&["balances", "--store", nobody_there]));
     let answer = answer.fails(7, "`bank` on 127.0.0.1:1, schema `factum` failed: error connecting to server");

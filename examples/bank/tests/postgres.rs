@@ -1,5 +1,7 @@
 //! A ledger in PostgreSQL: what is the same as in a directory, and what only a server brings along.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+
 mod anywhere;
 mod common;
 
@@ -178,7 +180,8 @@ fn connections_that_end_in_mid_import_lose_nothing_and_double_nothing() {
     assert!(ended > 0);
     drop(child.stdin.take());
     let answer = Answer::from(child.wait_with_output().unwrap());
-    assert!(answer.code == 0 || answer.err.contains("run the same command again"), "{answer:?}");
+    // It goes on by itself on new connections, unless they are cut as well.
+    assert!(matches!(answer.code, 0 | 7), "{answer:?}");
     let file = bank.file("transactions.csv", &transactions);
     bank.import(&accounts, &file, &[]).succeeds();
     assert_eq!(bank.balances(), last_balances(&transactions));
@@ -188,4 +191,38 @@ fn connections_that_end_in_mid_import_lose_nothing_and_double_nothing() {
         events.iter().filter(|event| !event.tags.is_empty() && event.event_type != "BalanceRounded").count();
     assert_eq!((ids.len(), movements), (events.len(), rows_of(&transactions).count()));
     bank.run(&["verify"]).succeeds();
+}
+
+#[test]
+fn a_read_model_is_kept_inline_and_in_the_background_again() {
+    if server().is_none() {
+        return;
+    }
+    let bank = Bank::on_postgres();
+    let (accounts, transactions) = made_up(40, 2_500);
+    let (accounts, transactions) = (bank.file("a.csv", accounts), bank.file("t.csv", &transactions));
+    bank.import(&accounts, &transactions, &["--read-model", "inline"]).succeeds();
+    let expected = last_balances(&std::fs::read_to_string(&transactions).unwrap());
+    assert_eq!(bank.balances(), expected);
+    let kept = |words: &str| {
+        let told = bank.run(&["status"]).succeeds().out;
+        assert!(told.contains(words), "{words:?} is not in {told}");
+    };
+    let entries = |account: &str| {
+        let row = format!("SELECT 1 FROM {}_reads.balances WHERE key = '{account}'", bank.schema());
+        sql(&row)
+    };
+    kept("with each append in its own transaction");
+    // A command that never looks at the read model changes it all the same.
+    bank.run(&["open", "another", "5"]).succeeds();
+    assert_eq!(entries("another"), 1);
+    bank.run(&["verify"]).succeeds();
+    bank.run(&["rebuild"]).succeeds();
+    kept("with each append in its own transaction");
+    bank.run(&["rebuild", "--read-model", "background"]).succeeds();
+    kept("0 events behind");
+    bank.run(&["open", "third", "5"]).succeeds();
+    assert_eq!(entries("third"), 0, "nobody keeps it in the background now");
+    bank.run(&["verify"]).succeeds();
+    assert_eq!(bank.balances().len(), expected.len() + 2);
 }

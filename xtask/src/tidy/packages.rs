@@ -31,8 +31,10 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("clap", &["bank", "factum-cli", "proofs", "xtask"]),
     ("crc32c", &["factum-log"]),
     ("indicatif", &["bank", "factum-cli"]),
+    ("metrics", &["factum-postgres"]),
     ("rusqlite", &["factum-sqlite"]),
     ("rustix", &["factum-log", "proofs", "xtask"]),
+    ("rustls", &["factum-postgres"]),
 ];
 
 /// Features of tokio that bring disk, network or processes into the crate that knows none.

@@ -12,7 +12,7 @@ CREATE TABLE factum.log (
     timeline          integer,
     database_oid      oid     NOT NULL,
     log_oid           oid     NOT NULL,
-    written_by        bigint  NOT NULL
+    written_by        xid     NOT NULL
 );
 
 -- The epochs that have ended.
@@ -55,6 +55,7 @@ CREATE TABLE factum.events (
     -- Microseconds since 1970. It never runs backwards along positions.
     recorded_at    bigint   NOT NULL,
     id             uuid     NOT NULL,
+    -- Empty where the content was removed by a scavenge: then the event is hidden for good.
     event_type     text COLLATE "C" NOT NULL,
     category       text COLLATE "C" NOT NULL,
     content_type   text     NOT NULL,
@@ -72,6 +73,7 @@ CREATE TABLE factum.events (
 CREATE INDEX events_by_tag ON factum.events USING gin (tags) WITH (fastupdate = off);
 CREATE INDEX events_by_category ON factum.events (category, position);
 CREATE INDEX events_by_type ON factum.events (event_type, position);
+CREATE INDEX events_removed ON factum.events (stream, revision) WHERE event_type = '';
 CREATE INDEX events_by_time ON factum.events (recorded_at, position);
 
 -- A position as the second half of an advisory lock's key, and back: the position nearest to `drawn` of which these are the low
@@ -113,7 +115,7 @@ END $$;
 -- Whether this is where the epoch was begun.
 CREATE FUNCTION factum.is_where_it_was() RETURNS boolean VOLATILE LANGUAGE sql AS $$
     SELECT (l.system_identifier = h.system_identifier) IS NOT FALSE AND (l.timeline = h.timeline) IS NOT FALSE
-       AND l.database_oid = h.database_oid AND l.log_oid = h.log_oid AND l.written_by = l.xmin::text::bigint
+       AND l.database_oid = h.database_oid AND l.log_oid = h.log_oid AND l.written_by = l.xmin
     FROM factum.log l, factum.here() h
 $$;
 
@@ -136,7 +138,7 @@ BEGIN
         epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
         system_identifier = place.system_identifier, timeline = place.timeline,
         database_oid = place.database_oid, log_oid = place.log_oid,
-        written_by = pg_current_xact_id()::text::bigint & 4294967295;
+        written_by = pg_current_xact_id()::xid;
     -- Not every copy takes sequences along.
     PERFORM setval('factum.position', greatest(last, (SELECT last_value FROM factum.position)));
     PERFORM setval('factum.recorded_at', greatest((SELECT last_value FROM factum.recorded_at),

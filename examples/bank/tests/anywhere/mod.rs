@@ -1,5 +1,7 @@
 //! What holds wherever a ledger is: each function is a test of a ledger in a directory and of one in PostgreSQL.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+
 use std::{collections::HashSet, os::unix::process::ExitStatusExt, process::Command};
 
 use factum::{Append, NewEvent, StreamName};
