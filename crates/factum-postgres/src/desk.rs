@@ -171,6 +171,9 @@ async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict
             Err(fault) => fault,
         };
         unknown |= fault.is_unknown();
+        if fault.is_of_the_connection() {
+            inner.settling.forget();
+        }
         let pause = if fault.is_clash() {
             Duration::from_micros(500)
         } else if fault.is_of_the_connection() {

@@ -49,6 +49,11 @@ impl Settling {
         self.queue().settled
     }
 
+    /// After a failure: a server that has crashed may draw again what it had drawn and nobody has kept.
+    pub(crate) fn forget(&self) {
+        self.queue().settled = None;
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing under this lock panics half-way.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)

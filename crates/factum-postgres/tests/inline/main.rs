@@ -221,6 +221,7 @@ async fn many_write(stores: &[PostgresStore], seed: u64, writers: u64, appends: 
     }
 }
 
+#[allow(clippy::print_stdout, reason = "a failing run must be repeatable")]
 fn seed() -> u64 {
     let seed = std::env::var("FACTUM_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));

@@ -10,7 +10,7 @@ async fn it_is_switched_on_while_others_write() {
     let seed = seed();
     let bench = Bench::new().await;
     let (store, grouped) = (bench.process(Writing::Single).await, bench.process(Writing::Grouped).await);
-    many_write(&[store.clone()], seed, 4, 60).await;
+    many_write(std::slice::from_ref(&store), seed, 4, 60).await;
     let stores = [store.clone(), grouped.clone()];
     let writing = tokio::spawn(async move { many_write(&stores, seed + 100, 6, 20).await });
     // Both at once, as when a program starts on two machines.
@@ -110,7 +110,7 @@ async fn a_new_version_is_filled_beside_the_old_one_which_is_kept_until_the_swit
     let bench = Bench::new().await;
     let (old, new) = (bench.process(Writing::Single).await, bench.process(Writing::Single).await);
     let first = old.inline(Notes::<1>).await.unwrap();
-    many_write(&[old.clone()], seed, 4, 40).await;
+    many_write(std::slice::from_ref(&old), seed, 4, 40).await;
     // The new program fills its version, held up where it would switch, while the old one writes on.
     bench
         .by_hand(&format!(
