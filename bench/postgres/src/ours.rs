@@ -9,33 +9,36 @@ use crate::{
     subject::{Failure, Subject, payload},
 };
 
+/// One process after another takes a writer; each has a store of its own.
 pub struct Factum {
-    writing: Writing,
-    store: PostgresStore,
+    name: &'static str,
+    processes: Vec<PostgresStore>,
 }
 
 impl Factum {
-    pub async fn new(url: &str, writers: usize, writing: Writing) -> Result<Self, Failure> {
-        let (schema, connections) = match writing {
-            Writing::Single => ("bench_single", writers),
-            Writing::Grouped => ("bench_grouped", 8),
+    pub async fn new(url: &str, writers: usize, writing: Writing, processes: usize) -> Result<Self, Failure> {
+        let (name, schema, connections) = match (writing, processes) {
+            (Writing::Single, _) => ("factum, single", "bench_single", writers),
+            (Writing::Grouped, 1) => ("factum", "bench_grouped", 8),
+            (Writing::Grouped, _) => ("factum, 4 processes", "bench_processes", 8),
         };
         connect(url).await?.batch_execute(&format!("DROP SCHEMA IF EXISTS {schema} CASCADE")).await?;
-        let options = Options { schema: schema.to_owned(), connections, writing, ..Options::default() };
-        Ok(Self { writing, store: PostgresStore::open(url, options).await? })
+        let mut stores = Vec::new();
+        for _ in 0..processes {
+            let options = Options { schema: schema.to_owned(), connections, writing, ..Options::default() };
+            stores.push(PostgresStore::open(url, options).await?);
+        }
+        Ok(Self { name, processes: stores })
     }
 }
 
 #[async_trait]
 impl Subject for Factum {
     fn name(&self) -> &'static str {
-        match self.writing {
-            Writing::Single => "factum, single",
-            Writing::Grouped => "factum, grouped",
-        }
+        self.name
     }
 
-    async fn append(&self, _: usize, stream: &str, revision: u64, _: i64) -> Result<i64, Failure> {
+    async fn append(&self, writer: usize, stream: &str, revision: u64, _: i64) -> Result<i64, Failure> {
         let name = StreamName::new(stream)?;
         let event = NewEvent::json("Deposited", &payload(stream, revision))?;
         let expected = match revision {
@@ -43,7 +46,7 @@ impl Subject for Factum {
             next => ExpectedRevision::Exact(Revision(next - 1)),
         };
         let append = Append::to(name.clone(), [event]).expect(name, expected);
-        let appended = self.store.append(append).await?;
+        let appended = self.processes[writer % self.processes.len()].append(append).await?;
         Ok(appended.token.position.0 as i64)
     }
 }

@@ -137,7 +137,9 @@ impl Disintegrate {
         let store = PgEventStore::new_uninitialized(pool.clone(), Json::default());
         if let Err(why) = Migrator::new(store.clone()).init_event_store().await {
             // A number in one of its functions is written as only PostgreSQL 16 and later read it.
-            eprintln!("disintegrate does not begin on this server ({why}); the rest of its schema is made by hand");
+            eprintln!(
+                "disintegrate does not begin on this server ({why}); the rest of its schema is made by hand"
+            );
             sqlx::raw_sql(REST).execute(&pool).await?;
         }
         Ok(Self { store })

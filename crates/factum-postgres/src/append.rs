@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use deadpool_postgres::Object;
 use factum::{
     Append, Appended, Durability, EventId, Limits, LogIdentity, Placed, Position, Query, Result, Revision,
-    StreamName, Timestamp,
+    StreamName, Timestamp, Token,
     admission::{Admission, admit},
     error::Error,
 };
@@ -26,6 +26,8 @@ use crate::{
     schema::in_schema,
     sql::{self, Sql},
 };
+
+const BEGIN_A_GROUP: &str = "BEGIN; SET LOCAL lock_timeout = '200ms'";
 
 /// How appends of one schema ask.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl Statements {
             record: sql("SELECT first, moment FROM factum.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                 $15, $16, $17, $18, $19, $20, $21, $22)"),
             allocate: sql("SELECT first, moment FROM factum.allocate($1)"),
-            settle: sql("SELECT factum.settle($1)"),
+            settle: sql("SELECT factum.settle($1), epoch FROM factum.log"),
             plain: sql("SELECT first, first_revision, epoch FROM factum.append_plain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
                 $12, $13)"),
             lock_rows: sql("SELECT factum.lock_rows($1)"),
@@ -111,7 +113,7 @@ pub(crate) enum Verdict {
 /// more, neither before these events nor before those that a refusal speaks of. Only then does every reader see them.
 pub(crate) struct Done {
     pub(crate) verdicts: Vec<Verdict>,
-    pub(crate) rests_on: Position,
+    pub(crate) rests_on: Token,
 }
 
 /// Does them, in this order, in a transaction of their own; each is done or refused for itself.
@@ -173,16 +175,17 @@ pub(crate) async fn append_within(
     }
 }
 
-/// Waits until every reader sees everything up to a position that was drawn; how far they see then, which may be further.
+/// Waits until every reader sees everything up to a position that was drawn; how far they see then, which may be further, and in
+/// which epoch.
 pub(crate) async fn settle(
     client: &Object,
     statements: &Statements,
     to: Position,
-) -> Result<Position, Fault> {
+) -> Result<(Position, u64), Fault> {
     let settled = async {
         let settle = client.prepare(&statements.settle).await?;
         let row = client.query_one(&settle, &[&signed(to.0)]).await?;
-        Ok(Position(number(row.try_get(0)?)))
+        Ok((Position(number(row.try_get(0)?)), number(row.try_get(1)?)))
     };
     settled.await.map_err(|error: tokio_postgres::Error| Fault::from(error).not_settled())
 }
@@ -311,7 +314,8 @@ impl<'a> Decided<'a> {
             Decision::Refused(error) => Verdict::Answered(Err(error)),
             Decision::Later => Verdict::Later,
         };
-        Done { verdicts: self.decisions.into_iter().map(verdict).collect(), rests_on }
+        let verdicts = self.decisions.into_iter().map(verdict).collect();
+        Done { verdicts, rests_on: identity.at(rests_on) }
     }
 }
 
@@ -332,7 +336,14 @@ impl<L: Line> Work<'_, L> {
             looks.push((line.prepare(&look.text).await?, look));
         }
         let client = line.client();
-        let begin = async { if begin == Begin::Here { client.batch_execute("BEGIN").await } else { Ok(()) } };
+        let begin = async {
+            match begin {
+                Begin::Elsewhere => Ok(()),
+                // Nobody waits long because of somebody in the same group.
+                Begin::Here if appends.len() > 1 => client.batch_execute(BEGIN_A_GROUP).await,
+                Begin::Here => client.batch_execute("BEGIN").await,
+            }
+        };
         let places: [&(dyn ToSql + Sync); 2] = [&wanted.shared, &wanted.alone];
         let names: [&(dyn ToSql + Sync); 1] = [&wanted.names];
         let ids: [&(dyn ToSql + Sync); 2] = [&wanted.streams, &wanted.ids];

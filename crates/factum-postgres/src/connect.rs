@@ -13,7 +13,11 @@ use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod,
 };
 use factum::{Error, Outcome, Result};
-use tokio_postgres::{Client, Config, Connection, Socket, config::Host, tls::MakeTlsConnect};
+use tokio_postgres::{
+    Client, Config, Connection, Socket,
+    config::{Host, SslMode},
+    tls::MakeTlsConnect,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{Options, epoch, fault::Fault, tls::Tls};
@@ -40,6 +44,11 @@ impl Door {
         crate::schema::check_name(&options.schema)?;
         let (url, tls) = Tls::split(url)?;
         let mut config = configured(&url, options)?;
+        // What is left is the driver's default, unless it has read a mode that we have not.
+        if config.get_ssl_mode() != SslMode::Prefer {
+            let why = "its `sslmode` cannot be told from the rest; write special signs as %XX, and no blanks around `=`";
+            return Err(Error::invalid("the URL of PostgreSQL", why));
+        }
         config.ssl_mode(tls.mode);
         let tls = tls.connector()?;
         let place = place_of(&config, &options.schema);
@@ -118,6 +127,10 @@ pub(crate) async fn take(pool: &Pool, place: &str) -> Result<Object> {
     })
 }
 
+/// Everything that is asked here has its index. Left to itself, the server makes a plan while a table is as good as empty, reads the whole
+/// of it, and keeps to that long after it has grown.
+const PLANS: &str = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
+
 fn configured(url: &str, options: &Options) -> Result<Config> {
     let none = |why: String| {
         let why = format!("it must look like postgres://user:password@host:5432/database ({why})");
@@ -131,7 +144,7 @@ fn configured(url: &str, options: &Options) -> Result<Config> {
     // A commit is acknowledged when it is durable, whatever the server's default; and a process that hangs does not hold others
     // up for ever.
     let settings = format!(
-        "-c synchronous_commit=on -c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c default_transaction_isolation=read\\ committed"
+        "-c synchronous_commit=on -c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c default_transaction_isolation=read\\ committed {PLANS}"
     );
     config
         .options(settings)

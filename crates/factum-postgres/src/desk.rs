@@ -144,11 +144,16 @@ impl Worker {
                 let mut queue = self.inner.desk.queue();
                 later.into_iter().rev().for_each(|waiting| queue.waiting.push_front(waiting));
             }
-            // One that the database refuses is no reason to refuse the others.
-            Err(Error::InvalidInput { .. }) if group.len() > 1 => {
+            // One that the database refuses is no reason to refuse the others, nor one that waits for somebody to let them wait.
+            Err(Error::InvalidInput { .. } | Error::Timeout { outcome: Outcome::No, .. })
+                if group.len() > 1 =>
+            {
                 for waiting in group {
-                    let answer = alone(&self.inner, &waiting.append).await;
-                    drop(waiting.answer.send(answer));
+                    let inner = self.inner.clone();
+                    tokio::spawn(async move {
+                        let answer = alone(&inner, &waiting.append).await;
+                        drop(waiting.answer.send(answer));
+                    });
                 }
             }
             Err(error) => {
@@ -210,7 +215,7 @@ async fn attempt_at(
         };
         match plain {
             Some(appended) => {
-                let rests_on = appended.token.position;
+                let rests_on = appended.token;
                 Done { verdicts: vec![Verdict::Answered(Ok(appended))], rests_on }
             }
             None => {

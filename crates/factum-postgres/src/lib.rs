@@ -94,18 +94,19 @@ pub struct Options {
     /// `factum_postgres_safe_head`, `_drawn` (the last position), `_writing` (transactions that hold a place), `_holder_pid` and
     /// `_holder_age_seconds` (of the one that holds up readers; 0 is none), `_connections_in_use` and `_connections_waited_for`.
     pub metrics: Option<Duration>,
-    /// How appends are written. [`Writing::Single`], unless said otherwise.
+    /// How appends are written. [`Writing::Grouped`], unless said otherwise.
     pub writing: Writing,
 }
 
-/// How a process writes its appends. What holds is the same, and every process may choose for itself.
+/// How a process writes its appends. What holds is the same, any number of processes may write, and each may choose for itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Writing {
-    /// Each append in a transaction of its own: none waits for another.
+    /// Those that come while others are on their way share a transaction: several times as many, where many write at a time. One
+    /// that has to wait for somebody else's lock goes on alone.
     #[default]
-    Single,
-    /// Those that come while others are on their way share a transaction: for a process with many writers, such as a server.
     Grouped,
+    /// Each append in a transaction of its own.
+    Single,
 }
 
 impl Default for Options {

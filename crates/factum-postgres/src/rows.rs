@@ -27,11 +27,11 @@ pub(crate) fn event(row: &Row) -> Result<RecordedEvent, Fault> {
     let tags: Vec<&str> = row.try_get(11)?;
     Ok(RecordedEvent {
         position: Position(number(row.try_get(0)?)),
-        stream: StreamName::from_store(row.try_get::<_, String>(1)?.into()),
+        stream: StreamName::from_store(row.try_get::<_, &str>(1)?.into()),
         revision: Revision(number(row.try_get(2)?)),
         recorded_at: Timestamp(row.try_get(3)?),
         id: EventId(row.try_get(4)?),
-        event_type: EventType::from_store(row.try_get::<_, String>(5)?.into()),
+        event_type: EventType::from_store(row.try_get::<_, &str>(5)?.into()),
         content_type: ContentType::from_name(row.try_get::<_, String>(6)?)?,
         data: text(row.try_get(7)?, row.try_get(8)?),
         metadata: Metadata::from_store(text(row.try_get(9)?, row.try_get(10)?)),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use factum::{Error, Outcome, Position, Result};
+use factum::{Error, Outcome, Position, Result, Token};
 use tokio::sync::oneshot;
 
 use crate::{Inner, append, connect::take, fault};
@@ -15,7 +15,7 @@ pub(crate) struct Settling {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: Vec<(Position, oneshot::Sender<Result<()>>)>,
+    waiting: Vec<(Token, oneshot::Sender<Result<()>>)>,
     /// Whether somebody looks.
     at_work: bool,
     /// How far it was settled when somebody looked last.
@@ -26,7 +26,7 @@ struct Queue {
 ///
 /// # Errors
 /// Failures of the database, with an outcome that is unknown: it happened, but not every reader may see it yet.
-pub(crate) async fn settled(inner: &Arc<Inner>, to: Position) -> Result<()> {
+pub(crate) async fn settled(inner: &Arc<Inner>, to: Token) -> Result<()> {
     let (answer, answered) = oneshot::channel();
     let first = {
         let mut queue = inner.settling.queue();
@@ -100,7 +100,7 @@ impl Watch {
     /// The least that somebody waits for. If nobody does, its work ends here: whoever comes next makes a new one.
     fn least(&mut self) -> Option<Position> {
         let mut queue = self.inner.settling.queue();
-        let least = queue.waiting.iter().map(|(to, _)| *to).min();
+        let least = queue.waiting.iter().map(|(to, _)| to.position).min();
         if least.is_none() {
             queue.at_work = false;
             self.at_work = false;
@@ -108,16 +108,30 @@ impl Watch {
         least
     }
 
-    fn answer(&self, looked: &Result<Position>) {
+    fn answer(&self, looked: &Result<(Position, u64)>) {
         let mut queue = self.inner.settling.queue();
-        queue.settled = looked.as_ref().ok().copied().or(queue.settled);
-        let done = |(to, _): &mut (Position, _)| match looked {
-            Ok(settled) => *to <= *settled,
+        queue.settled = looked.as_ref().ok().map(|(settled, _)| *settled).or(queue.settled);
+        let done = |(to, _): &mut (Token, _)| match looked {
+            Ok((settled, epoch)) => to.position <= *settled || to.log.epoch != *epoch,
             Err(_) => true,
         };
-        for (_, answer) in queue.waiting.extract_if(.., done) {
+        for (to, answer) in queue.waiting.extract_if(.., done) {
+            let answered = match looked {
+                Ok((_, epoch)) if to.log.epoch != *epoch => Err(self.another_epoch(to)),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.clone()),
+            };
             // Whoever has gone away does not want to know.
-            drop(answer.send(looked.clone().map(drop)));
+            drop(answer.send(answered));
         }
+    }
+
+    /// A failover, or a restore: what was committed may be lost. Sent again, it is known or it is not.
+    fn another_epoch(&self, to: Token) -> Error {
+        let why = format!(
+            "the log in PostgreSQL {} has begun a new epoch, and may have lost position {}",
+            self.inner.place, to.position
+        );
+        Error::Unavailable { why, outcome: Outcome::Unknown }
     }
 }

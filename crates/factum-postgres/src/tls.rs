@@ -47,8 +47,10 @@ impl Tls {
             }
             false
         };
-        let rest = match url.split_once("://") {
-            Some((_, rest)) => match rest.split_once('?') {
+        // As the driver reads it: up to the first `@` stand a name and a password, which may have any other sign in them.
+        let behind = |rest: &str| rest.split_once('@').map_or(0, |(credentials, _)| credentials.len());
+        let rest = match ["postgres://", "postgresql://"].iter().find_map(|prefix| url.strip_prefix(prefix)) {
+            Some(rest) => match rest[behind(rest)..].split_once('?') {
                 Some((_, query)) => {
                     let kept: Vec<&str> = query.split('&').filter(|part| keep(part)).collect();
                     format!("{}{}", &url[..url.len() - query.len()], kept.join("&"))

@@ -74,7 +74,7 @@ impl PostgresStore {
     /// Failures of the database. The events are there all the same, and every reader will see them.
     pub async fn committed(&self, appended: &Appended) -> Result<()> {
         let last = appended.token.position;
-        settle::settled(&self.inner, last).await?;
+        settle::settled(&self.inner, appended.token).await?;
         self.inner.news.write(last);
         Ok(())
     }

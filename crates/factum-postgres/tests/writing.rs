@@ -120,6 +120,22 @@ async fn in_a_group_each_is_decided_for_itself() {
     assert!(transactions < 100, "200 appends took {transactions} transactions");
 }
 
+/// Somebody holds a stream for long: those who write to others are not to wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_group_nobody_waits_for_anothers_lock() {
+    let bench = Bench::with(grouped()).await;
+    bench.store.append(one("held-1")).await.unwrap();
+    bench.by_hand("BEGIN; SELECT 1 FROM factum.streams WHERE name = 'held-1' FOR UPDATE").await;
+    for round in 0..3 {
+        let held = bench.append("held-1");
+        let free = (0..40).map(|n| one(&format!("free-{round}.{n}"))).collect();
+        assert!(all_at_once(&bench.store, free).await.iter().all(Result::is_ok));
+        assert!(!held.is_finished());
+        held.abort();
+    }
+    bench.by_hand("ROLLBACK").await;
+}
+
 /// What is sent twice at the same time stands in one group, maybe.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_group_the_same_append_is_written_once() {

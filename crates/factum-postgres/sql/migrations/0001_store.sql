@@ -130,6 +130,8 @@ BEGIN
     IF NOT anyway AND factum.is_where_it_was() THEN
         RETURN false;
     END IF;
+    -- Appends that are on their way end first, and none begins: 256 is the place that each of them takes shared.
+    PERFORM factum.meet('{}', '{256}');
     SELECT coalesce(max(position), 0) INTO last FROM factum.events;
     INSERT INTO factum.epochs (epoch, found) SELECT epoch, last FROM factum.log;
     SELECT * INTO place FROM factum.here();
@@ -180,6 +182,9 @@ DECLARE
 BEGIN
     LOOP
         SELECT last_value INTO drawn FROM factum.position;
+        IF drawn < at_position THEN
+            RAISE EXCEPTION 'position % has not been drawn here', at_position USING ERRCODE = 'cannot_connect_now';
+        END IF;
         SELECT min(factum.fence_position(key, drawn)) INTO announced FROM factum.fences;
         IF announced IS NULL OR announced >= at_position THEN
             RETURN least(drawn, announced);
@@ -192,21 +197,33 @@ END $$;
 -- Draws so many positions in a row, and the moment at which they are recorded. It announces first, and only then draws.
 CREATE FUNCTION factum.allocate(count bigint, OUT first bigint, OUT moment bigint) VOLATILE LANGUAGE plpgsql AS $$
 DECLARE
-    gate CONSTANT integer := 'factum.log'::regclass::oid::integer;
-    last bigint;
+    gate    CONSTANT integer := 'factum.log'::regclass::oid::integer;
+    fences  CONSTANT integer := 'factum.events'::regclass::oid::integer;
+    tries   integer := 0;
+    last    bigint;
+    nothing text;
 BEGIN
     BEGIN
-        -- Held for these few statements, not to the end of the transaction: runs of positions do not mix, and time goes their
+        -- Held for these few expressions, not to the end of the transaction: runs of positions do not mix, and time goes their
         -- way. It is the session's own, so that whoever is interrupted anywhere between must give it back; and one that is
-        -- interrupted as it takes it may have it or not.
-        PERFORM pg_advisory_lock(gate, 0);
-        SELECT last_value INTO last FROM factum.position;
-        PERFORM pg_advisory_xact_lock('factum.events'::regclass::oid::integer, factum.fence_key(last));
+        -- interrupted as it takes it may have it or not. Where many want it, whoever queues is woken with it in hand, and while
+        -- it comes to a processor all others wait: so it is tried a while before that.
+        WHILE NOT pg_try_advisory_lock(gate, 0) LOOP
+            tries := tries + 1;
+            IF tries = 1000 THEN
+                nothing := pg_advisory_lock(gate, 0);
+                EXIT;
+            ELSIF tries % 20 = 0 THEN
+                nothing := pg_sleep(0.0001);
+            END IF;
+        END LOOP;
+        last := pg_sequence_last_value('factum.position');
+        nothing := pg_advisory_xact_lock(fences, factum.fence_key(last));
         first := last + 1;
-        PERFORM setval('factum.position', last + count);
-        moment := factum.moment();
-        PERFORM setval('factum.recorded_at', moment);
-        PERFORM pg_advisory_unlock(gate, 0);
+        nothing := setval('factum.position', last + count);
+        moment := greatest(pg_sequence_last_value('factum.recorded_at'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
+        nothing := setval('factum.recorded_at', moment);
+        nothing := pg_advisory_unlock(gate, 0);
     EXCEPTION WHEN OTHERS OR query_canceled THEN
         PERFORM pg_advisory_unlock(gate, 0);
         RAISE;
@@ -291,17 +308,19 @@ CREATE FUNCTION factum.append_plain(
 DECLARE
     kind   CONSTANT integer := 'factum.streams'::regclass::oid::integer;
     count  CONSTANT bigint := cardinality(ids);
-    place  integer;
-    last   bigint;
-    moment bigint;
+    place   integer;
+    last    bigint;
+    moment  bigint;
+    inline  boolean;
+    nothing text;
 BEGIN
     -- In the order in which everybody takes them: places, the stream, and then the announcement.
     FOREACH place IN ARRAY places LOOP
-        PERFORM pg_advisory_xact_lock_shared(kind, place);
+        nothing := pg_advisory_xact_lock_shared(kind, place);
     END LOOP;
     -- Read models that change with it are more than this can do. Nobody switches one on from here to the end.
-    PERFORM FROM factum.models WHERE inline;
-    IF FOUND THEN
+    SELECT l.epoch, EXISTS (SELECT FROM factum.models m WHERE m.inline) INTO append_plain.epoch, inline FROM factum.log l;
+    IF inline THEN
         RETURN;
     END IF;
     UPDATE factum.streams s SET last_revision = coalesce(s.last_revision, -1) + count
@@ -324,5 +343,4 @@ BEGIN
                CASE WHEN e.tags = '' THEN '{}' ELSE string_to_array(e.tags, E'\x1f') END, e.digest
         FROM unnest(ids, types, content_types, data, data_bytes, metadata, metadata_bytes, packed_tags, digests) WITH ORDINALITY
              AS e (id, event_type, content_type, data, data_bytes, metadata, metadata_bytes, tags, digest, n);
-    SELECT l.epoch INTO append_plain.epoch FROM factum.log l;
 END $$;

@@ -59,8 +59,15 @@ END $$;
 -- Keeps every append off until the end of the transaction (256 is the place that each of them takes shared), or gives up.
 CREATE FUNCTION factum.keep_appends_off(patience text) RETURNS void VOLATILE LANGUAGE plpgsql AS $$
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the transaction must be READ COMMITTED: it has to see what its locks have waited for';
+    END IF;
     PERFORM set_config('lock_timeout', patience, true);
+    -- Who holds this and hangs holds up everybody.
+    PERFORM set_config('idle_in_transaction_session_timeout', '60s', true);
     PERFORM factum.meet('{}', '{256}');
+    -- A transaction that ends gives back one lock after the other: its announcement may be the last.
+    PERFORM factum.settle((SELECT last_value FROM factum.position));
     PERFORM set_config('lock_timeout', '0', true);
 END $$;
 

@@ -16,8 +16,8 @@ use super::explorer::{Machine, Next};
 pub(crate) const STATEMENTS: &[(&str, &str)] = &[
     // `Act::Gate` to `Act::Draw`: an appender draws.
     ("allocate", "pg_advisory_lock(gate, 0)"),
-    ("allocate", "SELECT last_value INTO last FROM factum.position"),
-    ("allocate", "pg_advisory_xact_lock('factum.events'::regclass::oid::integer, factum.fence_key(last))"),
+    ("allocate", "last := pg_sequence_last_value('factum.position')"),
+    ("allocate", "pg_advisory_xact_lock(fences, factum.fence_key(last))"),
     ("allocate", "setval('factum.position', last + count)"),
     // The last one; the first is the handler's, `Act::GiveBackGate` of one that gives up.
     ("allocate", "pg_advisory_unlock(gate, 0)"),
