@@ -140,6 +140,10 @@ fn configured(url: &str, options: &Options) -> Result<Config> {
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         return Err(none("it names no host".to_owned()));
     }
+    let of_a_password = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
+    if config.get_hosts().iter().any(of_a_password) {
+        return Err(none("a password's `@` is written as %40".to_owned()));
+    }
     let timeout = options.statement_timeout.as_millis();
     // A commit is acknowledged when it is durable, whatever the server's default; and a process that hangs does not hold others
     // up for ever.
@@ -149,7 +153,14 @@ fn configured(url: &str, options: &Options) -> Result<Config> {
     config
         .options(settings)
         .application_name(format!("factum {}", options.schema))
-        .connect_timeout(options.patience);
+        .connect_timeout(options.patience)
+        // A server that vanishes says nothing: what is on its way to it fails when it has not taken it for so long.
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3);
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(options.statement_timeout);
+    }
     Ok(config)
 }
 

@@ -7,14 +7,15 @@ use std::{
 };
 
 use factum::{Append, Appended, Error, ExpectedRevision, Guard, Outcome, Result, error::Actual};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Inner,
     append::{self, Done, Verdict},
     fault::{self, Fault},
     known::Attempts,
-    settle, take,
+    settle::{self, Unsettled},
+    take,
 };
 
 /// How often appends that were in others' way, or whose connection failed, are tried again.
@@ -169,63 +170,72 @@ impl Worker {
 /// been written. An attempt that may yet write holds the locks that the next one waits for.
 async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict>> {
     let (mut unknown, mut attempts) = (false, Attempts::default());
+    // What is done is not done again if it only cannot be answered yet.
+    let mut done: Option<Done> = None;
+    let begun = Instant::now();
     for attempt in 1.. {
-        let fault = match attempt_at(inner, appends, &mut attempts).await {
-            Ok(verdicts) if unknown => return Ok(verdicts.into_iter().map(after_a_cut).collect()),
-            Ok(verdicts) => return Ok(verdicts),
-            Err(fault) => fault,
-        };
-        unknown |= fault.is_unknown();
-        if fault.is_of_the_connection() {
-            inner.settling.forget();
+        if done.is_none() {
+            done = match attempt_at(inner, appends, &mut attempts).await {
+                Ok(done) => Some(done),
+                Err(fault) => {
+                    unknown |= fault.is_unknown();
+                    again(inner, fault, attempt, unknown, begun).await?;
+                    None
+                }
+            };
         }
-        let pause = if fault.is_clash() {
-            Duration::from_micros(500)
-        } else if fault.is_of_the_connection() {
-            Duration::from_millis(5)
-        } else {
-            Duration::ZERO
-        };
-        if attempt == TRIES || pause.is_zero() {
-            let error = fault.explain(&inner.place);
-            return Err(if unknown { fault::of_unknown_outcome(error) } else { error });
+        let Some(Done { rests_on, .. }) = &done else { continue };
+        match settle::settled(inner, *rests_on).await {
+            Ok(()) => break,
+            Err(Unsettled::AnotherEpoch) => (done, unknown) = (None, true),
+            Err(Unsettled::Failed(error)) => again(inner, error.into(), attempt, true, begun).await?,
         }
-        tokio::time::sleep((pause * (1 << attempt)).mul_f64(fastrand::f64())).await;
     }
-    unreachable!("the last attempt returns")
+    let verdicts = done.map(|done| done.verdicts).unwrap_or_default();
+    Ok(if unknown { verdicts.into_iter().map(after_a_cut).collect() } else { verdicts })
 }
 
-async fn attempt_at(
-    inner: &Arc<Inner>,
-    appends: &[&Append],
-    attempts: &mut Attempts,
-) -> Result<Vec<Verdict>, Fault> {
-    let Inner { append: statements, folds, limits, durability, .. } = &**inner;
-    let done = {
-        let client = take(&inner.pool, &inner.place).await?;
-        // Once it is unknown what became of an attempt, the next one asks first.
-        let plain = match (appends, inner.settling.drawn_before()) {
-            ([append], Some(drawn)) if attempts.drawn_before.is_none() && folds.is_empty() => {
-                let plain = statements.plain(&client, inner.log_id, *durability, append).await;
-                let unknown = plain.as_ref().is_err_and(Fault::is_unknown);
-                attempts.drawn_before = unknown.then_some(drawn);
-                plain?
-            }
-            _ => None,
-        };
-        match plain {
-            Some(appended) => {
-                let rests_on = appended.token;
-                Done { verdicts: vec![Verdict::Answered(Ok(appended))], rests_on }
-            }
-            None => {
-                append::append(&client, statements, folds, limits, *durability, appends, attempts).await?
-            }
-        }
+/// Waits for another attempt, if there is to be one.
+///
+/// # Errors
+/// The fault, if there is not.
+async fn again(inner: &Inner, fault: Fault, attempt: u32, unknown: bool, begun: Instant) -> Result<()> {
+    if fault.is_of_the_connection() {
+        inner.settling.forget();
+    }
+    let pause = if fault.is_clash() {
+        Duration::from_micros(500)
+    } else if fault.is_of_the_connection() {
+        Duration::from_millis(5)
+    } else {
+        Duration::ZERO
     };
-    // The connection is free again: whoever waits here needs none of their own.
-    settle::settled(inner, done.rests_on).await?;
-    Ok(done.verdicts)
+    if attempt >= TRIES || pause.is_zero() || begun.elapsed() > inner.patience {
+        let error = fault.explain(&inner.place);
+        return Err(if unknown { fault::of_unknown_outcome(error) } else { error });
+    }
+    tokio::time::sleep((pause * (1 << attempt)).mul_f64(fastrand::f64())).await;
+    Ok(())
+}
+
+async fn attempt_at(inner: &Arc<Inner>, appends: &[&Append], attempts: &mut Attempts) -> Result<Done, Fault> {
+    let Inner { append: statements, folds, limits, durability, .. } = &**inner;
+    // Whoever waits for the answer needs no connection of their own: it is free again.
+    let client = take(&inner.pool, &inner.place).await?;
+    // Once it is unknown what became of an attempt, the next one asks first.
+    if let ([append], Some(drawn)) = (appends, inner.settling.drawn_before())
+        && attempts.drawn_before.is_none()
+        && folds.is_empty()
+    {
+        let plain = statements.plain(&client, inner.log_id, *durability, append).await;
+        let unknown = plain.as_ref().is_err_and(Fault::is_unknown);
+        attempts.drawn_before = unknown.then_some(drawn);
+        if let Some(appended) = plain? {
+            let rests_on = appended.token;
+            return Ok(Done { verdicts: vec![Verdict::Answered(Ok(appended))], rests_on });
+        }
+    }
+    append::append(&client, statements, folds, limits, *durability, appends, attempts).await
 }
 
 /// A refusal, where the statement of an earlier attempt may still be on its way to a stream that has yet to become as it expects.

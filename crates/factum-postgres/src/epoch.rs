@@ -33,7 +33,12 @@ pub(crate) async fn look_around(client: &Client, schema: &str, place: &str) -> R
 /// # Errors
 /// [`Error::Unavailable`] for a server that cannot be written to.
 pub(crate) async fn refuse_standby(client: &Client, place: &str) -> Result<(), Fault> {
-    let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await?;
+    let look = "SELECT pg_is_in_recovery(), current_setting('server_version_num')::integer, current_setting('server_version')";
+    let row = client.query_one(look, &[]).await?;
+    if row.try_get::<_, i32>(1)? < 150_000 {
+        let why = format!("its version is {}; 15 or later is needed", row.try_get::<_, &str>(2)?);
+        return Err(Error::invalid(format!("PostgreSQL {place}"), why).into());
+    }
     if !row.try_get(0)? {
         return Ok(());
     }

@@ -116,7 +116,13 @@ fn explain(place: &str, error: &tokio_postgres::Error, outcome: Outcome) -> Erro
     let (code, message) = (said.code(), said.message());
     let refused = |why: String| Error::invalid(format!("PostgreSQL {place}"), why);
     match code.code() {
-        "53100" | "53200" => Error::StorageFull { what: format!("PostgreSQL {place} says: {message}") },
+        "53100" => Error::StorageFull { what: format!("PostgreSQL {place} says: {message}") },
+        "53200" => {
+            let why = format!(
+                "PostgreSQL {place} says: {message}; if that is its table of locks, raise `max_locks_per_transaction`"
+            );
+            Error::Unavailable { why, outcome }
+        }
         "57014" | "55P03" | "25P03" => Error::Timeout {
             what: format!("a statement on PostgreSQL {place} ({message})"),
             after_ms: 0,

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How many places there are for the keys of rows: so many locks an append holds, at most.
-const PLACES: u64 = 512;
+const PLACES: u64 = 128;
 /// How long [`Inlined::wait_for`] waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it looks, where the model is kept in the background.

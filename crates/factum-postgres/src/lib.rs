@@ -143,6 +143,8 @@ struct Inner {
     limits: Limits,
     durability: Durability,
     writing: Writing,
+    patience: Duration,
+    statement_timeout: Duration,
     desk: desk::Desk,
     settling: settle::Settling,
     append: append::Statements,
@@ -206,6 +208,8 @@ impl PostgresStore {
             limits: options.limits,
             durability: if synced { Durability::Synced } else { Durability::Relaxed },
             writing: options.writing,
+            patience: options.patience,
+            statement_timeout: options.statement_timeout,
             desk: desk::Desk::default(),
             settling: settle::Settling::default(),
             append: append::Statements::new(&options.schema),
@@ -310,6 +314,10 @@ impl PostgresStore {
         self.reads()
     }
 
+    async fn page(&self, read: Read) -> Result<Page> {
+        self.run(|inner, client| async move { read::page(&client, &inner.read, &read).await }).await
+    }
+
     /// Runs `work` on a connection.
     async fn run<T, F>(&self, work: impl FnOnce(Arc<Inner>, Object) -> F + Send + 'static) -> Result<T>
     where
@@ -365,8 +373,17 @@ impl EventStore for PostgresStore {
             *token = self.of_this_epoch(*token).await?;
         }
         let told = self.inner.news.told();
-        let page =
-            self.run(|inner, client| async move { read::page(&client, &inner.read, &read).await }).await?;
+        let page = match self.page(read.clone()).await {
+            // The token may be of an epoch that was thought to be the present one.
+            Err(Error::LogRewound(_)) => {
+                if let Start::Beyond(token) = &mut read.start {
+                    *token = self.locate(*token).await?;
+                }
+                self.page(read).await?
+            }
+            done => done?,
+        };
+        self.inner.epoch.store(page.head.log.epoch, Ordering::Relaxed);
         self.inner.news.is_refuted(told, page.head.position);
         Ok(page)
     }
@@ -374,6 +391,7 @@ impl EventStore for PostgresStore {
     async fn head(&self) -> Result<Head> {
         let told = self.inner.news.told();
         let head = self.run(|inner, client| async move { read::head(&client, &inner.read).await }).await?;
+        self.inner.epoch.store(head.token.log.epoch, Ordering::Relaxed);
         self.inner.news.is_refuted(told, head.token.position);
         Ok(head)
     }

@@ -280,12 +280,22 @@ impl ReadStore for PostgresReads {
     }
 }
 
+/// How often a model is looked for whose table has gone meanwhile.
+const READINGS: u32 = 16;
+
+/// A switch drops a table only when another is there: it is no switch that is in the way again and again.
+fn dropped(model: &str) -> Error {
+    Error::NotFound {
+        what: format!("the table of the read model `{model}`, which somebody has dropped; rebuild the model"),
+    }
+}
+
 impl PostgresReads {
     /// Rows as readers see them. The generation is looked for where it was last: one statement sees one moment.
     async fn shown(&self, model: &str, which: rows::Which) -> Result<Snapshot> {
         let (inner, model) = (self.inner.clone(), model.to_owned());
         self.run(move |names, client| async move {
-            loop {
+            for _ in 0..READINGS {
                 let number = match inner.known(&model) {
                     Some(number) => number,
                     None => match catalog::catalog(&client, &names, &model).await?.active {
@@ -299,6 +309,7 @@ impl PostgresReads {
                     return Ok(shown);
                 }
             }
+            Err(dropped(&model).into())
         })
         .await
     }

@@ -15,18 +15,27 @@ pub(crate) struct Settling {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: Vec<(Token, oneshot::Sender<Result<()>>)>,
+    waiting: Vec<(Token, oneshot::Sender<Result<(), Unsettled>>)>,
     /// Whether somebody looks.
     at_work: bool,
     /// How far it was settled when somebody looked last.
     settled: Option<Position>,
 }
 
+/// Why it cannot be said that every reader sees something.
+#[derive(Clone, Debug)]
+pub(crate) enum Unsettled {
+    /// A failover, or a restore: what was committed may be lost. Done again, it is known by its ids or it is not.
+    AnotherEpoch,
+    /// The database fails: it happened, but not every reader may see it yet. The outcome is unknown.
+    Failed(Error),
+}
+
 /// Waits until every reader sees everything up to a position that is committed.
 ///
 /// # Errors
-/// Failures of the database, with an outcome that is unknown: it happened, but not every reader may see it yet.
-pub(crate) async fn settled(inner: &Arc<Inner>, to: Token) -> Result<()> {
+/// Why that cannot be said.
+pub(crate) async fn settled(inner: &Arc<Inner>, to: Token) -> Result<(), Unsettled> {
     let (answer, answered) = oneshot::channel();
     let first = {
         let mut queue = inner.settling.queue();
@@ -39,7 +48,7 @@ pub(crate) async fn settled(inner: &Arc<Inner>, to: Token) -> Result<()> {
     }
     answered.await.unwrap_or_else(|_| {
         let why = format!("the work on PostgreSQL {} was given up", inner.place);
-        Err(Error::Unavailable { why, outcome: Outcome::Unknown })
+        Err(Unsettled::Failed(Error::Unavailable { why, outcome: Outcome::Unknown }))
     })
 }
 
@@ -117,21 +126,12 @@ impl Watch {
         };
         for (to, answer) in queue.waiting.extract_if(.., done) {
             let answered = match looked {
-                Ok((_, epoch)) if to.log.epoch != *epoch => Err(self.another_epoch(to)),
+                Ok((_, epoch)) if to.log.epoch != *epoch => Err(Unsettled::AnotherEpoch),
                 Ok(_) => Ok(()),
-                Err(error) => Err(error.clone()),
+                Err(error) => Err(Unsettled::Failed(error.clone())),
             };
             // Whoever has gone away does not want to know.
             drop(answer.send(answered));
         }
-    }
-
-    /// A failover, or a restore: what was committed may be lost. Sent again, it is known or it is not.
-    fn another_epoch(&self, to: Token) -> Error {
-        let why = format!(
-            "the log in PostgreSQL {} has begun a new epoch, and may have lost position {}",
-            self.inner.place, to.position
-        );
-        Error::Unavailable { why, outcome: Outcome::Unknown }
     }
 }

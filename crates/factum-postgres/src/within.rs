@@ -8,7 +8,7 @@ use crate::{
     PostgresStore,
     append::{self, Line},
     fault::Fault,
-    settle,
+    settle::{self, Unsettled},
 };
 
 /// A connection that is not of our pool.
@@ -71,10 +71,17 @@ impl PostgresStore {
     /// has committed since, and tells those who wait for them.
     ///
     /// # Errors
-    /// Failures of the database. The events are there all the same, and every reader will see them.
+    /// Failures of the database: the events are there all the same, and every reader will see them. [`Error::Unavailable`] also if
+    /// the log has begun a new epoch: after a failover they may be lost.
     pub async fn committed(&self, appended: &Appended) -> Result<()> {
         let last = appended.token.position;
-        settle::settled(&self.inner, appended.token).await?;
+        settle::settled(&self.inner, appended.token).await.map_err(|unsettled| match unsettled {
+            Unsettled::Failed(error) => error,
+            Unsettled::AnotherEpoch => {
+                let why = format!("the log in PostgreSQL {} has begun a new epoch since, and may have lost the events up to {last}", self.inner.place);
+                Error::Unavailable { why, outcome: Outcome::Unknown }
+            }
+        })?;
         self.inner.news.write(last);
         Ok(())
     }
@@ -82,9 +89,15 @@ impl PostgresStore {
     async fn check_transaction(&self, line: &OfTheCaller<'_>) -> Result<(), Fault> {
         let schema = &self.inner.schema;
         let look = "SELECT current_setting('transaction_isolation'), to_regclass($1) IS NOT NULL,
-            set_config('synchronous_commit', 'on', true)";
+            set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
+                THEN 'on' ELSE current_setting('synchronous_commit') END, true),
+            set_config('idle_in_transaction_session_timeout', CASE
+                WHEN current_setting('idle_in_transaction_session_timeout')::interval BETWEEN '1ms' AND $2::text::interval
+                THEN current_setting('idle_in_transaction_session_timeout') ELSE $2::text END, true)";
+        // One that hangs ends, and does not hold up others for ever.
+        let timeout = format!("{}ms", self.inner.statement_timeout.as_millis());
         let log = format!("\"{schema}\".log");
-        let row = line.0.query_one(look, &[&log]).await?;
+        let row = line.0.query_one(look, &[&log, &timeout]).await?;
         let (isolation, there): (&str, bool) = (row.try_get(0)?, row.try_get(1)?);
         if isolation != "read committed" {
             let why = format!("its isolation is {isolation}; begin it as READ COMMITTED");

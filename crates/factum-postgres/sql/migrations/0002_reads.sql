@@ -75,7 +75,11 @@ END $$;
 -- that is in it. Whether it was so. For operators: SELECT factum.make_asynchronous('balances');
 CREATE FUNCTION factum.make_asynchronous(of_model text) RETURNS boolean VOLATILE LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM factum.keep_appends_off('30s');
+    PERFORM FROM factum.models m WHERE m.model = of_model AND m.inline;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM factum.keep_appends_off('10s');
     UPDATE factum.generations g
         SET log_id = l.log_id, log_epoch = l.epoch,
             position = (SELECT coalesce(max(e.position), 0) FROM factum.events e)

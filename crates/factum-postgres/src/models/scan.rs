@@ -87,7 +87,7 @@ async fn on_its_own(
 ) -> Result<Scan> {
     let name = a_name();
     let opened = async {
-        loop {
+        for _ in 0..super::READINGS {
             let begun = begin(&client, &inner.names).await?;
             // Where the table was dropped after the moment at which it was shown, a later moment is looked at.
             if let Some(shown) = declare(&client, &inner.names, model, &name, "", Some(begun)).await? {
@@ -95,6 +95,7 @@ async fn on_its_own(
             }
             client.batch_execute("ROLLBACK").await?;
         }
+        Err(super::dropped(model).into())
     };
     let shown = opened.await.map_err(|fault| fault.explain(&inner.place))?;
     let on = if shown.is_some() { On::Own(client, permit) } else { On::Nothing };
