@@ -39,6 +39,7 @@ pub(crate) struct Statements {
     record: String,
     allocate: String,
     settle: String,
+    epoch: String,
     plain: String,
     lock_rows: String,
     schema: String,
@@ -54,12 +55,14 @@ impl Statements {
                 FROM unnest($1::text[], $2::uuid[]) AS w (stream, id) JOIN factum.events e ON e.stream = w.stream AND e.id = w.id"),
             log: sql(&format!(
                 "SELECT log_id, epoch, (SELECT coalesce(max(position), 0) FROM factum.events),
-                pg_current_xact_id()::text::bigint & 4294967295, {REGISTERED} FROM factum.log"
+                pg_current_xact_id()::text::bigint & 4294967295, {REGISTERED} FROM factum.log l
+                WHERE l.tableoid = l.log_oid AND l.xmin = l.written_by"
             )),
             record: sql("SELECT first, moment FROM factum.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                 $15, $16, $17, $18, $19, $20, $21, $22)"),
             allocate: sql("SELECT first, moment FROM factum.allocate($1)"),
-            settle: sql("SELECT factum.settle($1), epoch FROM factum.log"),
+            settle: sql("SELECT settled, drawn FROM factum.settle($1)"),
+            epoch: sql("SELECT epoch FROM factum.log"),
             plain: sql("SELECT first, first_revision, epoch FROM factum.append_plain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
                 $12, $13)"),
             lock_rows: sql("SELECT factum.lock_rows($1)"),
@@ -175,17 +178,28 @@ pub(crate) async fn append_within(
     }
 }
 
-/// Waits until every reader sees everything up to a position that was drawn; how far they see then, which may be further, and in
-/// which epoch.
-pub(crate) async fn settle(
-    client: &Object,
-    statements: &Statements,
-    to: Position,
-) -> Result<(Position, u64), Fault> {
+/// How far every reader sees.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settled {
+    pub(crate) to: Position,
+    /// What had been drawn before that.
+    pub(crate) drawn: Position,
+    /// The epoch after that.
+    pub(crate) epoch: u64,
+}
+
+/// Waits for a while until every reader sees everything up to a position that was drawn; how far they see then.
+pub(crate) async fn settle(client: &Object, statements: &Statements, to: Position) -> Result<Settled, Fault> {
     let settled = async {
-        let settle = client.prepare(&statements.settle).await?;
-        let row = client.query_one(&settle, &[&signed(to.0)]).await?;
-        Ok((Position(number(row.try_get(0)?)), number(row.try_get(1)?)))
+        let (settle, epoch) =
+            tokio::try_join!(client.prepare(&statements.settle), client.prepare(&statements.epoch))?;
+        let to = [signed(to.0)];
+        let to: [&(dyn ToSql + Sync); 1] = [&to[0]];
+        let (row, epoch) =
+            tokio::join!(biased; client.query_one(&settle, &to), client.query_one(&epoch, &[]));
+        let (row, epoch) = (row?, epoch?);
+        let position = |at| Ok::<_, tokio_postgres::Error>(Position(number(row.try_get(at)?)));
+        Ok(Settled { to: position(0)?, drawn: position(1)?, epoch: number(epoch.try_get(0)?) })
     };
     settled.await.map_err(|error: tokio_postgres::Error| Fault::from(error).not_settled())
 }

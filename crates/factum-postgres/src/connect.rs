@@ -150,8 +150,10 @@ fn configured(url: &str, options: &Options) -> Result<Config> {
     let settings = format!(
         "-c synchronous_commit=on -c statement_timeout={timeout} -c idle_in_transaction_session_timeout={timeout} -c default_transaction_isolation=read\\ committed {PLANS}"
     );
+    // What the URL says besides comes first, so that ours counts.
+    let settings = format!("{} {settings}", config.get_options().unwrap_or_default());
     config
-        .options(settings)
+        .options(settings.trim())
         .application_name(format!("factum {}", options.schema))
         .connect_timeout(options.patience)
         // A server that vanishes says nothing: what is on its way to it fails when it has not taken it for so long.

@@ -23,6 +23,8 @@ const TRIES: u32 = 10;
 
 /// Transactions of groups on their way at a time: one is made while another becomes durable.
 const AT_WORK: usize = 2;
+/// For how long the next group waits for one.
+const A_WHILE: Duration = Duration::from_millis(300);
 /// Events in a group, at most, unless one append has more.
 const GROUP_EVENTS: usize = 1_000;
 /// Bytes in a group, at most, unless one append has more.
@@ -107,7 +109,9 @@ impl Drop for Worker {
 impl Worker {
     async fn run(mut self) {
         while let Some(group) = self.next_group() {
-            self.write(group).await;
+            let writing = tokio::spawn(write(self.inner.clone(), group));
+            // Where somebody's lock is in their way they go on waiting, and others go on without them.
+            let _ = tokio::time::timeout(A_WHILE, writing).await;
         }
     }
 
@@ -129,38 +133,37 @@ impl Worker {
         }
         Some(queue.waiting.drain(..count).collect())
     }
+}
 
-    async fn write(&self, group: Vec<Waiting>) {
-        let appends: Vec<&Append> = group.iter().map(|waiting| &waiting.append).collect();
-        match transact(&self.inner, &appends).await {
-            Ok(verdicts) => {
-                let mut later = Vec::new();
-                for (waiting, verdict) in group.into_iter().zip(verdicts) {
-                    match verdict {
-                        // Whoever has gone away does not want to know.
-                        Verdict::Answered(answer) => drop(waiting.answer.send(answer)),
-                        Verdict::Later => later.push(waiting),
-                    }
-                }
-                let mut queue = self.inner.desk.queue();
-                later.into_iter().rev().for_each(|waiting| queue.waiting.push_front(waiting));
-            }
-            // One that the database refuses is no reason to refuse the others, nor one that waits for somebody to let them wait.
-            Err(Error::InvalidInput { .. } | Error::Timeout { outcome: Outcome::No, .. })
-                if group.len() > 1 =>
-            {
-                for waiting in group {
-                    let inner = self.inner.clone();
-                    tokio::spawn(async move {
-                        let answer = alone(&inner, &waiting.append).await;
-                        drop(waiting.answer.send(answer));
-                    });
+/// Writes a group, and answers each in it.
+async fn write(inner: Arc<Inner>, group: Vec<Waiting>) {
+    let appends: Vec<&Append> = group.iter().map(|waiting| &waiting.append).collect();
+    match transact(&inner, &appends).await {
+        Ok(verdicts) => {
+            let mut later = Vec::new();
+            for (waiting, verdict) in group.into_iter().zip(verdicts) {
+                match verdict {
+                    // Whoever has gone away does not want to know.
+                    Verdict::Answered(answer) => drop(waiting.answer.send(answer)),
+                    Verdict::Later => later.push(waiting),
                 }
             }
-            Err(error) => {
-                for waiting in group {
-                    drop(waiting.answer.send(Err(error.clone())));
-                }
+            let mut queue = inner.desk.queue();
+            later.into_iter().rev().for_each(|waiting| queue.waiting.push_front(waiting));
+        }
+        // One that the database refuses is no reason to refuse the others, nor one that waits for somebody to let them wait.
+        Err(Error::InvalidInput { .. } | Error::Timeout { outcome: Outcome::No, .. }) if group.len() > 1 => {
+            for waiting in group {
+                let inner = inner.clone();
+                tokio::spawn(async move {
+                    let answer = alone(&inner, &waiting.append).await;
+                    drop(waiting.answer.send(answer));
+                });
+            }
+        }
+        Err(error) => {
+            for waiting in group {
+                drop(waiting.answer.send(Err(error.clone())));
             }
         }
     }
@@ -202,6 +205,8 @@ async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict
 async fn again(inner: &Inner, fault: Fault, attempt: u32, unknown: bool, begun: Instant) -> Result<()> {
     if fault.is_of_the_connection() {
         inner.settling.forget();
+        // Others may be as old: new ones look around first.
+        inner.pool.retain(|_, _| false);
     }
     let pause = if fault.is_clash() {
         Duration::from_micros(500)

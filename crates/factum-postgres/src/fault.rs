@@ -92,9 +92,11 @@ pub(crate) fn of_unknown_outcome(error: Error) -> Error {
 
 /// Whether the connection has ended with this error. Where the server itself breaks down, its words are those of the cause.
 fn is_going_down(error: &tokio_postgres::Error) -> bool {
-    let severity = error.as_db_error().and_then(tokio_postgres::error::DbError::parsed_severity);
-    // It ends the connection, whatever was on its way; a pooler between says so in words of its own.
-    if matches!(severity, Some(Severity::Panic | Severity::Fatal)) {
+    let Some(said) = error.as_db_error() else { return false };
+    // It ends the connection, whatever was on its way. A pooler between says so in words of its own, and may not mark them.
+    let ends = matches!(said.parsed_severity(), Some(Severity::Panic | Severity::Fatal))
+        || ["FATAL", "PANIC"].contains(&said.severity());
+    if ends || said.code().code().starts_with("08") {
         return true;
     }
     let down = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];

@@ -364,6 +364,7 @@ impl EventStore for PostgresStore {
             }
             Writing::Grouped => desk::grouped(&self.inner, append).await?,
         };
+        self.inner.epoch.store(appended.token.log.epoch, Ordering::Relaxed);
         self.inner.news.write(appended.token.position);
         Ok(appended)
     }

@@ -126,8 +126,10 @@ async fn remove_all(
     told: &mut (impl FnMut(&Scavenging) -> ControlFlow<()> + Send),
 ) -> Result<Scavenged, Fault> {
     // Age is measured at the last event of the log, not by a clock: clocks are set back.
-    let now = "SELECT coalesce(max(recorded_at), 0) FROM factum.events WHERE position = factum.safe_head()";
-    let now: i64 = client.query_one(&in_schema(now, schema), &[]).await?.try_get(0)?;
+    let safe: i64 =
+        client.query_one(&in_schema("SELECT factum.safe_head()", schema), &[]).await?.try_get(0)?;
+    let now = "SELECT coalesce(max(recorded_at), 0) FROM factum.events WHERE position = $1";
+    let now: i64 = client.query_one(&in_schema(now, schema), &[&safe]).await?.try_get(0)?;
     // Streams that hide something, and up to where that was removed before: what is hidden is the beginning of a stream, and is
     // removed in the order of revisions.
     let streams = in_schema(

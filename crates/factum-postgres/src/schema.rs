@@ -30,10 +30,10 @@ pub(crate) fn check_name(schema: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let well_formed =
         schema.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && schema.chars().all(plain);
-    if well_formed && schema.len() <= 48 && !schema.starts_with("pg_") {
+    if well_formed && schema.len() <= 48 && !schema.starts_with("pg_") && !schema.ends_with("_reads") {
         return Ok(());
     }
-    let why = "it must be up to 48 characters of a-z, 0-9 and _, beginning with a letter, and not with `pg_`";
+    let why = "it must be up to 48 characters of a-z, 0-9 and _, beginning with a letter and not with `pg_`, and not ending with `_reads`";
     Err(Error::invalid(format!("the schema's name `{schema}`"), why))
 }
 

@@ -1,11 +1,22 @@
 //! Waiting until what was written can be answered, for all appends of a process together: who looks for one sees as far as all.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use factum::{Error, Outcome, Position, Result, Token};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
-use crate::{Inner, append, connect::take, fault};
+use crate::{
+    Inner,
+    append::{self, Settled},
+    connect::take,
+    fault,
+};
+
+/// For how long it is good to know what has been drawn.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// Those who wait until nothing can appear before what they have written.
 #[derive(Debug, Default)]
@@ -19,7 +30,7 @@ struct Queue {
     /// Whether somebody looks.
     at_work: bool,
     /// How far it was settled when somebody looked last.
-    settled: Option<Position>,
+    settled: Option<(Position, Instant)>,
 }
 
 /// Why it cannot be said that every reader sees something.
@@ -46,16 +57,28 @@ pub(crate) async fn settled(inner: &Arc<Inner>, to: Token) -> Result<(), Unsettl
         let watch = Watch { inner: inner.clone(), at_work: true };
         tokio::spawn(watch.run());
     }
-    answered.await.unwrap_or_else(|_| {
-        let why = format!("the work on PostgreSQL {} was given up", inner.place);
-        Err(Unsettled::Failed(Error::Unavailable { why, outcome: Outcome::Unknown }))
-    })
+    let patience = inner.statement_timeout;
+    match tokio::time::timeout(patience, answered).await {
+        Ok(Ok(answered)) => answered,
+        Ok(Err(_)) => {
+            let why = format!("the work on PostgreSQL {} was given up", inner.place);
+            Err(Unsettled::Failed(Error::Unavailable { why, outcome: Outcome::Unknown }))
+        }
+        Err(_) => {
+            let what = format!(
+                "waiting in PostgreSQL {} for appends that began before and do not come to their end",
+                inner.place
+            );
+            let after_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            Err(Unsettled::Failed(Error::Timeout { what, after_ms, outcome: Outcome::Unknown }))
+        }
+    }
 }
 
 impl Settling {
-    /// A position that has been drawn already, if one is known.
+    /// A position that had been drawn a moment ago, if one is known.
     pub(crate) fn drawn_before(&self) -> Option<Position> {
-        self.queue().settled
+        self.queue().settled.filter(|(_, when)| when.elapsed() < A_MOMENT).map(|(settled, _)| settled)
     }
 
     /// After a failure: a server that has crashed may draw again what it had drawn and nobody has kept.
@@ -117,21 +140,30 @@ impl Watch {
         least
     }
 
-    fn answer(&self, looked: &Result<(Position, u64)>) {
+    fn answer(&self, looked: &Result<Settled>) {
         let mut queue = self.inner.settling.queue();
-        queue.settled = looked.as_ref().ok().map(|(settled, _)| *settled).or(queue.settled);
-        let done = |(to, _): &mut (Token, _)| match looked {
-            Ok((settled, epoch)) => to.position <= *settled || to.log.epoch != *epoch,
-            Err(_) => true,
-        };
-        for (to, answer) in queue.waiting.extract_if(.., done) {
-            let answered = match looked {
-                Ok((_, epoch)) if to.log.epoch != *epoch => Err(Unsettled::AnotherEpoch),
-                Ok(_) => Ok(()),
-                Err(error) => Err(Unsettled::Failed(error.clone())),
-            };
-            // Whoever has gone away does not want to know.
-            drop(answer.send(answered));
+        if let Ok(settled) = looked {
+            queue.settled = Some((settled.to, Instant::now()));
         }
+        let answered = |to: &Token| match looked {
+            Err(error) => Some(Err(Unsettled::Failed(error.clone()))),
+            Ok(now) if to.log.epoch < now.epoch => Some(Err(Unsettled::AnotherEpoch)),
+            Ok(now) if to.log.epoch == now.epoch && to.position <= now.to => Some(Ok(())),
+            Ok(now) if to.log.epoch == now.epoch && to.position > now.drawn => {
+                Some(Err(Unsettled::Failed(self.never_drawn(*to))))
+            }
+            Ok(_) => None,
+        };
+        let done = |(to, _): &mut (Token, _)| answered(to).is_some();
+        for (to, answer) in queue.waiting.extract_if(.., done) {
+            // Whoever has gone away does not want to know.
+            drop(answered(&to).map(|answered| answer.send(answered)));
+        }
+    }
+
+    /// It is of another database, or of a history that nobody has noticed to be gone.
+    fn never_drawn(&self, to: Token) -> Error {
+        let what = format!("position {} in PostgreSQL {}", to.position, self.inner.place);
+        Error::NotFound { what }
     }
 }

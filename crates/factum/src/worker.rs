@@ -209,7 +209,8 @@ impl Worker {
             match unharmed(self.turn()).await {
                 Ok(Turn::Went) => {}
                 Ok(Turn::Over) => break,
-                Err(error) if error.is_retryable() => {
+                // Fenced may also be said of a checkpoint that a crash of its database has taken back: opening tells.
+                Err(error) if error.is_retryable() || self.open && matches!(error, Error::Fenced { .. }) => {
                     // Whether the last change happened may be unknown: forget everything, and look at what is stored.
                     self.open = false;
                     self.wait(error);

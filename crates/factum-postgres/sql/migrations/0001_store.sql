@@ -130,8 +130,12 @@ BEGIN
     IF NOT anyway AND factum.is_where_it_was() THEN
         RETURN false;
     END IF;
-    -- Appends that are on their way end first, and none begins: 256 is the place that each of them takes shared.
-    PERFORM factum.meet('{}', '{256}');
+    -- By hand, appends that are on their way end first, and none begins: 256 is the place that each of them takes shared. After a
+    -- failover none is, but for prepared ones, which may wait for long. Nobody draws meanwhile in any case.
+    IF anyway THEN
+        PERFORM factum.meet('{}', '{256}');
+    END IF;
+    PERFORM pg_advisory_xact_lock('factum.log'::regclass::oid::integer, 0);
     SELECT coalesce(max(position), 0) INTO last FROM factum.events;
     INSERT INTO factum.epochs (epoch, found) SELECT epoch, last FROM factum.log;
     SELECT * INTO place FROM factum.here();
@@ -173,24 +177,26 @@ BEGIN
     RETURN coalesce(safe, 0);
 END $$;
 
--- Waits until nothing will appear any more at or before a position that was drawn: until everybody who announced less is done.
--- It tells how far that is so, which may be further.
-CREATE FUNCTION factum.settle(at_position bigint) RETURNS bigint VOLATILE LANGUAGE plpgsql AS $$
+-- Waits until nothing will appear any more at or before a position that was drawn: until everybody who announced less is done. It
+-- tells how far that is so, which may be further; after a quarter of a second it may be less. And it tells what was drawn.
+CREATE FUNCTION factum.settle(at_position bigint, OUT settled bigint, OUT drawn bigint) VOLATILE LANGUAGE plpgsql AS $$
 DECLARE
-    drawn     bigint;
     announced bigint;
 BEGIN
+    PERFORM set_config('lock_timeout', '250ms', true);
     LOOP
         SELECT last_value INTO drawn FROM factum.position;
-        IF drawn < at_position THEN
-            RAISE EXCEPTION 'position % has not been drawn here', at_position USING ERRCODE = 'cannot_connect_now';
-        END IF;
-        SELECT min(factum.fence_position(key, drawn)) INTO announced FROM factum.fences;
+        SELECT min(factum.fence_position(key, drawn)) INTO announced FROM factum.fences WHERE pid IS DISTINCT FROM pg_backend_pid();
+        settled := least(drawn, announced);
         IF announced IS NULL OR announced >= at_position THEN
-            RETURN least(drawn, announced);
+            RETURN;
         END IF;
         -- Granted when that appender is done, and given back with the transaction.
-        PERFORM pg_advisory_xact_lock_shared('factum.events'::regclass::oid::integer, factum.fence_key(announced));
+        BEGIN
+            PERFORM pg_advisory_xact_lock_shared('factum.events'::regclass::oid::integer, factum.fence_key(announced));
+        EXCEPTION WHEN lock_not_available THEN
+            RETURN;
+        END;
     END LOOP;
 END $$;
 
@@ -319,8 +325,10 @@ BEGIN
         nothing := pg_advisory_xact_lock_shared(kind, place);
     END LOOP;
     -- Read models that change with it are more than this can do. Nobody switches one on from here to the end.
-    SELECT l.epoch, EXISTS (SELECT FROM factum.models m WHERE m.inline) INTO append_plain.epoch, inline FROM factum.log l;
-    IF inline THEN
+    SELECT l.epoch, EXISTS (SELECT FROM factum.models m WHERE m.inline) INTO append_plain.epoch, inline
+        FROM factum.log l WHERE l.tableoid = l.log_oid AND l.xmin = l.written_by;
+    -- Nor where the log has been put there from elsewhere.
+    IF inline IS NOT FALSE THEN
         RETURN;
     END IF;
     UPDATE factum.streams s SET last_revision = coalesce(s.last_revision, -1) + count

@@ -58,6 +58,9 @@ END $$;
 
 -- Keeps every append off until the end of the transaction (256 is the place that each of them takes shared), or gives up.
 CREATE FUNCTION factum.keep_appends_off(patience text) RETURNS void VOLATILE LANGUAGE plpgsql AS $$
+DECLARE
+    was_drawn bigint;
+    until timestamptz := clock_timestamp() + patience::interval;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'the transaction must be READ COMMITTED: it has to see what its locks have waited for';
@@ -67,7 +70,12 @@ BEGIN
     PERFORM set_config('idle_in_transaction_session_timeout', '60s', true);
     PERFORM factum.meet('{}', '{256}');
     -- A transaction that ends gives back one lock after the other: its announcement may be the last.
-    PERFORM factum.settle((SELECT last_value FROM factum.position));
+    SELECT last_value INTO was_drawn FROM factum.position;
+    WHILE (SELECT s.settled < was_drawn FROM factum.settle(was_drawn) s) LOOP
+        IF clock_timestamp() > until THEN
+            RAISE EXCEPTION 'an append does not come to its end' USING ERRCODE = 'lock_not_available';
+        END IF;
+    END LOOP;
     PERFORM set_config('lock_timeout', '0', true);
 END $$;
 

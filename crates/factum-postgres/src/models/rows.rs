@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use deadpool_postgres::ClientWrapper;
 use factum::{
-    Error, Outcome,
+    Error,
     reads::{Lease, Snapshot, Step},
 };
 use tokio_postgres::{error::SqlState, types::ToSql};
@@ -131,13 +131,7 @@ pub(super) async fn commit(
     if moved {
         return Ok(());
     }
-    let in_force = catalog::epoch(client, names, &lease.model).await?;
-    if in_force != lease.epoch {
-        return Err(lease.fenced(in_force).into());
-    }
-    // A crash of the server has taken back the last steps: whoever keeps the model goes on where that has left it.
-    let why = format!("the read model `{}` is not where its last step had brought it", lease.model);
-    Err(Error::Unavailable { why, outcome: Outcome::No }.into())
+    Err(lease.fenced(catalog::epoch(client, names, &lease.model).await?).into())
 }
 
 /// A statement for the rows of some keys that are there: each with its key.

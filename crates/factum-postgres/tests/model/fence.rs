@@ -28,6 +28,7 @@ pub(crate) const STATEMENTS: &[(&str, &str)] = &[
     // `Act::SettleDrawn` to `Act::Wait`: an append is settled.
     ("settle", "SELECT last_value INTO drawn FROM factum.position"),
     ("settle", "SELECT min(factum.fence_position(key, drawn)) INTO announced FROM factum.fences"),
+    ("settle", "settled := least(drawn, announced)"),
     ("settle", "IF announced IS NULL OR announced >= at_position THEN"),
     (
         "settle",
