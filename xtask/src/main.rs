@@ -1,6 +1,7 @@
 //! The workshop: everything that is checked, in one command that says what failed, and what was skipped and why.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
+mod bench;
 mod evidence;
 mod lanes;
 mod lines;
@@ -107,6 +108,16 @@ enum Verb {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Measures something beside its peers, on a server that is started for it
+    ///
+    /// Figures of different runs are not to be compared: the ratios within a run are. The engine's benchmark needs no server, and is in bench/.
+    Bench {
+        /// What
+        what: Bench,
+        /// Options of the benchmark itself, after `--`: `-- --help` prints them
+        #[arg(last = true)]
+        options: Vec<String>,
+    },
     /// Counts the lines of programs, and how many of them are ceremony; prints by which rules
     Lines {
         /// Rust files, or Markdown with Rust in it
@@ -119,6 +130,12 @@ enum Verb {
         #[arg(long)]
         run: bool,
     },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Bench {
+    /// The store on PostgreSQL, beside bare inserts and published crates: about two minutes
+    Postgres,
 }
 
 #[derive(Args)]
@@ -190,6 +207,9 @@ async fn run(verb: Verb) -> Result<(), Stop> {
             let seed = seed.unwrap_or_else(new_seed);
             println!("{}", proofs::soak(&mut Shell::new(root)?, minutes, seed).await?);
             Ok(())
+        }
+        Verb::Bench { what: Bench::Postgres, options } => {
+            bench::postgres(&mut Shell::new(root)?, &options).await
         }
         Verb::Lines { files } => lines::run(&files).map(|told| println!("{told}")),
         Verb::Evidence { run } => {

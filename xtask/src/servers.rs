@@ -146,9 +146,13 @@ fn find() -> Option<PathBuf> {
         .flatten()
         .map(|version| version.path().join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = debian.collect();
-    // The newest of Debian's first.
-    places.sort_by(|a, b| b.cmp(a));
+    // The newest of Debian's first; one that is too old is none.
+    let version = |bin: &PathBuf| {
+        let name = bin.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+        name.parse::<f64>().ok().filter(|version| *version >= 15.0)
+    };
+    let mut places: Vec<PathBuf> = debian.filter(|bin| version(bin).is_some()).collect();
+    places.sort_by(|a, b| version(b).partial_cmp(&version(a)).unwrap_or(std::cmp::Ordering::Equal));
     places.extend(std::env::split_paths(&path));
     places.into_iter().find(|bin| bin.join("postgres").exists() && bin.join("initdb").exists())
 }
