@@ -125,7 +125,7 @@ impl Watch {
             if looked.is_err() {
                 client = None;
             }
-            self.answer(&looked);
+            self.answer(least, &looked);
         }
     }
 
@@ -140,7 +140,8 @@ impl Watch {
         least
     }
 
-    fn answer(&self, looked: &Result<Settled>) {
+    /// `least` is what it looked for; whoever came since may have drawn since.
+    fn answer(&self, least: Position, looked: &Result<Settled>) {
         let mut queue = self.inner.settling.queue();
         if let Ok(settled) = looked {
             queue.settled = Some((settled.to, Instant::now()));
@@ -149,7 +150,7 @@ impl Watch {
             Err(error) => Some(Err(Unsettled::Failed(error.clone()))),
             Ok(now) if to.log.epoch < now.epoch => Some(Err(Unsettled::AnotherEpoch)),
             Ok(now) if to.log.epoch == now.epoch && to.position <= now.to => Some(Ok(())),
-            Ok(now) if to.log.epoch == now.epoch && to.position > now.drawn => {
+            Ok(now) if to.log.epoch == now.epoch && to.position == least && least > now.drawn => {
                 Some(Err(Unsettled::Failed(self.never_drawn(*to))))
             }
             Ok(_) => None,
@@ -163,7 +164,7 @@ impl Watch {
 
     /// It is of another database, or of a history that nobody has noticed to be gone.
     fn never_drawn(&self, to: Token) -> Error {
-        let what = format!("position {} in PostgreSQL {}", to.position, self.inner.place);
-        Error::NotFound { what }
+        let why = format!("PostgreSQL {} has never drawn position {}", self.inner.place, to.position);
+        Error::Unavailable { why, outcome: Outcome::Unknown }
     }
 }
