@@ -28,6 +28,14 @@ pub async fn measure(
     let store = PostgresStore::open(url, options).await?;
     fill(&store).await?;
     let ours = async {
+        // Connections are made before anything is measured, as those of the other are.
+        let warm = (0..readers).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.read(Read::stream(StreamName::new("account-0")?)).await })
+        });
+        for warm in warm.collect::<Vec<_>>() {
+            warm.await??;
+        }
         let begun = Instant::now();
         let read = |reader: usize| {
             let store = store.clone();
