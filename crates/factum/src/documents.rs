@@ -230,7 +230,7 @@ impl<P: MultiProjection> Filler for DocumentFiller<P> {
             && (problem.is_none() || plan.records > 0)
         {
             self.table.bytes += rows.iter().map(|(key, row)| size_of_row(key, row.as_deref())).sum::<usize>();
-            let step = Step { generation: self.generation, from, to, rows };
+            let step = Step { generation: self.generation, from, to, rows, letters: Vec::new() };
             self.reads.commit(lease, step).await?;
         }
         if self.table.rows.len() > CACHED_ROWS || self.table.bytes > CACHED_BYTES {

@@ -16,6 +16,7 @@ pub mod error;
 pub mod event;
 pub mod evolution;
 pub mod handle;
+pub mod handler;
 pub mod idempotency;
 pub mod ids;
 mod json;
@@ -51,6 +52,7 @@ pub use self::{
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     evolution::Evolution,
     handle::{Done, Factum, Failure},
+    handler::{EventHandler, Sink, Stuck, Trouble},
     idempotency::Identified,
     ids::{CountedIds, Ids},
     memory::MemoryStore,
@@ -71,6 +73,8 @@ pub use self::{
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
 };
+/// For implementors of this crate's traits that have `async` functions.
+pub use async_trait::async_trait;
 #[cfg(feature = "macros")]
 #[doc(inline)]
 pub use factum_macros::{Event, EventSet};

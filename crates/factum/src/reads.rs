@@ -3,6 +3,12 @@
 //! A read model has **generations**. Readers see the active one; a rebuild fills another beside it and switches. Whoever fills
 //! them holds a **lease**: claiming the model makes a new epoch, and every change names the epoch of who makes it, so that
 //! there is one writer however many believe to be it.
+//!
+//! Beside its rows a generation has **dead letters**: what is known of events that could not be handled, by their positions.
+//! They change in the same transaction, so that no checkpoint passes an event that is neither handled nor set aside.
+//!
+//! Who claims what is agreed on by **holds**: names that one worker has until a moment on the store's clock. They keep workers
+//! out of each other's way, and nothing relies on them; what is relied on is the lease.
 
 use std::{
     cmp::Ordering,
@@ -10,17 +16,22 @@ use std::{
     fmt,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::{
     error::{Error, Outcome, Result},
-    position::Token,
+    position::{Position, Token},
 };
 
 /// Bytes in a read model's name, at most.
 pub const MODEL_NAME_BYTES: usize = 48;
+
+/// Bytes in the name of a hold, and in that of its holder, at most.
+pub const HOLD_BYTES: usize = 200;
 
 /// Rows that a scan takes from its store at once.
 pub const PAGE: usize = 500;
@@ -78,6 +89,19 @@ pub struct Step {
     pub to: Token,
     /// Each key with its new row as JSON text; `None` takes the row away.
     pub rows: Vec<(String, Option<String>)>,
+    /// The positions of events with what is to be known of them as JSON text; `None` takes a dead letter away.
+    pub letters: Vec<(Position, Option<String>)>,
+}
+
+/// Who has a name, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// What is held.
+    pub name: String,
+    /// By whom.
+    pub holder: String,
+    /// How long the holder still has it, by the store's clock.
+    pub left: Duration,
 }
 
 /// A read model as it is at one moment.
@@ -113,7 +137,7 @@ impl Generation {
 /// A store of read models.
 ///
 /// - Every change MUST be atomic, and MUST fail with [`Error::Fenced`] unless the lease's epoch is the one in force.
-/// - [`commit`](ReadStore::commit) MUST write rows and checkpoint as one, and only if the checkpoint is `from`.
+/// - [`commit`](ReadStore::commit) MUST write rows, dead letters and checkpoint as one, and only if the checkpoint is `from`.
 /// - Readers MUST see one generation, as of one step; the switch to another MUST be atomic.
 #[async_trait]
 pub trait ReadStore: Send + Sync + fmt::Debug + 'static {
@@ -147,7 +171,7 @@ pub trait ReadStore: Send + Sync + fmt::Debug + 'static {
     /// [`Error::Fenced`], [`Error::NotFound`] if that generation is not being built, and failures of the store.
     async fn activate(&self, lease: &Lease, generation: u32) -> Result<()>;
 
-    /// Writes the rows and moves the checkpoint.
+    /// Writes the rows and dead letters, and moves the checkpoint.
     ///
     /// # Errors
     /// [`Error::Fenced`] also if the checkpoint is not where the step begins; failures of the store.
@@ -178,6 +202,21 @@ pub trait ReadStore: Send + Sync + fmt::Debug + 'static {
     /// Failures of the store.
     async fn scan(&self, model: &str) -> Result<Scan>;
 
+    /// Up to `limit` dead letters of a generation that come after `after`, in the order of their positions.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn letters(
+        &self,
+        model: &str,
+        generation: u32,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<(Position, String)>>;
+
+    /// Where workers agree on who keeps what.
+    fn holds(&self) -> &dyn Holds;
+
     /// An empty store of the same kind in a temporary place, gone when it is dropped.
     ///
     /// # Errors
@@ -198,6 +237,28 @@ pub trait ReadStore: Send + Sync + fmt::Debug + 'static {
         }
         Ok(Snapshot { generation: scan.generation, rows })
     }
+}
+
+/// Names that one worker has for a while, by the clock of the store.
+#[async_trait]
+pub trait Holds: Send + Sync {
+    /// Takes a name that nobody has, or keeps it longer: for `ttl` from now. Answers who has it, maybe somebody else.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a name or holder that is empty, longer than 200 bytes or holds a zero byte, and failures of the store.
+    async fn hold(&self, name: &str, holder: &str, ttl: Duration) -> Result<Hold>;
+
+    /// Gives a name up, if this holder has it.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn let_go(&self, name: &str, holder: &str) -> Result<()>;
+
+    /// The names that begin with `prefix` and that somebody has, sorted by their bytes.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn held(&self, prefix: &str) -> Result<Vec<Hold>>;
 }
 
 /// The rows of a model at one moment, page by page.
@@ -262,6 +323,20 @@ pub fn check_model_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a hold can be called so, and have such a holder.
+///
+/// # Errors
+/// [`Error::InvalidInput`] saying what a name looks like.
+pub fn check_hold(name: &str, holder: &str) -> Result<()> {
+    for (what, text) in [("name", name), ("holder", holder)] {
+        if text.is_empty() || text.len() > HOLD_BYTES || text.contains('\0') {
+            let why = format!("it must have 1 to {HOLD_BYTES} bytes, none of them zero");
+            return Err(Error::invalid(format!("the {what} `{text}` of a hold"), why));
+        }
+    }
+    Ok(())
+}
+
 fn is_generation(part: &str) -> bool {
     part.strip_prefix('g').is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()))
 }
@@ -270,6 +345,7 @@ fn is_generation(part: &str) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct MemoryReads {
     models: Arc<Mutex<HashMap<String, Model>>>,
+    holds: Arc<Mutex<BTreeMap<String, (String, Instant)>>>,
 }
 
 /// Shared with who scans it: it is copied if it is changed meanwhile.
@@ -280,6 +356,7 @@ struct Model {
     catalog: Catalog,
     created: u32,
     tables: HashMap<u32, Table>,
+    letters: HashMap<u32, BTreeMap<Position, String>>,
 }
 
 impl MemoryReads {
@@ -291,6 +368,10 @@ impl MemoryReads {
     fn models(&self) -> MutexGuard<'_, HashMap<String, Model>> {
         // Nothing under this lock panics half-way.
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_holds(&self) -> MutexGuard<'_, BTreeMap<String, (String, Instant)>> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes a model, if the lease is in force.
@@ -311,8 +392,13 @@ impl Model {
 
     fn drop_building(&mut self) {
         if let Some(building) = self.catalog.building.take() {
-            self.tables.remove(&building.number);
+            self.drop_tables(building.number);
         }
+    }
+
+    fn drop_tables(&mut self, generation: u32) {
+        self.tables.remove(&generation);
+        self.letters.remove(&generation);
     }
 
     fn generation(&mut self, number: u32) -> Option<&mut Generation> {
@@ -361,7 +447,7 @@ impl ReadStore for MemoryReads {
                 });
             }
             if let Some(old) = model.catalog.active.take() {
-                model.tables.remove(&old.number);
+                model.drop_tables(old.number);
             }
             model.catalog.active = model.catalog.building.take();
             Ok(())
@@ -384,8 +470,32 @@ impl ReadStore for MemoryReads {
                     None => table.remove(&key),
                 };
             }
+            let letters = model.letters.entry(step.generation).or_default();
+            for (position, letter) in step.letters {
+                match letter {
+                    Some(letter) => letters.insert(position, letter),
+                    None => letters.remove(&position),
+                };
+            }
             Ok(())
         })
+    }
+
+    async fn letters(
+        &self,
+        model: &str,
+        generation: u32,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<(Position, String)>> {
+        let models = self.models();
+        let letters = models.get(model).and_then(|model| model.letters.get(&generation));
+        let later = letters.map(|letters| letters.range((Bound::Excluded(after), Bound::Unbounded)));
+        Ok(later.into_iter().flatten().take(limit).map(|(at, letter)| (*at, letter.clone())).collect())
+    }
+
+    fn holds(&self) -> &dyn Holds {
+        self
     }
 
     async fn rows(&self, model: &str, generation: u32, keys: Vec<String>) -> Result<Vec<Option<String>>> {
@@ -414,6 +524,43 @@ impl ReadStore for MemoryReads {
         let model = models.get(model);
         let table = model.and_then(Model::active_table).cloned().unwrap_or_default();
         Ok(Scan::new(model.and_then(|model| model.catalog.active), TablePages { table, after: None }))
+    }
+}
+
+#[async_trait]
+impl Holds for MemoryReads {
+    async fn hold(&self, name: &str, holder: &str, ttl: Duration) -> Result<Hold> {
+        check_hold(name, holder)?;
+        let (now, mut holds) = (Instant::now(), self.all_holds());
+        let held = match holds.get(name) {
+            Some((other, until)) if other != holder && *until > now => (other.clone(), *until),
+            _ => (holder.to_owned(), now + ttl),
+        };
+        let hold = Hold { name: name.to_owned(), holder: held.0.clone(), left: held.1 - now };
+        holds.insert(name.to_owned(), held);
+        Ok(hold)
+    }
+
+    async fn let_go(&self, name: &str, holder: &str) -> Result<()> {
+        let mut holds = self.all_holds();
+        if holds.get(name).is_some_and(|(has, _)| has == holder) {
+            holds.remove(name);
+        }
+        Ok(())
+    }
+
+    async fn held(&self, prefix: &str) -> Result<Vec<Hold>> {
+        let now = Instant::now();
+        let mut holds = self.all_holds();
+        holds.retain(|_, (_, until)| *until > now);
+        let named = holds.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let named = named.take_while(|(name, _)| name.starts_with(prefix));
+        let hold = |(name, (holder, until)): (&String, &(String, Instant))| Hold {
+            name: name.clone(),
+            holder: holder.clone(),
+            left: *until - now,
+        };
+        Ok(named.map(hold).collect())
     }
 }
 

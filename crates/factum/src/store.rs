@@ -82,6 +82,11 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
 
     /// What it takes at most.
     fn limits(&self) -> Limits;
+
+    /// Whether no other process can have this log open: then nobody but this process works on it, and whoever did before is gone.
+    fn is_exclusive(&self) -> bool {
+        false
+    }
 }
 
 /// What follows from the contract, for every store.

@@ -23,7 +23,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use factum::{
     ReadStore,
-    reads::{Catalog, Generation, Lease, Scan, Snapshot, Step},
+    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step},
 };
 use factum_postgres::{Options, PostgresReads};
 use tokio::runtime::{Builder, Runtime};
@@ -110,5 +110,19 @@ impl ReadStore for Elsewhere {
     }
     async fn scratch(&self) -> factum::Result<Arc<dyn ReadStore>> {
         self.ask(|reads| async move { reads.scratch().await }).await
+    }
+
+    async fn letters(
+        &self,
+        model: &str,
+        generation: u32,
+        after: Position,
+        limit: usize,
+    ) -> factum::Result<Vec<(Position, String)>> {
+        self.inner.letters(model, generation, after, limit).await
+    }
+
+    fn holds(&self) -> &dyn Holds {
+        self.inner.holds()
     }
 }

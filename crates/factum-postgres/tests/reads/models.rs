@@ -122,7 +122,7 @@ async fn every_json_text_comes_back_as_the_same_value() {
     ];
     let rows = texts.iter().enumerate().map(|(n, text)| (format!("k{n}"), Some((*text).to_owned())));
     let log = MemoryStore::new().head().await.unwrap().token.log;
-    let step = Step { generation, from: None, to: log.at(Position(9)), rows: rows.collect() };
+    let step = Step { generation, from: None, to: log.at(Position(9)), rows: rows.collect(), letters: Vec::new() };
     reads.commit(&lease, step).await.unwrap();
     for (n, text) in texts.iter().enumerate() {
         let found = reads.get("notes", &format!("k{n}")).await.unwrap().rows;
@@ -136,7 +136,7 @@ async fn every_json_text_comes_back_as_the_same_value() {
     assert_eq!(ask(&hand, &numbers).await, [Some("0.0000001".to_owned()), None], "what SQL can know of it");
     assert_eq!(reads.get("notes", "k\u{0}").await.unwrap().rows, []);
     let bad = vec![("a\u{0}b".to_owned(), Some("1".to_owned()))];
-    let step = Step { generation, from: Some(log.at(Position(9))), to: log.at(Position(10)), rows: bad };
+    let step = Step { generation, from: Some(log.at(Position(9))), to: log.at(Position(10)), rows: bad, letters: Vec::new() };
     let error = reads.commit(&lease, step).await.unwrap_err();
     assert!(error.to_string().contains("U+0000") && !error.is_retryable(), "{error}");
 }
@@ -202,7 +202,7 @@ async fn who_claims_a_model_waits_for_the_commit_that_is_under_way() {
     let row = |key: &str| vec![(key.to_owned(), Some("1".to_owned()))];
     let at = |position| log.at(Position(position));
     let (committing, lease) = (reads.clone(), old.clone());
-    let step = Step { generation, from: None, to: at(5), rows: row("a") };
+    let step = Step { generation, from: None, to: at(5), rows: row("a"), letters: Vec::new() };
     let commit = tokio::spawn(async move { committing.commit(&lease, step).await });
     until_waiting(&hand, 1, &schema).await;
     let claiming = reads.clone();
@@ -214,7 +214,7 @@ async fn who_claims_a_model_waits_for_the_commit_that_is_under_way() {
     let new = claim.await.unwrap().unwrap();
     let found = reads.catalog("notes").await.unwrap().building.unwrap();
     assert_eq!(found.checkpoint, Some(at(5)), "what was under way is there");
-    let late = Step { generation, from: Some(at(5)), to: at(6), rows: row("b") };
+    let late = Step { generation, from: Some(at(5)), to: at(6), rows: row("b"), letters: Vec::new() };
     let fenced = reads.commit(&old, late.clone()).await.unwrap_err();
     assert!(matches!(fenced, Error::Fenced { .. }), "{fenced}");
     reads.commit(&new, late).await.unwrap();
@@ -299,11 +299,11 @@ async fn temporary_models_go_with_their_handle() {
     scratch.activate(&lease, generation).await.unwrap();
     let rows = (0..1200).map(|n| (format!("{n:04}"), Some(n.to_string()))).collect();
     let to = log.at(Position(1));
-    scratch.commit(&lease, Step { generation, from: None, to, rows }).await.unwrap();
+    scratch.commit(&lease, Step { generation, from: None, to, rows, letters: Vec::new() }).await.unwrap();
     let mut scan = scratch.scan("notes").await.unwrap();
     assert!(scan.next().await.unwrap().is_some());
     let away = vec![("0700".to_owned(), None)];
-    let step = Step { generation, from: Some(to), to: log.at(Position(2)), rows: away };
+    let step = Step { generation, from: Some(to), to: log.at(Position(2)), rows: away, letters: Vec::new() };
     scratch.commit(&lease, step).await.unwrap();
     let mut left = 0;
     while scan.next().await.unwrap().is_some() {

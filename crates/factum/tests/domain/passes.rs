@@ -14,7 +14,7 @@ use factum::{
     StreamState, Token,
     prelude::*,
     read::Source,
-    reads::{Catalog, Generation, Lease, Scan, Snapshot, Step},
+    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step},
 };
 use tokio::sync::Semaphore;
 
@@ -148,6 +148,20 @@ impl ReadStore for Gated {
     }
     async fn scan(&self, model: &str) -> factum::Result<Scan> {
         self.inner.scan(model).await
+    }
+
+    async fn letters(
+        &self,
+        model: &str,
+        generation: u32,
+        after: Position,
+        limit: usize,
+    ) -> factum::Result<Vec<(Position, String)>> {
+        self.inner.letters(model, generation, after, limit).await
+    }
+
+    fn holds(&self) -> &dyn Holds {
+        self.inner.holds()
     }
 }
 

@@ -474,7 +474,7 @@ async fn a_damaged_row_is_found_and_mended() {
         ("3".to_owned(), Some("7".into())),
     ];
     let (generation, from, to) = (active.number, active.checkpoint, active.checkpoint.unwrap());
-    reads.commit(&lease, Step { generation, from, to, rows }).await.unwrap();
+    reads.commit(&lease, Step { generation, from, to, rows, letters: Vec::new() }).await.unwrap();
 
     let projected = factum.project(Balances::<1>, reads).await.unwrap();
     projected.wait_for(&done).await.unwrap();
@@ -510,6 +510,7 @@ async fn stale_leases_and_steps_change_nothing() {
         from: from.map(|n| log.at(Position(n))),
         to: log.at(Position(to)),
         rows: vec![("k".to_owned(), Some(row.to_owned()))],
+        letters: Vec::new(),
     };
     let fenced = |result: factum::Result<()>| matches!(result, Err(Error::Fenced { .. }));
     reads.commit(&lease, step(None, 3, "1")).await.unwrap();

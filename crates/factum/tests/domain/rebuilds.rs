@@ -237,7 +237,7 @@ async fn a_rebuild_goes_on_when_what_readers_see_stops() {
     let rows = vec![("1".to_owned(), Some("\"damaged\"".to_owned()))];
     let (generation, from, to) = (active.number, active.checkpoint, active.checkpoint.unwrap());
     gated.open.add_permits(1);
-    gated.commit(&lease, Step { generation, from, to, rows }).await.unwrap();
+    gated.commit(&lease, Step { generation, from, to, rows, letters: Vec::new() }).await.unwrap();
     let once = { factum.project(Once, gated.clone()).await.unwrap() };
     let (rebuild, waited) = (once.rebuild(), gated.waiting.load(SeqCst));
     until(async || gated.waiting.load(SeqCst) > waited).await;

@@ -14,7 +14,7 @@ use factum::{
     Append, Appended, Error, EventStore, EventStoreExt, Head, Limits, MemoryReads, MemoryStore, Outcome,
     Page, Read, ReadStore, StreamName, StreamState, Token,
     prelude::*,
-    reads::{Catalog, Generation, Lease, Scan, Snapshot, Step},
+    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step},
 };
 use tokio::sync::Notify;
 
@@ -362,5 +362,19 @@ impl<R: ReadStore> ReadStore for Faulty<R> {
 
     async fn scratch(&self) -> factum::Result<Arc<dyn ReadStore>> {
         self.inner.scratch().await
+    }
+
+    async fn letters(
+        &self,
+        model: &str,
+        generation: u32,
+        after: Position,
+        limit: usize,
+    ) -> factum::Result<Vec<(Position, String)>> {
+        self.inner.letters(model, generation, after, limit).await
+    }
+
+    fn holds(&self) -> &dyn Holds {
+        self.inner.holds()
     }
 }

@@ -15,7 +15,7 @@ use factum::{
     NewEvent, Outcome, Page, Read, ReadStore, Retention, State, StreamName, StreamState, Token,
     prelude::*,
     read::Start,
-    reads::{Catalog, Generation, Lease, Scan, Snapshot, Step},
+    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step},
 };
 use tokio::{
     runtime::{Builder, Handle},
@@ -136,6 +136,20 @@ impl ReadStore for Unsteady {
 
     async fn scratch(&self) -> factum::Result<Arc<dyn ReadStore>> {
         self.inner.scratch().await
+    }
+
+    async fn letters(
+        &self,
+        model: &str,
+        generation: u32,
+        after: Position,
+        limit: usize,
+    ) -> factum::Result<Vec<(Position, String)>> {
+        self.inner.letters(model, generation, after, limit).await
+    }
+
+    fn holds(&self) -> &dyn Holds {
+        self.inner.holds()
     }
 }
 

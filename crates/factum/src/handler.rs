@@ -1,0 +1,193 @@
+//! What acts on events: handlers, the sinks under them, and what can go wrong with an event.
+//!
+//! A handler does something for each event: it sends a mail, gives a command, publishes a message. The runtime sees to it that
+//! this is done at least once for every event, in the order of a key, by one worker at a time; that a failure of the surroundings
+//! is waited out and never costs an event; and that an event which cannot be handled is set aside with all that follow it under
+//! its key, while the others go on. See [`Factum::handler`](crate::Factum::handler).
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{
+    aggregate::{EventSet, Recorded},
+    batch::{Decoded, place_of},
+    error::{Error, Result},
+    event::RecordedEvent,
+    handle::Failure,
+    query::Query,
+};
+
+/// Does something for each event.
+///
+/// It is called at least once for every event that its [`query`](EventHandler::query) selects: again after a failure, and after
+/// a crash between what it did and the checkpoint. What must not be done twice is done under the event's id, which is the same each
+/// time: `factum.identified(event.record.id)`, a message id, an `Idempotency-Key`.
+///
+/// ```
+/// # use factum::{EventHandler, Trouble, prelude::*};
+/// # #[derive(Serialize, Deserialize)] enum OrderEvent { Placed { email: String }, Shipped }
+/// # impl Event for OrderEvent { const CATEGORY: &'static str = "order"; }
+/// # struct Smtp; impl Smtp { async fn send(&self, _to: &str, _id: String) -> std::io::Result<()> { Ok(()) } }
+/// struct Confirmations { smtp: Smtp }
+///
+/// #[factum::async_trait]
+/// impl EventHandler for Confirmations {
+///     const NAME: &'static str = "confirmations";
+///     type Event = OrderEvent;
+///
+///     async fn handle(&self, event: &Recorded<OrderEvent>) -> Result<(), Trouble> {
+///         if let OrderEvent::Placed { email } = &event.event {
+///             // It cannot be reached: that is nobody's fault, and is tried again until it can.
+///             self.smtp.send(email, event.record.id.to_string()).await.map_err(Trouble::infrastructure)?;
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait EventHandler: Send + Sync + 'static {
+    /// The consumer's name, under which its checkpoint is kept: a word of a-z, 0-9 and `_`.
+    const NAME: &'static str;
+    /// What it acts on: one [`Event`](crate::Event), or several in an enum of them.
+    type Event: EventSet;
+
+    /// The events that it acts on: those of the event's category or categories.
+    ///
+    /// # Errors
+    /// Those of [`Query`]'s constructors.
+    fn query(&self) -> Result<Query> {
+        Self::Event::query()
+    }
+
+    /// What keeps its order: events of one key are handled one after the other, and what cannot be handled holds up its key and no
+    /// other. The stream, unless said otherwise.
+    fn key(&self, record: &RecordedEvent) -> String {
+        record.stream.as_str().to_owned()
+    }
+
+    /// Acts on an event.
+    ///
+    /// # Errors
+    /// What kept it from it: [`Trouble`] says whether the event is at fault.
+    async fn handle(&self, event: &Recorded<Self::Event>) -> Result<(), Trouble>;
+}
+
+/// Where records go to: what the runtime drives. A relay to a broker is one; an [`EventHandler`] becomes one.
+#[async_trait]
+pub trait Sink: Send + Sync + 'static {
+    /// The consumer's name: a word of a-z, 0-9 and `_`, of up to 40 characters.
+    fn name(&self) -> &str;
+
+    /// The records that it takes.
+    ///
+    /// # Errors
+    /// Those of [`Query`]'s constructors.
+    fn query(&self) -> Result<Query>;
+
+    /// What keeps its order, as [`EventHandler::key`].
+    fn key(&self, record: &RecordedEvent) -> String {
+        record.stream.as_str().to_owned()
+    }
+
+    /// Takes records, in this order, at least one of them. It returns when all have been dealt with for good: what it has only
+    /// begun is lost if the process ends now.
+    ///
+    /// # Errors
+    /// [`Stuck`] with how many have been dealt with, and what is the matter with the one after these. Others after it may have been
+    /// begun; they come again.
+    async fn accept(&self, records: &[RecordedEvent]) -> Result<(), Stuck>;
+}
+
+/// Why a sink has not taken all that it was given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stuck {
+    /// How many records, from the first, have been dealt with.
+    pub done: usize,
+    /// What is the matter with the one that comes next.
+    pub trouble: Trouble,
+}
+
+/// Why an event was not handled.
+///
+/// An [`Error`] of a store becomes one with `?`: what may pass is [`Infrastructure`](Trouble::Infrastructure), the rest
+/// [`Refused`](Trouble::Refused).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// The event cannot be read as what the handler asks for: it is set aside at once.
+    #[error("it cannot be read: {0}")]
+    Undecodable(String),
+    /// The handler has refused it: it is tried a few times more, then set aside.
+    #[error("it was refused: {0}")]
+    Refused(String),
+    /// Something that the handler needs is not there, and no event is at fault: it is tried again for as long as it takes.
+    #[error("{0}")]
+    Infrastructure(String),
+}
+
+impl Trouble {
+    /// The handler refuses the event, for this reason.
+    pub fn refused(why: impl fmt::Display) -> Self {
+        Self::Refused(why.to_string())
+    }
+
+    /// Something that the handler needs is not there.
+    pub fn infrastructure(why: impl fmt::Display) -> Self {
+        Self::Infrastructure(why.to_string())
+    }
+
+    /// Whether the surroundings are at fault, and not the event.
+    pub fn is_infrastructure(&self) -> bool {
+        matches!(self, Self::Infrastructure(_))
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        // Who lost a race decides again the next time; who is fenced or has a poisoned store cannot know anything of the event.
+        let passes = error.is_retryable()
+            || matches!(error, Error::Conflict(_) | Error::Fenced { .. } | Error::Poisoned { .. });
+        if passes { Self::infrastructure(error) } else { Self::refused(error) }
+    }
+}
+
+impl<E: fmt::Display> From<Failure<E>> for Trouble {
+    fn from(failure: Failure<E>) -> Self {
+        match failure {
+            Failure::Refused(refusal) => Self::refused(refusal),
+            Failure::Store(error) => error.into(),
+        }
+    }
+}
+
+/// An [`EventHandler`] as a [`Sink`]: each record is decoded, and handed over event by event.
+pub(crate) struct Typed<H>(pub(crate) Arc<H>);
+
+#[async_trait]
+impl<H: EventHandler> Sink for Typed<H> {
+    fn name(&self) -> &str {
+        H::NAME
+    }
+
+    fn query(&self) -> Result<Query> {
+        self.0.query()
+    }
+
+    fn key(&self, record: &RecordedEvent) -> String {
+        self.0.key(record)
+    }
+
+    async fn accept(&self, records: &[RecordedEvent]) -> Result<(), Stuck> {
+        for (done, record) in records.iter().enumerate() {
+            let decoded = Decoded::<H::Event>::of(vec![record.clone()]);
+            if let Some(problem) = &decoded.problem {
+                let why = format!("{}: {problem}", place_of(record));
+                return Err(Stuck { done, trouble: Trouble::Undecodable(why) });
+            }
+            for event in decoded.events(0) {
+                self.0.handle(event).await.map_err(|trouble| Stuck { done, trouble })?;
+            }
+        }
+        Ok(())
+    }
+}
