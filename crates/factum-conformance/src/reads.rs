@@ -146,6 +146,9 @@ async fn letters_come_page_by_page(store: &dyn ReadStore, other: &dyn ReadStore)
             let Some((last, _)) = page.last() else { break };
             after = *last;
             found.extend(page);
+            if found.len() > sorted.len() {
+                break;
+            }
         }
         let expected: Vec<_> = sorted.iter().map(|n| put(*n, &n.to_string())).collect();
         assert_eq!(found, expected, "pages of {limit} letters are not all of them in their order");
@@ -191,6 +194,11 @@ async fn letters_go_with_their_generation(store: &dyn ReadStore) -> Result<()> {
         building.put(store, vec![letter(1, "2")]).await?;
         if left.is_empty() {
             store.discard(&first.lease).await?;
+            assert_eq!(
+                building.letters(store).await?,
+                [],
+                "the letters of what was given up are there without it"
+            );
         }
         left.push(building);
     }
@@ -266,8 +274,9 @@ async fn letters_and_rows_change_as_one(
     let mut filling = Filling::begin(&**store, "as_one").await?;
     let (generation, reader) = (filling.generation, other.clone());
     let reading = tokio::spawn(async move {
-        let (mut row_first, mut seen) = (false, 0);
+        let (mut row_first, mut seen, begun) = (false, 0, Instant::now());
         while seen < STEPS {
+            assert!(begun.elapsed() < LONG / 10, "of {STEPS} rows and letters {seen} are there");
             row_first = !row_first;
             let keys: Vec<String> = (1..=STEPS).map(|n| n.to_string()).collect();
             let rows = async || {
@@ -456,4 +465,271 @@ async fn bad_holds_are_refused(store: &dyn ReadStore) -> Result<()> {
     holds.hold("never", "me", Duration::ZERO).await?;
     assert_eq!(holds.hold("never", "you", LONG).await?.holder, "you", "a hold of no time is in the way");
     holds.let_go("never", "you").await
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use factum::{
+        MemoryReads,
+        reads::{Catalog, Generation, Holds, Scan, Snapshot},
+    };
+
+    use super::*;
+
+    fn run(how: &'static str) -> std::result::Result<(), String> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
+        let store = Arc::new(Broken { how, inner: MemoryReads::new() });
+        let checked = async move { tokio::spawn(check(store.clone(), store)).await };
+        runtime.unwrap().block_on(checked).map(Result::unwrap).map_err(|broken| {
+            let said = broken.into_panic();
+            let text = said.downcast_ref::<String>().cloned();
+            text.unwrap_or_else(|| (*said.downcast::<&str>().unwrap()).to_owned())
+        })
+    }
+
+    /// One that breaks a promise.
+    #[derive(Debug)]
+    struct Broken {
+        how: &'static str,
+        inner: MemoryReads,
+    }
+
+    impl Broken {
+        fn is(&self, how: &str) -> bool {
+            self.how == how
+        }
+    }
+
+    #[async_trait]
+    impl ReadStore for Broken {
+        async fn claim(&self, model: &str) -> Result<Lease> {
+            self.inner.claim(model).await
+        }
+        async fn catalog(&self, model: &str) -> Result<Catalog> {
+            self.inner.catalog(model).await
+        }
+        async fn create(&self, lease: &Lease, version: u32) -> Result<Generation> {
+            let shown = self.inner.catalog(&lease.model).await?.active;
+            let created = self.inner.create(lease, version).await?;
+            let Some(shown) = shown.filter(|_| self.is("begins with another's letters")) else {
+                return Ok(created);
+            };
+            let copied = self.letters(&lease.model, shown.number, Position::START, 9).await?;
+            let letters = copied.into_iter().map(|(at, letter)| (at, Some(letter))).collect();
+            let step = Step { generation: created.number, from: None, to: at(1), rows: Vec::new(), letters };
+            self.inner.commit(lease, step).await.map(|()| created)
+        }
+        async fn discard(&self, lease: &Lease) -> Result<()> {
+            if self.is("keeps what is given up") { Ok(()) } else { self.inner.discard(lease).await }
+        }
+        async fn activate(&self, lease: &Lease, generation: u32) -> Result<()> {
+            self.inner.activate(lease, generation).await
+        }
+        async fn commit(&self, lease: &Lease, mut step: Step) -> Result<()> {
+            let mut letters = Vec::new();
+            match self.how {
+                "forgets letters" => step.letters.clear(),
+                "keeps the first" => step.letters.reverse(),
+                "takes none away" => step.letters.retain(|(_, letter)| letter.is_some()),
+                "trims" => {
+                    let trim = |letter: &mut Option<String>| {
+                        *letter = letter.as_deref().map(str::trim).map(Into::into)
+                    };
+                    step.letters.iter_mut().for_each(|(_, letter)| trim(letter));
+                }
+                "letters after the rest" => letters = std::mem::take(&mut step.letters),
+                "letters without a lease" => {
+                    let Lease { model, .. } = lease;
+                    let epoch = self.inner.catalog(model).await?.epoch;
+                    let generation = step.generation;
+                    let known = self.inner.catalog(model).await?;
+                    let known = [known.active, known.building].into_iter().flatten();
+                    let known: Vec<_> = known.filter(|known| known.number == generation).collect();
+                    let Some(to) = known.first().and_then(|known| known.checkpoint) else {
+                        return self.inner.commit(lease, step).await;
+                    };
+                    let letters = std::mem::take(&mut step.letters);
+                    let force = Step { generation, from: Some(to), to, rows: Vec::new(), letters };
+                    let forced = Lease { model: model.clone(), epoch };
+                    self.inner.commit(&forced, force).await?;
+                }
+                "cannot count, and writes what it can" => {
+                    let counts = |at: Position| at.0 <= u64::MAX / 2;
+                    if step.letters.iter().any(|(at, _)| !counts(*at)) {
+                        step.letters.retain(|(at, _)| counts(*at));
+                        self.inner.commit(lease, step).await?;
+                        return Err(Error::invalid("a letter", "it is too far"));
+                    }
+                }
+                "cannot count"
+                    if step.letters.iter().any(|(at, letter)| at.0 > u64::MAX / 2 && letter.is_some()) =>
+                {
+                    return Err(Error::invalid("a letter", "it is too far"));
+                }
+                _ => {}
+            }
+            let (from, generation) = (Some(step.to), step.generation);
+            self.inner.commit(lease, step).await?;
+            if letters.is_empty() {
+                return Ok(());
+            }
+            tokio::task::yield_now().await;
+            let to = from.unwrap();
+            self.inner.commit(lease, Step { generation, from, to, rows: Vec::new(), letters }).await
+        }
+        async fn letters(
+            &self,
+            model: &str,
+            generation: u32,
+            after: Position,
+            limit: usize,
+        ) -> Result<Vec<(Position, String)>> {
+            let before = Position(after.0.saturating_sub(1));
+            match self.how {
+                "begins at the place itself" if after.0 < 1 << 62 => {
+                    self.inner.letters(model, generation, before, limit).await
+                }
+                "sorts by text" => {
+                    let mut all = self.inner.letters(model, generation, after, usize::MAX).await?;
+                    all.sort_by_key(|(at, _)| at.0.to_string());
+                    all.truncate(limit);
+                    Ok(all)
+                }
+                "one page too long" => {
+                    self.inner.letters(model, generation, after, limit.saturating_add(1)).await
+                }
+                _ => self.inner.letters(model, generation, after, limit).await,
+            }
+        }
+        fn holds(&self) -> &dyn Holds {
+            self
+        }
+        async fn rows(&self, model: &str, generation: u32, keys: Vec<String>) -> Result<Vec<Option<String>>> {
+            self.inner.rows(model, generation, keys).await
+        }
+        async fn get(&self, model: &str, key: &str) -> Result<Snapshot> {
+            self.inner.get(model, key).await
+        }
+        async fn page(&self, model: &str, after: Option<String>, limit: usize) -> Result<Snapshot> {
+            self.inner.page(model, after, limit).await
+        }
+        async fn scan(&self, model: &str) -> Result<Scan> {
+            self.inner.scan(model).await
+        }
+    }
+
+    #[async_trait]
+    impl Holds for Broken {
+        async fn hold(&self, name: &str, holder: &str, ttl: Duration) -> Result<Hold> {
+            match self.how {
+                "looks, then takes" => {
+                    let held = self.inner.held(name).await?.into_iter().find(|hold| hold.name == name);
+                    if let Some(other) = held.filter(|hold| hold.holder != holder) {
+                        return Ok(other);
+                    }
+                    tokio::task::yield_now().await;
+                    let _ = self.inner.let_go(name, &self.whose(name).await).await;
+                    self.inner.hold(name, holder, ttl).await
+                }
+                "gives it to whoever asks" => {
+                    let _ = self.inner.let_go(name, &self.whose(name).await).await;
+                    self.inner.hold(name, holder, ttl).await
+                }
+                "over too soon" => self.inner.hold(name, holder, ttl * 3 / 4).await,
+                "never over" if name == "short" => self.inner.hold(name, holder, ttl.max(LONG)).await,
+                "counts in seconds" => {
+                    self.inner.hold(name, holder, Duration::from_secs(ttl.as_secs())).await
+                }
+                "never kept" => match self.inner.held(name).await?.pop().filter(|hold| hold.name == name) {
+                    Some(hold) => Ok(hold),
+                    None => self.inner.hold(name, holder, ttl).await,
+                },
+                "takes any name" => match factum::reads::check_hold(name, holder) {
+                    Ok(()) => self.inner.hold(name, holder, ttl).await,
+                    Err(_) => Ok(Hold { name: name.to_owned(), holder: holder.to_owned(), left: ttl }),
+                },
+                _ => self.inner.hold(name, holder, ttl).await,
+            }
+        }
+        async fn let_go(&self, name: &str, holder: &str) -> Result<()> {
+            match self.how {
+                "anybody lets go" => self.inner.let_go(name, &self.whose(name).await).await,
+                "nobody lets go" => Ok(()),
+                _ => self.inner.let_go(name, holder).await,
+            }
+        }
+        async fn held(&self, prefix: &str) -> Result<Vec<Hold>> {
+            let mut all = self.inner.held("").await?;
+            match self.how {
+                "prefixes are patterns" => {
+                    let matches = |name: &str| {
+                        let mut letters = name.chars();
+                        prefix.chars().all(|p| letters.next().is_some_and(|l| p == '_' || p == l))
+                    };
+                    all.retain(|hold| matches(&hold.name));
+                }
+                "prefixes forget case" => {
+                    let prefix = prefix.to_lowercase();
+                    all.retain(|hold| hold.name.to_lowercase().starts_with(&prefix));
+                }
+                "sorted backwards" => {
+                    all.retain(|hold| hold.name.starts_with(prefix));
+                    all.reverse();
+                }
+                _ => all.retain(|hold| hold.name.starts_with(prefix)),
+            }
+            Ok(all)
+        }
+    }
+
+    impl Broken {
+        async fn whose(&self, name: &str) -> String {
+            let held = self.inner.held(name).await.unwrap();
+            held.into_iter().find(|hold| hold.name == name).map(|hold| hold.holder).unwrap_or_default()
+        }
+    }
+
+    #[test]
+    fn one_that_keeps_all_promises_is_not_complained_of() {
+        run("not at all").unwrap();
+        run("cannot count").unwrap();
+    }
+
+    #[test]
+    fn a_promise_that_is_broken_is_noticed() {
+        let mut missed = Vec::new();
+        for (how, noticed) in [
+            ("forgets letters", "one letter was taken away"),
+            ("keeps the first", "the last counts"),
+            ("takes none away", "one letter was taken away"),
+            ("trims", "came back as"),
+            ("begins at the place itself", "are not all of them"),
+            ("sorts by text", "are not all of them"),
+            ("one page too long", "a page of 1 letters has 2"),
+            ("begins with another's letters", "begins with another's letters"),
+            ("keeps what is given up", "are there without it"),
+            ("letters without a lease", "changed letters"),
+            ("cannot count, and writes what it can", "a step that was refused changed letters"),
+            ("letters after the rest", "there was a step without its"),
+            ("gives it to whoever asks", "somebody else has it"),
+            ("looks, then takes", "of 16 who race one gets it"),
+            ("over too soon", "was over after"),
+            ("never over", "longer than was asked for"),
+            ("counts in seconds", "was over after"),
+            ("never kept", "its holder cannot shorten it"),
+            ("takes any name", "was not refused"),
+            ("anybody lets go", "somebody else has it"),
+            ("nobody lets go", "somebody else has it"),
+            ("prefixes are patterns", "what begins with"),
+            ("prefixes forget case", "what begins with"),
+            ("sorted backwards", "what begins with"),
+        ] {
+            let said = run(how).err().unwrap_or_else(|| "nothing was noticed".to_owned());
+            if !said.contains(noticed) {
+                missed.push(format!("{how}: {said}"));
+            }
+        }
+        assert!(missed.is_empty(), "{missed:#?}");
+    }
 }
