@@ -121,7 +121,7 @@ async fn one_is_skipped_and_a_key_discarded_and_the_log_says_by_whom_and_why() {
     let parked = processor.parked();
     let first = parked.list().await.unwrap()[0].position;
     assert!(matches!(parked.skip(first, " ").await, Err(Error::InvalidInput { .. })));
-    assert!(matches!(parked.skip(factum::Position(99), "why").await, Err(Error::NotFound { .. })));
+    assert!(matches!(parked.skip(Position(99), "why").await, Err(Error::NotFound { .. })));
     assert!(matches!(parked.discard("order-z", "why").await, Err(Error::NotFound { .. })));
     assert!(matches!(parked.retry("order-z").await, Err(Error::NotFound { .. })));
     parked.skip(first, "the customer is gone").await.unwrap();
