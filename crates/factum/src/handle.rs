@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
-    append::{Append, Appended, Placed},
+    append::{Append, Appended, Guard, Placed},
     decision::{Decide, Entity, Loaded, Model, Models, Seen, Writes, load},
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
@@ -34,6 +34,10 @@ pub struct Factum {
     actor: Option<String>,
     correlation_id: Option<String>,
     causation_id: Option<String>,
+    /// How many events led to the next one, each to the next.
+    depth: u64,
+    /// What must hold, besides what a decision has read.
+    provided: Vec<Guard>,
     /// The pass of the log that its consumers share, if they do.
     road: Option<Arc<Road>>,
     attempts: u32,
@@ -105,6 +109,8 @@ impl Factum {
             actor: None,
             correlation_id: None,
             causation_id: None,
+            depth: 0,
+            provided: Vec::new(),
             attempts: ATTEMPTS,
             clock: Arc::new(SystemClock),
             ids: None,
@@ -150,12 +156,37 @@ impl Factum {
         Self { correlation_id: Some(id.into()), ..self.clone() }
     }
 
-    /// The same handle for work that `event` led to: in its flow, and with its id as the cause.
+    /// The same handle for work that `event` led to: in its flow, and with its id as the cause. The metadata also says how long the
+    /// chain of causes has become (`causation_depth`).
     #[must_use]
     pub fn caused_by(&self, event: &RecordedEvent) -> Self {
         let cause = event.id.to_string();
         let flow = event.metadata.correlation_id().unwrap_or_else(|| cause.clone());
-        Self { correlation_id: Some(flow), causation_id: Some(cause), ..self.clone() }
+        let depth = event.metadata.causation_depth() + 1;
+        Self { correlation_id: Some(flow), causation_id: Some(cause), depth, ..self.clone() }
+    }
+
+    /// The same handle, which records nothing unless this holds, whatever a decision has read.
+    pub(crate) fn provided(&self, guard: Guard) -> Self {
+        let mut provided = self.provided.clone();
+        provided.push(guard);
+        Self { provided, ..self.clone() }
+    }
+
+    /// The same handle, as if the chain of causes were so long.
+    pub(crate) fn at_depth(&self, depth: u64) -> Self {
+        Self { depth, ..self.clone() }
+    }
+
+    /// What the metadata of the next event says, within a flow that is known.
+    pub(crate) fn stamp(&self) -> Result<Metadata> {
+        let flow = self.correlation_id.clone().unwrap_or_else(|| self.new_id().to_string());
+        self.metadata(&flow, None)
+    }
+
+    /// Where the present moment comes from.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// The same handle, which decides on a command at most so many times (64 unless said otherwise; at least once) before it reports
@@ -223,6 +254,8 @@ impl Factum {
             attempts += 1;
             let work = Work { identity, metadata: &metadata, correlation_id: &correlation_id, attempts };
             match self.attempt(decision, work).await {
+                // What does not hold now will not hold the next time.
+                Err(Failure::Store(error)) if self.is_provided_for(&error) => return Err(error.into()),
                 Err(Failure::Store(error)) if error.is_conflict() && attempts < self.attempts => {
                     tracing::debug!(attempts, conflict = %error, "somebody else was quicker; it is decided again");
                     back_off(attempts).await;
@@ -240,6 +273,10 @@ impl Factum {
                 outcome => return outcome,
             }
         }
+    }
+
+    fn is_provided_for(&self, error: &Error) -> bool {
+        matches!(error, Error::Conflict(conflict) if self.provided.contains(&conflict.guard))
     }
 
     /// What the decision needs to know. Where events are hidden while a model is read, it is in a state that never was, and new
@@ -280,6 +317,7 @@ impl Factum {
                     event.metadata = work.metadata.clone();
                 });
                 append.guards = loaded.guards;
+                append.guards.extend(self.provided.iter().cloned());
                 match own {
                     None => {
                         let (appended, _) = self.send(append).await?;
@@ -412,7 +450,8 @@ impl Factum {
             ("correlation_id", Some(correlation_id)),
         ];
         let known = parts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
-        Metadata::from_object(&known.collect())
+        let depth = (self.depth > 0).then(|| ("causation_depth".to_owned(), self.depth.into()));
+        Metadata::from_object(&known.chain(depth).collect())
     }
 }
 

@@ -1,0 +1,10 @@
+//! Durable timers.
+
+mod due;
+mod firing;
+
+pub use self::firing::TimerStatus;
+pub(crate) use self::{
+    due::{Changes, Due, Fire},
+    firing::Firing,
+};
