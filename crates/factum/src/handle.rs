@@ -441,6 +441,12 @@ impl Factum {
         Recorded::decode_all(records)
     }
 
+    /// The metadata of an event that no command has led to.
+    pub(crate) fn work_metadata(&self) -> Result<Metadata> {
+        let correlation_id = self.correlation_id.clone().unwrap_or_else(|| self.new_id().to_string());
+        self.metadata(&correlation_id, None)
+    }
+
     fn metadata(&self, correlation_id: &str, identity: Option<&Identity>) -> Result<Metadata> {
         let parts = [
             ("actor", self.actor.as_deref()),

@@ -54,7 +54,7 @@ pub use self::{
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     evolution::Evolution,
     handle::{Done, Factum, Failure},
-    handler::{EventHandler, Sink, Stuck, Trouble},
+    handler::{DeadLetter, EventHandler, Parked, Processor, Sink, Stuck, Trouble},
     idempotency::Identified,
     ids::{CountedIds, Ids},
     memory::MemoryStore,
