@@ -178,17 +178,6 @@ impl Factum {
         Self { depth, ..self.clone() }
     }
 
-    /// What the metadata of the next event says, within a flow that is known.
-    pub(crate) fn stamp(&self) -> Result<Metadata> {
-        let flow = self.correlation_id.clone().unwrap_or_else(|| self.new_id().to_string());
-        self.metadata(&flow, None)
-    }
-
-    /// Where the present moment comes from.
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
-    }
-
     /// The same handle, which decides on a command at most so many times (64 unless said otherwise; at least once) before it reports
     /// that others were quicker each time. [`Done::attempts`] tells how many it took.
     #[must_use]

@@ -174,13 +174,9 @@ impl Message {
 pub(crate) struct Raw(Box<RawValue>);
 
 impl Raw {
-    pub(crate) fn of(value: &impl Serialize) -> Result<Self> {
-        let raw = serde_json::value::to_raw_value(value);
-        Ok(Self(raw.map_err(|e| Error::invalid("what is to be recorded", format!("it cannot be JSON: {e}")))?))
-    }
-
     pub(crate) fn of_bytes(json: &[u8]) -> Result<Self> {
-        let text = str::from_utf8(json).map_err(|e| Error::invalid("what is to be recorded", e.to_string()))?;
+        let text =
+            str::from_utf8(json).map_err(|e| Error::invalid("what is to be recorded", e.to_string()))?;
         let raw = RawValue::from_string(text.to_owned());
         Ok(Self(raw.map_err(|e| Error::invalid("what is to be recorded", format!("it is not JSON: {e}")))?))
     }

@@ -8,7 +8,10 @@ use std::{
 use super::{
     Input, ProcessManager,
     effect::{Effect, Raw, Timer},
-    stored::{COMMAND_REFUSED, CommandRefused, Heard, PERFORMED, Performed, REACTED, Reacted, TIMER_FIRED, TimerFired},
+    stored::{
+        COMMAND_REFUSED, CommandRefused, Heard, PERFORMED, Performed, REACTED, Reacted, TIMER_FIRED,
+        TimerFired,
+    },
 };
 use crate::{
     aggregate::Recorded,
@@ -94,7 +97,11 @@ impl<P: ProcessManager> Folded<P> {
     ///
     /// # Errors
     /// What can go wrong with an event: the instance's own must be readable, too.
-    pub(super) async fn load(process: &P, store: &dyn EventStore, stream: &StreamName) -> Result<Self, Trouble> {
+    pub(super) async fn load(
+        process: &P,
+        store: &dyn EventStore,
+        stream: &StreamName,
+    ) -> Result<Self, Trouble> {
         let (mut records, mut seen, mut state) = (Vec::new(), None, None);
         let pages = store.read_pages(Read::stream(stream.clone()), |page| {
             (seen, state) = (Some(page.token), page.stream);
@@ -107,7 +114,8 @@ impl<P: ProcessManager> Folded<P> {
             let why = format!("events of `{stream}` were hidden while it was read");
             return Err(Error::Unavailable { why, outcome: Outcome::No }.into());
         }
-        let last = records.last().map(|record| record.revision).or(state.and_then(|state| state.last_revision));
+        let last =
+            records.last().map(|record| record.revision).or(state.and_then(|state| state.last_revision));
         let mut folded = Self {
             state: P::State::default(),
             seen,
@@ -197,7 +205,7 @@ impl<P: ProcessManager> Folded<P> {
         Ok(Some(match what {
             OwnInput::Fired(timer) => Input::Fired { timer: timer.clone(), at: *at },
             OwnInput::Refused { command, why } => {
-                Input::Refused { command: command_of::<P>(command, by)?, why: why.clone(), at: *at }
+                Input::Refused { command: command_of::<P>(command, &by.stream)?, why: why.clone(), at: *at }
             }
         }))
     }
@@ -240,7 +248,11 @@ impl<P: ProcessManager> Folded<P> {
         };
         let before: Vec<_> = before.iter().collect();
         let of = |timers: &[&Timer], others: &[&Timer]| {
-            timers.iter().filter(|timer| !has(others, timer)).map(|timer| (timer.id.clone(), timer.at)).collect()
+            timers
+                .iter()
+                .filter(|timer| !has(others, timer))
+                .map(|timer| (timer.id.clone(), timer.at))
+                .collect()
         };
         Changes { on: of(&after, &before), off: of(&before, &after) }
     }
@@ -288,11 +300,10 @@ pub(super) fn read<T: serde::de::DeserializeOwned>(record: &RecordedEvent) -> Re
     record.json().map_err(|error| Trouble::Undecodable(error.to_string()))
 }
 
-pub(super) fn command_of<P: ProcessManager>(raw: &Raw, record: &RecordedEvent) -> Result<P::Command, Trouble> {
+pub(super) fn command_of<P: ProcessManager>(raw: &Raw, stream: &StreamName) -> Result<P::Command, Trouble> {
     let read = catch_unwind(|| raw.read());
     let wrong = |why: String| {
-        let name = P::NAME;
-        Trouble::Undecodable(format!("a command of `{name}` that was recorded in {}: {why}", place_of(record)))
+        Trouble::Undecodable(format!("a command in `{stream}` is none of `{}` today: {why}", P::NAME))
     };
     read.map_err(|panic| wrong(said(&*panic).to_owned()))?.map_err(|error| wrong(error.to_string()))
 }
@@ -325,7 +336,11 @@ pub(super) fn decode<P: ProcessManager>(record: &RecordedEvent) -> Result<Vec<Re
 }
 
 /// What somebody's code gives. A panic in it is trouble with this event.
-pub(super) fn unharmed<T>(name: &str, record: &RecordedEvent, work: impl FnOnce() -> T) -> Result<T, Trouble> {
+pub(super) fn unharmed<T>(
+    name: &str,
+    record: &RecordedEvent,
+    work: impl FnOnce() -> T,
+) -> Result<T, Trouble> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         Trouble::Refused(format!("`{name}` panicked on {}: {}", place_of(record), said(&*panic)))
     })

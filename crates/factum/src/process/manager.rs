@@ -34,7 +34,10 @@ pub(super) struct Manager<P> {
 
 /// What an instance may hear.
 enum May<P: ProcessManager> {
-    Event { input: Input<P::Event, P::Command>, part: usize },
+    Event {
+        input: Input<P::Event, P::Command>,
+        part: usize,
+    },
     /// An event of its own stream.
     Own,
 }
@@ -138,7 +141,7 @@ impl<P: ProcessManager> Manager<P> {
         let wrong = |error: Error| Trouble::Refused(error.to_string());
         let reacted = Reacted { input: heard.map_err(wrong)?, effects, timers };
         let event = NewEvent::json(REACTED, &reacted).map_err(wrong)?;
-        Ok(Some(event.with_metadata(self.factum.caused_by(record).stamp()?)))
+        Ok(Some(event.with_metadata(self.factum.caused_by(record).work_metadata()?)))
     }
 
     fn check_depth(&self, record: &RecordedEvent) -> Result<(), Trouble> {
@@ -171,7 +174,7 @@ impl<P: ProcessManager> Fire for Manager<P> {
             // Who waits begins a chain anew; who sets a timer that is due already goes on in the same.
             let waited = due.at > open.since.recorded_at;
             let cause = self.factum.caused_by(&open.since);
-            let stamp = if waited { cause.at_depth(0).stamp()? } else { cause.stamp()? };
+            let stamp = if waited { cause.at_depth(0).work_metadata()? } else { cause.work_metadata()? };
             let append = Append::to(due.stream.clone(), [event.with_id(id).with_metadata(stamp)])
                 .expect(due.stream.clone(), folded.expected);
             match self.factum.store().append(append).await {

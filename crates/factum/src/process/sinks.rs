@@ -134,7 +134,7 @@ impl<P: ProcessManager> Hand<'_, P> {
         if self.folded.refused.contains(&id) {
             return Ok(());
         }
-        let command = command_of::<P>(raw, self.record)?;
+        let command = command_of::<P>(raw, &self.record.stream)?;
         // Whoever was stopped half-way and goes on when others have finished his work must not do it again.
         let settled = Query::from(Criterion {
             types: vec![EventType::new(COMMAND_REFUSED)?, EventType::new(PERFORMED)?],
@@ -189,7 +189,7 @@ impl<P: ProcessManager> Hand<'_, P> {
         event: NewEvent,
         guard: Option<Guard>,
     ) -> Result<Option<Token>, Trouble> {
-        let stamp = self.manager.factum.caused_by(self.record).stamp()?;
+        let stamp = self.manager.factum.caused_by(self.record).work_metadata()?;
         let mut append = Append::to(stream.clone(), [event.with_metadata(stamp)]);
         append.guards.extend(guard);
         match self.manager.factum.store().append(append).await {

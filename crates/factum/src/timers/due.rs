@@ -95,7 +95,8 @@ impl DueList {
         let rows = reads.page(name, after, limit).await?.rows;
         let due = |(key, row): (String, String)| {
             let due = serde_json::from_str(&row);
-            let due = due.map_err(|e| Error::invalid(format!("the row `{key}` of `{name}`"), e.to_string()))?;
+            let due =
+                due.map_err(|e| Error::invalid(format!("the row `{key}` of `{name}`"), e.to_string()))?;
             Ok((key, due))
         };
         rows.into_iter().map(due).collect()
@@ -136,7 +137,8 @@ impl Filler for DueFiller {
         for n in 0..decoded.len() {
             for change in decoded.events(n) {
                 let Change { stream, timers } = &change.event;
-                let due = |(id, at): &(String, Timestamp)| Due { stream: stream.clone(), id: id.clone(), at: *at };
+                let due =
+                    |(id, at): &(String, Timestamp)| Due { stream: stream.clone(), id: id.clone(), at: *at };
                 rows.extend(timers.off.iter().map(|timer| (due(timer).key(), None)));
                 for timer in &timers.on {
                     let due = due(timer);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use crate::{
     consumer::{Consumer, State},
     error::{Error, Result},
     handle::Factum,
-    handler::Trouble,
+    handler::{Trouble, new_holder},
     query::Query,
     reads::ReadStore,
     time::Timestamp,
@@ -54,6 +55,21 @@ pub struct TimerStatus {
     pub next: Option<Timestamp>,
 }
 
+impl fmt::Display for TimerStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { here, fired, failing, last_failure, next } = self;
+        let whose = if *here { "set off here" } else { "set off by another process" };
+        write!(f, "{whose}, {fired} so far")?;
+        if *failing > 0 {
+            write!(f, ", {failing} failing")?;
+        }
+        if let Some(failure) = last_failure {
+            write!(f, " ({failure})")?;
+        }
+        next.map_or(Ok(()), |next| write!(f, ", next at {next}"))
+    }
+}
+
 /// Sets timers off until it is stopped or dropped.
 #[derive(Debug)]
 pub(crate) struct Firing {
@@ -62,9 +78,9 @@ pub(crate) struct Firing {
 }
 
 impl Firing {
-    /// Begins. One process at a time does it; the others stand by.
+    /// Begins, for the timers of this name. One process at a time does it; the others stand by.
     pub(crate) fn start<F: Fire>(
-        name: String,
+        name: &str,
         query: Query,
         reads: Arc<dyn ReadStore>,
         factum: Factum,
@@ -72,8 +88,8 @@ impl Firing {
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (tell, status) = watch::channel(TimerStatus::default());
-        let holder = factum.new_id().to_string();
-        let duty = Duty { name, query, reads, factum, fire, holder, stopped, tell };
+        let (hold, holder, name) = (format!("{name}/timers"), new_holder(), format!("{name}_timers"));
+        let duty = Duty { name, hold, query, reads, factum, fire, holder, stopped, tell };
         tokio::spawn(duty.run());
         Self { stop, status }
     }
@@ -92,7 +108,9 @@ impl Firing {
 
 /// Who may set the timers off, and does it while nobody else may.
 struct Duty<F> {
+    /// Of the list.
     name: String,
+    hold: String,
     query: Query,
     reads: Arc<dyn ReadStore>,
     factum: Factum,
@@ -104,12 +122,11 @@ struct Duty<F> {
 
 impl<F: Fire> Duty<F> {
     async fn run(mut self) {
-        let hold = format!("{}#timers", self.name);
         let mut work: Option<Round<F>> = None;
         let mut asked = None::<Instant>;
         while !self.is_over() {
             if asked.is_none_or(|asked| asked.elapsed() >= HELD / 3) {
-                match self.reads.holds().hold(&hold, &self.holder, HELD).await {
+                match self.reads.holds().hold(&self.hold, &self.holder, HELD).await {
                     Ok(held) if held.holder == self.holder => asked = Some(Instant::now()),
                     Ok(_) => (work, asked) = (None, None),
                     // Nothing relies on it: what is recorded is recorded once, whoever does it.
@@ -148,7 +165,7 @@ impl<F: Fire> Duty<F> {
             round.list.stop().await;
         }
         // It is free a little later otherwise.
-        let _ = self.reads.holds().let_go(&hold, &self.holder).await;
+        let _ = self.reads.holds().let_go(&self.hold, &self.holder).await;
     }
 
     async fn begin(&self) -> Result<Round<F>> {
@@ -325,7 +342,8 @@ impl<F: Fire> Round<F> {
     }
 
     fn status(&self, next: Option<Timestamp>) -> TimerStatus {
-        let failing = self.known.values().filter(|known| known.failures > 0 && known.now != Now::Done).count();
+        let failing =
+            self.known.values().filter(|known| known.failures > 0 && known.now != Now::Done).count();
         let (fired, last_failure) = (self.fired, self.last_failure.clone());
         TimerStatus { here: true, fired, failing, last_failure, next }
     }

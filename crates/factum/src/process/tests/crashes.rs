@@ -16,8 +16,8 @@ use super::{
     shop::{Fulfilment, Place, Shop},
 };
 use crate::{
-    Aggregate, Append, Appended, Error, EventStore, Factum, Head, Limits, ManualClock, MemoryStore, Outcome, Page,
-    Position, Read, Result, StreamName, StreamState, Timestamp,
+    Aggregate, Append, Appended, Error, EventStore, Factum, Head, Limits, ManualClock, MemoryStore, Outcome,
+    Page, Position, Read, Result, StreamName, StreamState, Timestamp,
 };
 
 /// A store of which one call fails: before it has happened, or after.
