@@ -173,9 +173,12 @@ impl Factum {
         Self { provided, ..self.clone() }
     }
 
-    /// The same handle, as if the chain of causes were so long.
-    pub(crate) fn at_depth(&self, depth: u64) -> Self {
-        Self { depth, ..self.clone() }
+    /// As [`caused_by`](Self::caused_by), for what `event` had happen at a later moment. Time has passed, so that the chain of causes
+    /// begins anew; unless there was nothing to wait for.
+    pub(crate) fn caused_by_wait(&self, event: &RecordedEvent, until: Timestamp) -> Self {
+        let caused = self.caused_by(event);
+        let depth = if until > event.recorded_at { 0 } else { caused.depth };
+        Self { depth, ..caused }
     }
 
     /// The same handle, which decides on a command at most so many times (64 unless said otherwise; at least once) before it reports

@@ -26,7 +26,7 @@ use crate::{
     worker::unharmed,
 };
 
-pub(crate) use self::processor::new_holder;
+pub(crate) use self::processor::{is_of_this_process, new_holder};
 pub use self::{
     letters::{DeadLetter, Failing, Standing},
     orders::{Order, Parked},

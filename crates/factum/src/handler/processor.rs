@@ -184,7 +184,7 @@ pub(crate) fn new_holder() -> String {
 }
 
 /// Whether a holder is of this process.
-pub(super) fn is_of_this_process(holder: &str) -> bool {
+pub(crate) fn is_of_this_process(holder: &str) -> bool {
     holder.strip_prefix(process()).is_some_and(|rest| rest.starts_with('/'))
 }
 

@@ -7,6 +7,9 @@ use crate::{
     aggregate::{Event, Recorded},
     codec,
     error::{Error, Result},
+    event::NewEvent,
+    name::StreamName,
+    tags::Tags,
     time::Timestamp,
 };
 
@@ -140,19 +143,19 @@ impl Timer {
 /// An event that an instance records for others: see [`Effect::publish`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Message {
-    pub(super) category: String,
+    category: String,
     #[serde(rename = "type")]
-    pub(super) event_type: String,
-    pub(super) data: Raw,
+    event_type: String,
+    data: Raw,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) tags: Vec<String>,
+    tags: Vec<String>,
     /// Why there is none: told when the effect is to be recorded.
     #[serde(skip)]
-    pub(super) problem: Option<String>,
+    problem: Option<String>,
 }
 
 impl Message {
-    fn of<E: Event>(event: &E) -> Self {
+    pub(crate) fn of<E: Event>(event: &E) -> Self {
         let made = codec::encode(event).and_then(|event| {
             let tags = event.tags.iter().map(str::to_owned).collect();
             Ok((event.event_type.as_str().to_owned(), Raw::of_bytes(&event.data)?, tags))
@@ -165,6 +168,23 @@ impl Message {
                 Self { category, event_type, data, tags, problem: Some(error.to_string()) }
             }
         }
+    }
+
+    /// # Errors
+    /// [`Error::InvalidInput`] saying why the event cannot be written.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.problem {
+            Some(problem) => Err(Error::invalid(format!("an event of `{}`", self.category), problem.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The event, and the stream of its category that has this id.
+    pub(crate) fn to_event(&self, id: &str) -> Result<(StreamName, NewEvent)> {
+        let stream = StreamName::new(format!("{}-{id}", self.category))?;
+        let event = NewEvent::json_text(&self.event_type, self.data.text().to_owned())?;
+        let tags = if self.tags.is_empty() { Tags::NONE } else { Tags::new(&self.tags)? };
+        Ok((stream, event.with_tags(tags)))
     }
 }
 

@@ -171,10 +171,7 @@ impl<P: ProcessManager> Fire for Manager<P> {
             let id = EventId::derived(super::NAMESPACE, format!("{set_by}\nfired\n{}", due.id));
             let timers = Changes { on: Vec::new(), off: vec![(due.id.clone(), due.at)] };
             let event = NewEvent::json(TIMER_FIRED, &TimerFired { timer: open.timer.clone(), timers })?;
-            // Who waits begins a chain anew; who sets a timer that is due already goes on in the same.
-            let waited = due.at > open.since.recorded_at;
-            let cause = self.factum.caused_by(&open.since);
-            let stamp = if waited { cause.at_depth(0).work_metadata()? } else { cause.work_metadata()? };
+            let stamp = self.factum.caused_by_wait(&open.since, due.at).work_metadata()?;
             let append = Append::to(due.stream.clone(), [event.with_id(id).with_metadata(stamp)])
                 .expect(due.stream.clone(), folded.expected);
             match self.factum.store().append(append).await {
@@ -201,7 +198,7 @@ pub(super) fn stream_of(name: &str, instance: &str) -> Result<StreamName> {
 fn check<C>(effects: &[Effect<C>]) -> Result<(), Trouble> {
     for effect in effects {
         let problem = match effect {
-            Effect::Publish(message) => message.problem.clone(),
+            Effect::Publish(message) => message.check().err().map(|error| error.to_string()),
             Effect::Schedule(timer) if timer.id.is_empty() || timer.id.len() > TIMER_BYTES => {
                 Some(format!("the timer's id `{}` must have 1 to {TIMER_BYTES} bytes", timer.id))
             }

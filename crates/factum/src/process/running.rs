@@ -102,7 +102,7 @@ impl<P: ProcessManager> Managing<P> {
             category: Some(P::NAME.to_owned()),
             ..Criterion::default()
         });
-        let timers = Firing::start(P::NAME, timers, reads, factum, manager.clone());
+        let timers = Firing::start(P::NAME, timers, reads, factum, manager.clone())?;
         Ok(Process { inner: Arc::new(Inner { manager, inbox, outbox, timers }) })
     }
 }

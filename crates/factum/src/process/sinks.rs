@@ -28,7 +28,6 @@ use crate::{
     name::{EventType, StreamName},
     position::{Revision, Token},
     query::{Criterion, Query},
-    tags::Tags,
     worker::said,
 };
 
@@ -166,10 +165,8 @@ impl<P: ProcessManager> Hand<'_, P> {
     }
 
     async fn publish(&self, id: EventId, message: &Message) -> Result<(), Trouble> {
-        let stream = StreamName::new(format!("{}-{}", message.category, self.record.stream.id()))?;
-        let event = NewEvent::json_text(&message.event_type, message.data.text().to_owned())?;
-        let tags = if message.tags.is_empty() { Tags::NONE } else { Tags::new(&message.tags)? };
-        self.record(&stream, event.with_id(id).with_tags(tags), None).await.map(drop)
+        let (stream, event) = message.to_event(self.record.stream.id())?;
+        self.record(&stream, event.with_id(id), None).await.map(drop)
     }
 
     async fn compensate(&mut self, at: (Revision, usize)) -> Result<(), Trouble> {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     sync::watch,
     task::{JoinError, JoinSet},
     time::{Instant, timeout},
@@ -16,9 +17,9 @@ use tokio::{
 use super::due::{Due, DueList, Fire};
 use crate::{
     consumer::{Consumer, State},
-    error::{Error, Result},
+    error::{Error, Outcome, Result},
     handle::Factum,
-    handler::{Trouble, new_holder},
+    handler::{Trouble, is_of_this_process, new_holder},
     query::Query,
     reads::ReadStore,
     time::Timestamp,
@@ -85,13 +86,17 @@ impl Firing {
         reads: Arc<dyn ReadStore>,
         factum: Factum,
         fire: Arc<F>,
-    ) -> Self {
+    ) -> Result<Self> {
+        let runtime = Handle::try_current().map_err(|_| Error::Unavailable {
+            why: "timers need a tokio runtime to run in".into(),
+            outcome: Outcome::No,
+        })?;
         let (stop, stopped) = watch::channel(false);
         let (tell, status) = watch::channel(TimerStatus::default());
         let (hold, holder, name) = (format!("{name}/timers"), new_holder(), format!("{name}_timers"));
         let duty = Duty { name, hold, query, reads, factum, fire, holder, stopped, tell };
-        tokio::spawn(duty.run());
-        Self { stop, status }
+        runtime.spawn(duty.run());
+        Ok(Self { stop, status })
     }
 
     pub(crate) fn status(&self) -> TimerStatus {
@@ -122,6 +127,11 @@ struct Duty<F> {
 
 impl<F: Fire> Duty<F> {
     async fn run(mut self) {
+        if self.factum.store().is_exclusive()
+            && let Err(error) = self.take_over_from_the_dead().await
+        {
+            self.failed(&error);
+        }
         let mut work: Option<Round<F>> = None;
         let mut asked = None::<Instant>;
         while !self.is_over() {
@@ -166,6 +176,16 @@ impl<F: Fire> Duty<F> {
         }
         // It is free a little later otherwise.
         let _ = self.reads.holds().let_go(&self.hold, &self.holder).await;
+    }
+
+    /// Frees what a process has left that is gone.
+    async fn take_over_from_the_dead(&self) -> Result<()> {
+        for held in self.reads.holds().held(&self.hold).await? {
+            if held.name == self.hold && !is_of_this_process(&held.holder) {
+                self.reads.holds().let_go(&held.name, &held.holder).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn begin(&self) -> Result<Round<F>> {
