@@ -3,6 +3,7 @@
 mod crashes;
 mod runtime;
 mod shop;
+mod trouble;
 
 use std::{sync::Arc, time::Duration};
 
