@@ -104,6 +104,7 @@
 mod effect;
 mod instance;
 mod manager;
+mod rehearsal;
 mod running;
 mod sinks;
 mod stored;
@@ -115,6 +116,7 @@ use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
+pub(crate) use self::rehearsal::Rehearsal;
 pub use self::{
     effect::{Effect, Input, Message, Timer},
     running::{DEPTH, Instance, Managing, Process, ProcessStatus},
