@@ -171,6 +171,11 @@ impl Metadata {
         self.to_object().get("causation_depth").and_then(serde_json::Value::as_u64).unwrap_or(0)
     }
 
+    /// The distributed trace that it was recorded in: the header of that name of the W3C's Trace Context.
+    pub fn traceparent(&self) -> Option<String> {
+        self.get("traceparent")
+    }
+
     /// Who did it.
     pub fn actor(&self) -> Option<String> {
         self.get("actor")

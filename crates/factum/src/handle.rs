@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
     append::{Append, Appended, Guard, Placed},
@@ -10,6 +12,7 @@ use crate::{
     event::{EventId, Metadata, RecordedEvent},
     idempotency::{Before, Earlier, Identity},
     ids::Ids,
+    metrics,
     moment::At,
     pass::Road,
     position::Token,
@@ -38,6 +41,7 @@ pub struct Factum {
     depth: u64,
     /// What must hold, besides what a decision has read.
     provided: Vec<Guard>,
+    traceparent: Option<String>,
     /// The pass of the log that its consumers share, if they do.
     road: Option<Arc<Road>>,
     attempts: u32,
@@ -111,6 +115,7 @@ impl Factum {
             causation_id: None,
             depth: 0,
             provided: Vec::new(),
+            traceparent: None,
             attempts: ATTEMPTS,
             clock: Arc::new(SystemClock),
             ids: None,
@@ -163,7 +168,8 @@ impl Factum {
         let cause = event.id.to_string();
         let flow = event.metadata.correlation_id().unwrap_or_else(|| cause.clone());
         let depth = event.metadata.causation_depth() + 1;
-        Self { correlation_id: Some(flow), causation_id: Some(cause), depth, ..self.clone() }
+        let traceparent = event.metadata.traceparent().or_else(|| self.traceparent.clone());
+        Self { correlation_id: Some(flow), causation_id: Some(cause), depth, traceparent, ..self.clone() }
     }
 
     /// The same handle, which records nothing unless this holds, whatever a decision has read.
@@ -179,6 +185,14 @@ impl Factum {
         let caused = self.caused_by(event);
         let depth = if until > event.recorded_at { 0 } else { caused.depth };
         Self { depth, ..caused }
+    }
+
+    /// The same handle for work in a distributed trace: `traceparent` is the header of that name of the W3C's Trace Context, as the
+    /// request had it or as the tracing library makes it. The metadata of what is recorded carries it, and so does whatever
+    /// [follows from](Self::caused_by) that.
+    #[must_use]
+    pub fn traced(&self, traceparent: impl Into<String>) -> Self {
+        Self { traceparent: Some(traceparent.into()), ..self.clone() }
     }
 
     /// The same handle, which decides on a command at most so many times (64 unless said otherwise; at least once) before it reports
@@ -381,7 +395,10 @@ impl Factum {
         let (mut sent, mut unknown) = (0, false);
         loop {
             sent += 1;
-            let error = match self.store.append(append.clone()).await {
+            let begun = Instant::now();
+            let answer = self.store.append(append.clone()).await;
+            metrics::appended(begun, &answer);
+            let error = match answer {
                 Ok(appended) => return Ok((appended, unknown)),
                 Err(error) => error,
             };
@@ -446,6 +463,7 @@ impl Factum {
             ("command", identity.map(|identity| &*identity.name)),
             ("command_digest", identity.map(|identity| &*identity.digest)),
             ("correlation_id", Some(correlation_id)),
+            ("traceparent", self.traceparent.as_deref()),
         ];
         let known = parts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
         let depth = (self.depth > 0).then(|| ("causation_depth".to_owned(), self.depth.into()));
