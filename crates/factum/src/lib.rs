@@ -28,6 +28,7 @@ pub mod name;
 pub mod pass;
 pub mod position;
 pub mod prelude;
+pub mod process;
 pub mod projection;
 pub mod query;
 pub mod read;
@@ -42,6 +43,7 @@ pub mod tagged;
 pub mod tags;
 pub mod testkit;
 pub mod time;
+pub mod timers;
 mod worker;
 
 pub use self::{
@@ -61,6 +63,7 @@ pub use self::{
     name::{EventType, StreamName},
     pass::Pass,
     position::{LogIdentity, Position, Revision, Token},
+    process::{Effect, Input, ProcessManager, Timer},
     projection::{Difference, MultiProjection, Projected, Projection, ReadModel, Rows},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
