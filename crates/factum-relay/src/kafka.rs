@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use factum::{Error, Result, Stuck, Trouble, async_trait};
 use futures_util::future::join_all;
 use rdkafka::{
-    ClientConfig, Message as _,
+    ClientConfig,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, Headers, OwnedHeaders},
     producer::{DeliveryFuture, FutureProducer, FutureRecord},
