@@ -36,6 +36,7 @@ pub mod checker;
 pub mod history;
 pub mod lab;
 pub mod model;
+pub mod reads;
 pub mod recorder;
 pub mod snapshots;
 pub mod workload;

@@ -545,6 +545,10 @@ impl EventStore for LogStore {
         let _ = self.0.log.watch().wait_for(|head| *head > position).await;
     }
 
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
     fn limits(&self) -> Limits {
         self.0.log.limits()
     }

@@ -1,6 +1,8 @@
 //! Read models: which generations there are, who may change them, and their rows.
 
 pub(crate) mod catalog;
+mod holds;
+mod letters;
 mod rows;
 mod scan;
 
@@ -15,8 +17,8 @@ use std::{
 use async_trait::async_trait;
 use deadpool_postgres::{ClientWrapper, Object, Pool};
 use factum::{
-    Error, Outcome, ReadStore, Result,
-    reads::{Catalog, Generation, Lease, Scan, Snapshot, Step, check_model_name},
+    Error, Outcome, Position, ReadStore, Result,
+    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step, check_model_name},
 };
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
@@ -268,11 +270,30 @@ impl ReadStore for PostgresReads {
         scan::scan(self, model).await
     }
 
+    async fn letters(
+        &self,
+        model: &str,
+        generation: u32,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<(Position, String)>> {
+        let model = model.to_owned();
+        self.run(move |names, client| async move {
+            letters::read(&client, &names, &model, generation, after, limit).await
+        })
+        .await
+    }
+
+    fn holds(&self) -> &dyn Holds {
+        self
+    }
+
     async fn scratch(&self) -> Result<Arc<dyn ReadStore>> {
         let inner = self.inner.clone();
         let client = inner.alone().await?;
         let of = |table: &str| format!("CREATE TEMPORARY TABLE {table} (LIKE factum.{table} INCLUDING ALL);");
-        let tables = inner.names.sql(&(of("models") + &of("generations")));
+        let tables = ["models", "generations", "letters", "holds"].map(of).concat();
+        let tables = inner.names.sql(&tables);
         let made = client.batch_execute(&tables).await;
         made.map_err(|error| Fault::from(error).explain(&inner.place))?;
         let source = Source::One(Arc::new(tokio::sync::Mutex::new(client)));

@@ -13,6 +13,8 @@
 //! lives.
 
 mod fault;
+mod holds;
+mod letters;
 mod models;
 mod scan;
 mod snapshots;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use factum::{
     Error, LogIdentity, Outcome, Position, ReadStore, Result, Token,
-    reads::{Catalog, Generation, Lease, Scan, Snapshot, Step, check_model_name},
+    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step, check_model_name},
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, named_params, params};
 use uuid::Uuid;
 
-use crate::{Sqlite, fault::Fault};
+use crate::{Sqlite, fault::Fault, letters};
 
 /// What is known of the models. A checkpoint is `log_id`, `log_epoch` and `position`, all of them or none.
 const CATALOG: &str = "
@@ -41,6 +41,8 @@ pub(crate) fn set_up(connection: &mut Connection, place: &str) -> Result<(), Fau
     }
     let tx = begin(connection)?;
     tx.execute_batch(CATALOG)?;
+    tx.execute_batch(letters::TABLE)?;
+    tx.execute_batch(crate::holds::TABLE)?;
     tx.execute_batch(crate::snapshots::TABLE)?;
     Ok(tx.commit()?)
 }
@@ -196,7 +198,7 @@ fn drop_generation(tx: &Connection, model: &str, number: u32) -> Result<(), Faul
         "DELETE FROM factum_generations WHERE model = ?1 AND generation = ?2",
         params![model, number],
     )?;
-    Ok(())
+    letters::drop_all(tx, model, number)
 }
 
 /// A table or view of a generation.
@@ -224,13 +226,21 @@ pub(crate) fn tables(tx: &Connection, model: &str, number: u32) -> Result<Vec<Sh
     Ok(select.query_map([&prefix], shown)?.collect::<rusqlite::Result<_>>()?)
 }
 
-fn write_documents(tx: &Connection, model: &str, step: Step) -> Result<(), Fault> {
-    let table = table(model, step.generation);
+fn write_documents(
+    tx: &Connection,
+    model: &str,
+    generation: u32,
+    rows: Vec<(String, Option<String>)>,
+) -> Result<(), Fault> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let table = table(model, generation);
     let upsert =
         format!("INSERT INTO \"{table}\" VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET row = excluded.row");
     let (mut upsert, mut delete) =
         (tx.prepare_cached(&upsert)?, tx.prepare_cached(&format!("DELETE FROM \"{table}\" WHERE key = ?1"))?);
-    for (key, row) in step.rows {
+    for (key, row) in rows {
         match row {
             Some(row) => upsert.execute([key, row])?,
             None => delete.execute([key])?,
@@ -312,9 +322,27 @@ impl ReadStore for Sqlite {
         let lease = lease.clone();
         self.change(move |tx| {
             advance(tx, &lease, step.generation, step.from, step.to)?;
-            write_documents(tx, &lease.model, step)
+            letters::write(tx, &lease.model, step.generation, step.letters)?;
+            write_documents(tx, &lease.model, step.generation, step.rows)
         })
         .await
+    }
+
+    async fn letters(
+        &self,
+        model: &str,
+        generation: u32,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<(Position, String)>> {
+        let model = model.to_owned();
+        let read =
+            move |connection: &mut Connection| letters::read(connection, &model, generation, after, limit);
+        self.writer().run(read).await
+    }
+
+    fn holds(&self) -> &dyn Holds {
+        self
     }
 
     async fn rows(&self, model: &str, generation: u32, keys: Vec<String>) -> Result<Vec<Option<String>>> {

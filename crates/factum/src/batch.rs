@@ -2,6 +2,7 @@
 
 use std::{
     any::{Any, TypeId},
+    borrow::Cow,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -97,6 +98,10 @@ impl Batch {
         Decoded::of_pieces(&self.pieces)
     }
 
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
     /// How many records these are.
     pub fn len(&self) -> usize {
         self.pieces.iter().map(Piece::len).sum()
@@ -113,6 +118,14 @@ impl Piece {
         match &self.selected {
             Selected::All => self.records.records.len(),
             Selected::These(these) => these.len(),
+        }
+    }
+
+    pub(crate) fn records(&self) -> Cow<'_, [RecordedEvent]> {
+        let records = &self.records.records;
+        match &self.selected {
+            Selected::All => Cow::Borrowed(records),
+            Selected::These(these) => these.iter().map(|at| records[*at].clone()).collect(),
         }
     }
 

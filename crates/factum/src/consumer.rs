@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     batch::{Batch, Filled},
     error::{Error, LogRewound, Outcome, Result},
+    event::RecordedEvent,
     handle::Factum,
     position::{Position, Token},
     query::Query,
@@ -260,18 +261,7 @@ impl Consumer {
         let progress = self.inner.progress.borrow().clone();
         let head = store.head().await?.token;
         let position = progress.position();
-        let (mut lag_events, mut lag) = (0, Duration::ZERO);
-        if let (true, Some(token)) =
-            (position < head.position, progress.token.or(Some(head.log.at(position))))
-        {
-            let next = Read::query(query.clone()).beyond(token).limit(COUNTED);
-            // A token of another history has no next events here; the state says what is the matter.
-            if let Ok(page) = store.read(next).await {
-                let all = page.next.is_none();
-                lag_events = if all { page.events.len() as u64 } else { head.position.0 - position.0 };
-                lag = page.events.first().map_or(lag, |event| SystemClock.now().since(event.recorded_at));
-            }
-        }
+        let (lag_events, lag) = lag(&**store, query, progress.token, head).await;
         Ok(Status {
             position,
             head: head.position,
@@ -307,6 +297,27 @@ impl Consumer {
     pub(crate) fn rebuilding(&self) -> Option<RebuildProgress> {
         self.inner.progress.borrow().rebuilding.map(|rebuilding| rebuilding.now())
     }
+}
+
+/// How many events a consumer that has come to `at` is behind, and for how long the first of these has been waiting.
+pub(crate) async fn lag(
+    store: &dyn EventStore,
+    query: &Query,
+    at: Option<Token>,
+    head: Token,
+) -> (u64, Duration) {
+    let at = at.unwrap_or_else(|| head.log.at(Position::START));
+    if at.position >= head.position {
+        return (0, Duration::ZERO);
+    }
+    // A token of another history has no next events here; the state says what is the matter.
+    let Ok(page) = store.read(Read::query(query.clone()).beyond(at).limit(COUNTED)).await else {
+        return (0, Duration::ZERO);
+    };
+    let counted = page.events.len() as u64;
+    let events = if page.next.is_none() { counted } else { head.position.0 - at.position.0 };
+    let waiting = |event: &RecordedEvent| SystemClock.now().since(event.recorded_at);
+    (events, page.events.first().map_or(Duration::ZERO, waiting))
 }
 
 /// Whether waiting for `to` is over, and how.

@@ -132,6 +132,10 @@ impl EventStore for MemoryStore {
         let _ = self.head.subscribe().wait_for(|head| *head > position).await;
     }
 
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
     fn limits(&self) -> Limits {
         self.limits
     }

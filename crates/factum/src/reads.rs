@@ -33,6 +33,9 @@ pub const MODEL_NAME_BYTES: usize = 48;
 /// Bytes in the name of a hold, and in that of its holder, at most.
 pub const HOLD_BYTES: usize = 200;
 
+/// The longest that a name can be held at once: who asks for more gets this. 100 years, which no clock's arithmetic overflows.
+pub const LONGEST_HOLD: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// Rows that a scan takes from its store at once.
 pub const PAGE: usize = 500;
 
@@ -534,7 +537,7 @@ impl Holds for MemoryReads {
         let (now, mut holds) = (Instant::now(), self.all_holds());
         let held = match holds.get(name) {
             Some((other, until)) if other != holder && *until > now => (other.clone(), *until),
-            _ => (holder.to_owned(), now + ttl),
+            _ => (holder.to_owned(), now + ttl.min(LONGEST_HOLD)),
         };
         let hold = Hold { name: name.to_owned(), holder: held.0.clone(), left: held.1 - now };
         holds.insert(name.to_owned(), held);

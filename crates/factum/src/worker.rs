@@ -28,9 +28,12 @@ use crate::{
 };
 
 /// How far a consumer may look over events that do not concern it before it stores how far it has looked.
-const LOOKED_FAR: u64 = 10_000;
+pub(crate) const LOOKED_FAR: u64 = 10_000;
 /// The first and the longest pause after a failure that may pass.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+
+/// What panics if a projection or a store does.
+const KEEPING: &str = "the keeping of a read model";
 
 /// The epoch of a lease before there is one.
 const UNCLAIMED: u64 = 0;
@@ -102,11 +105,11 @@ pub(crate) struct Rate {
 impl Rate {
     const SPAN: Duration = Duration::from_secs(1);
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { since: Instant::now(), events: 0, before: 0.0 }
     }
 
-    fn count(&mut self, events: u64) {
+    pub(crate) fn count(&mut self, events: u64) {
         if self.since.elapsed() >= Self::SPAN {
             *self = Self { since: Instant::now(), events: 0, before: self.now() };
         }
@@ -206,7 +209,7 @@ impl Worker {
 
     pub(crate) async fn run(mut self) {
         loop {
-            match unharmed(self.turn()).await {
+            match unharmed(KEEPING, self.turn()).await {
                 Ok(Turn::Went) => {}
                 Ok(Turn::Over) => break,
                 // Fenced may also be said of a checkpoint that a crash of its database has taken back: opening tells.
@@ -222,7 +225,7 @@ impl Worker {
             }
         }
         // Whoever waits is told in any case, even if the store panics.
-        let _ = unharmed(self.store_how_far_it_looked()).await;
+        let _ = unharmed(KEEPING, self.store_how_far_it_looked()).await;
         self.halt(&ended(&self.lease.model));
     }
 
@@ -622,7 +625,7 @@ impl Lane {
     }
 
     async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<()> {
-        let filled = unharmed(self.filler.fill(lease, batch)).await?;
+        let filled = unharmed(KEEPING, self.filler.fill(lease, batch)).await?;
         self.generation.checkpoint = filled.checkpoint;
         self.seen = filled.checkpoint;
         filled.problem.map_or(Ok(()), Err)
@@ -673,12 +676,12 @@ async fn next(lane: &mut Option<Lane>) -> Result<News> {
 }
 
 /// A lane with a task of its own, so that the next batch is read while one is being applied.
-fn feed(lane: pass::Lane) -> mpsc::Receiver<Result<News>> {
+pub(crate) fn feed(lane: pass::Lane) -> mpsc::Receiver<Result<News>> {
     let (deliveries, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         tokio::select! {
             () = deliveries.closed() => {}
-            pumped = unharmed(pump(lane, &deliveries)) => if let Err(panic) = pumped {
+            pumped = unharmed(KEEPING, pump(lane, &deliveries)) => if let Err(panic) = pumped {
                 // Nobody is there to hear it if the worker has gone.
                 let _ = deliveries.send(Err(panic)).await;
             }
@@ -706,15 +709,12 @@ async fn pump(mut lane: pass::Lane, deliveries: &mpsc::Sender<Result<News>>) -> 
 }
 
 /// The work's outcome. A panic in it, be it in somebody's (de)serialisation or in a store, is an error that will not pass.
-async fn unharmed<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn unharmed<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = pin!(work);
     poll_fn(|context| {
         // What the panic left half changed is not used again.
         catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))).unwrap_or_else(|panic| {
-            Poll::Ready(Err(Error::invalid(
-                "the keeping of a read model",
-                format!("it panicked: {}", said(&*panic)),
-            )))
+            Poll::Ready(Err(Error::invalid(what, format!("it panicked: {}", said(&*panic)))))
         })
     })
     .await
@@ -727,8 +727,12 @@ pub(crate) fn said(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// A random while, up to a bound that doubles with each failure.
-fn jittered(failures: u32) -> Duration {
-    let (first, longest) = PAUSE;
+pub(crate) fn jittered(failures: u32) -> Duration {
+    jittered_between(PAUSE, failures)
+}
+
+/// As [`jittered`], between other bounds.
+pub(crate) fn jittered_between((first, longest): (Duration, Duration), failures: u32) -> Duration {
     let bound = first.saturating_mul(1 << failures.min(16)).min(longest);
     bound.mul_f64(fastrand::f64())
 }

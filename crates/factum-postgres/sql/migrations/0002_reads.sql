@@ -34,6 +34,27 @@ CREATE TABLE factum.generations (
     PRIMARY KEY (model, generation)
 );
 
+-- What is known of events that could not be handled, by their positions: they change with their generation's checkpoint, and go with
+-- it.
+CREATE TABLE factum.letters (
+    model      text COLLATE "C" NOT NULL,
+    generation bigint NOT NULL,
+    position   bigint NOT NULL,
+    -- JSON as it was put.
+    letter     text   NOT NULL,
+    PRIMARY KEY (model, generation, position)
+);
+
+-- Names that one worker has for a while, by this server's clock: who keeps which model. Nothing relies on them; what is relied on is
+-- the epoch of a model.
+CREATE TABLE factum.holds (
+    name   text COLLATE "C" PRIMARY KEY,
+    holder text COLLATE "C" NOT NULL,
+    until  timestamptz NOT NULL,
+    -- For how long it was taken or kept the last time.
+    ttl    interval NOT NULL
+);
+
 -- Snapshots of aggregates, by stream and form. Bytes, since a text of PostgreSQL cannot hold every text.
 CREATE TABLE factum.snapshots (
     stream   text COLLATE "C" NOT NULL,

@@ -7,7 +7,7 @@ use factum::{
 };
 use tokio_postgres::{Row, error::SqlState};
 
-use super::Names;
+use super::{Names, letters};
 use crate::{
     fault::Fault,
     rows::{number, signed},
@@ -198,6 +198,7 @@ async fn leave(
     number: Option<i64>,
 ) -> Result<(), Fault> {
     let Some(number) = number else { return Ok(()) };
+    letters::drop_all(tx, names, &lease.model, number).await?;
     let attempt = tx.savepoint("dropping").await?;
     if try_drop(&attempt, names, &lease.model, number).await? {
         attempt.commit().await?;

@@ -12,6 +12,7 @@ use tokio_postgres::{error::SqlState, types::ToSql};
 use super::{
     Names,
     catalog::{self, GENERATION, generation},
+    letters,
 };
 use crate::{fault::Fault, json, rows::signed};
 
@@ -76,10 +77,10 @@ pub(crate) fn write(table: &str, only_if: &str) -> String {
     )
 }
 
-/// Rows and checkpoint, in one statement: the lease's row is locked against those who claim the model meanwhile, then the
-/// checkpoint moves if it is where it should be, and only if it moved, the rows change.
+/// Rows, dead letters and checkpoint, in one statement: the lease's row is locked against those who claim the model meanwhile, then the
+/// checkpoint moves if it is where it should be, and only if it moved, the others change.
 ///
-/// It does not wait for the disk: a crash of the server can take the last ones back, rows and checkpoint together, and what was lost
+/// It does not wait for the disk: a crash of the server can take the last ones back, all of it together, and what was lost
 /// is applied again from the log, which is where durability lives.
 pub(super) async fn commit(
     client: &ClientWrapper,
@@ -88,7 +89,11 @@ pub(super) async fn commit(
     step: Step,
 ) -> Result<(), Fault> {
     let (number, rows) = (i64::from(step.generation), Columns::of(step.rows)?);
-    let write = write(&names.table(&lease.model, number), "EXISTS (SELECT FROM moved)");
+    let letters = letters::Columns::of(step.letters)?;
+    let mut write = write(&names.table(&lease.model, number), "EXISTS (SELECT FROM moved)");
+    if !letters.is_empty() {
+        write = format!("{write}, {}", letters::WRITE);
+    }
     let commit = format!(
         "WITH lease AS MATERIALIZED (
             SELECT FROM factum.models WHERE model = $5 AND epoch = $6 FOR SHARE
@@ -103,7 +108,7 @@ pub(super) async fn commit(
     let epoch = signed(lease.epoch);
     let (from, to) = (catalog::columns(step.from), catalog::columns(Some(step.to)));
     let [keys, texts, exact, gone] = rows.parameters();
-    let parameters: [&(dyn ToSql + Sync); 13] = [
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
         keys,
         texts,
         exact,
@@ -118,6 +123,9 @@ pub(super) async fn commit(
         &from.1,
         &from.2,
     ];
+    if !letters.is_empty() {
+        parameters.extend(letters.parameters());
+    }
     let committed = async {
         let commit = client.prepare_cached(&names.sql(&commit)).await?;
         client.query_one(&commit, &parameters).await

@@ -1,6 +1,7 @@
 //! Read models in PostgreSQL: everything that holds for those in memory, and what is PostgreSQL's own.
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
+mod letters;
 mod models;
 #[path = "../../../factum/tests/domain/passes.rs"]
 mod passes;
@@ -18,12 +19,15 @@ mod troubles;
 #[path = "../../../factum/tests/domain/views.rs"]
 mod views;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use factum::{
-    ReadStore,
-    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step},
+    Position, ReadStore,
+    reads::{Catalog, Generation, Hold, Holds, Lease, Scan, Snapshot, Step},
 };
 use factum_postgres::{Options, PostgresReads};
 use tokio::runtime::{Builder, Runtime};
@@ -119,10 +123,27 @@ impl ReadStore for Elsewhere {
         after: Position,
         limit: usize,
     ) -> factum::Result<Vec<(Position, String)>> {
-        self.inner.letters(model, generation, after, limit).await
+        let model = model.to_owned();
+        self.ask(move |reads| async move { reads.letters(&model, generation, after, limit).await }).await
     }
 
     fn holds(&self) -> &dyn Holds {
-        self.inner.holds()
+        self
+    }
+}
+
+#[async_trait]
+impl Holds for Elsewhere {
+    async fn hold(&self, name: &str, holder: &str, ttl: Duration) -> factum::Result<Hold> {
+        let (name, holder) = (name.to_owned(), holder.to_owned());
+        self.ask(move |reads| async move { reads.hold(&name, &holder, ttl).await }).await
+    }
+    async fn let_go(&self, name: &str, holder: &str) -> factum::Result<()> {
+        let (name, holder) = (name.to_owned(), holder.to_owned());
+        self.ask(|reads| async move { reads.let_go(&name, &holder).await }).await
+    }
+    async fn held(&self, prefix: &str) -> factum::Result<Vec<Hold>> {
+        let prefix = prefix.to_owned();
+        self.ask(|reads| async move { reads.held(&prefix).await }).await
     }
 }

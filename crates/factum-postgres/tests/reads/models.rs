@@ -122,7 +122,8 @@ async fn every_json_text_comes_back_as_the_same_value() {
     ];
     let rows = texts.iter().enumerate().map(|(n, text)| (format!("k{n}"), Some((*text).to_owned())));
     let log = MemoryStore::new().head().await.unwrap().token.log;
-    let step = Step { generation, from: None, to: log.at(Position(9)), rows: rows.collect(), letters: Vec::new() };
+    let step =
+        Step { generation, from: None, to: log.at(Position(9)), rows: rows.collect(), letters: Vec::new() };
     reads.commit(&lease, step).await.unwrap();
     for (n, text) in texts.iter().enumerate() {
         let found = reads.get("notes", &format!("k{n}")).await.unwrap().rows;
@@ -136,7 +137,13 @@ async fn every_json_text_comes_back_as_the_same_value() {
     assert_eq!(ask(&hand, &numbers).await, [Some("0.0000001".to_owned()), None], "what SQL can know of it");
     assert_eq!(reads.get("notes", "k\u{0}").await.unwrap().rows, []);
     let bad = vec![("a\u{0}b".to_owned(), Some("1".to_owned()))];
-    let step = Step { generation, from: Some(log.at(Position(9))), to: log.at(Position(10)), rows: bad, letters: Vec::new() };
+    let step = Step {
+        generation,
+        from: Some(log.at(Position(9))),
+        to: log.at(Position(10)),
+        rows: bad,
+        letters: Vec::new(),
+    };
     let error = reads.commit(&lease, step).await.unwrap_err();
     assert!(error.to_string().contains("U+0000") && !error.is_retryable(), "{error}");
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
 mod files;
+mod letters;
 #[path = "../../../factum/tests/domain/passes.rs"]
 mod passes;
 #[path = "../../../factum/tests/domain/projections.rs"]

@@ -1,0 +1,186 @@
+//! What an operator asks of a consumer about what it has set aside.
+//!
+//! An order is an event in the stream `$consumer-NAME` of the log: so it reaches the worker wherever that runs, is obeyed once,
+//! in order, and stays there with who gave it and why.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    aggregate::Event,
+    append::Append,
+    codec,
+    error::{Error, Result},
+    event::RecordedEvent,
+    handle::Factum,
+    handler::{
+        DeadLetter,
+        letters::stored,
+        partitions::{Layout, check_consumer_name},
+    },
+    name::StreamName,
+    position::{Position, Token},
+    reads::ReadStore,
+};
+
+/// What somebody has asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// To try what is set aside again: all of it, or that of one key. What waits behind it follows, in order.
+    RetryAsked {
+        /// The key. `None`: each.
+        key: Option<String>,
+    },
+    /// Not to handle one event at all, and to go on with what waits behind it.
+    SkipAsked {
+        /// Where the event is.
+        position: Position,
+        /// Why.
+        why: String,
+    },
+    /// Not to handle anything that is set aside under a key.
+    DiscardAsked {
+        /// The key.
+        key: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Event for Order {
+    const CATEGORY: &'static str = "$consumer";
+}
+
+/// The stream of what is asked of a consumer.
+pub(crate) fn stream(consumer: &str) -> Result<StreamName> {
+    StreamName::new(format!("{}-{consumer}", Order::CATEGORY))
+}
+
+/// The order in a record, if it is one that this program knows.
+pub(crate) fn order_in(record: &RecordedEvent) -> Option<Order> {
+    let mut order = None;
+    if let Err(error) = codec::decode_each::<Order>(record, &mut |found| order = Some(found)) {
+        tracing::warn!(position = record.position.0, %error, "an order that this program does not know is passed over");
+    }
+    order
+}
+
+/// What a consumer has set aside: to look at, and to decide on. The consumer need not run in this process, nor at all: it obeys
+/// when it comes to where the order is in the log.
+#[derive(Clone, Debug)]
+pub struct Parked {
+    factum: Factum,
+    reads: Arc<dyn ReadStore>,
+    consumer: String,
+}
+
+impl Factum {
+    /// What the consumer of this name has set aside, in the store where its checkpoint is kept.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a name that no consumer has.
+    pub fn parked(&self, consumer: &str, reads: Arc<dyn ReadStore>) -> Result<Parked> {
+        check_consumer_name(consumer)?;
+        Ok(Parked { factum: self.clone(), reads, consumer: consumer.to_owned() })
+    }
+}
+
+impl Parked {
+    /// All of it, in the order of positions.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there never was such a consumer, and failures of the store.
+    pub async fn list(&self) -> Result<Vec<DeadLetter>> {
+        let layout = Layout::stored(&*self.reads, &self.consumer).await?;
+        let layout = layout.ok_or_else(|| Error::NotFound {
+            what: format!("consumer `{}` in this store of read models", self.consumer),
+        })?;
+        let mut letters = Vec::new();
+        for model in layout.models() {
+            if let Some(active) = self.reads.catalog(&model).await?.active {
+                letters.extend(stored(&*self.reads, &model, active.number).await?);
+            }
+        }
+        letters.sort_by_key(|letter| letter.position);
+        Ok(letters)
+    }
+
+    /// The letter of the event at this place.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if that event is not set aside, and those of [`list`](Self::list).
+    pub async fn at(&self, position: Position) -> Result<DeadLetter> {
+        let letters = self.list().await?;
+        letters.into_iter().find(|letter| letter.position == position).ok_or_else(|| self.none(position))
+    }
+
+    fn none(&self, position: Position) -> Error {
+        Error::NotFound {
+            what: format!("event at position {position} that `{}` has set aside", self.consumer),
+        }
+    }
+
+    /// Has the events of a key tried again, in order, and then what waits behind them. The consumer has obeyed when it has come to
+    /// the place that is answered: `wait_for` it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if nothing is set aside under this key, those of [`list`](Self::list) and of an append.
+    pub async fn retry(&self, key: &str) -> Result<Token> {
+        self.check_key(key).await?;
+        self.ask(Order::RetryAsked { key: Some(key.to_owned()) }).await
+    }
+
+    /// As [`retry`](Self::retry), for all keys.
+    ///
+    /// # Errors
+    /// Those of an append.
+    pub async fn retry_all(&self) -> Result<Token> {
+        self.ask(Order::RetryAsked { key: None }).await
+    }
+
+    /// Gives one event up, and goes on with what waits behind it. Who asked (`acting_as`) and why stays in the log.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if that event is not set aside, [`Error::InvalidInput`] without a reason, those of [`list`](Self::list) and
+    /// of an append.
+    pub async fn skip(&self, position: Position, why: &str) -> Result<Token> {
+        check_reason(why)?;
+        self.at(position).await?;
+        self.ask(Order::SkipAsked { position, why: why.to_owned() }).await
+    }
+
+    /// Gives up all events that are set aside under a key. Who asked (`acting_as`) and why stays in the log.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if nothing is set aside under this key, [`Error::InvalidInput`] without a reason, those of
+    /// [`list`](Self::list) and of an append.
+    pub async fn discard(&self, key: &str, why: &str) -> Result<Token> {
+        check_reason(why)?;
+        self.check_key(key).await?;
+        self.ask(Order::DiscardAsked { key: key.to_owned(), why: why.to_owned() }).await
+    }
+
+    async fn check_key(&self, key: &str) -> Result<()> {
+        if self.list().await?.iter().any(|letter| letter.key == key) {
+            return Ok(());
+        }
+        Err(Error::NotFound {
+            what: format!("event of the key `{key}` that `{}` has set aside", self.consumer),
+        })
+    }
+
+    async fn ask(&self, order: Order) -> Result<Token> {
+        let mut event = codec::encode(&order)?;
+        event.metadata = self.factum.work_metadata()?;
+        let appended = self.factum.store().append(Append::to(stream(&self.consumer)?, [event])).await?;
+        Ok(appended.token)
+    }
+}
+
+fn check_reason(why: &str) -> Result<()> {
+    if why.trim().is_empty() {
+        return Err(Error::invalid("the reason", "it is empty; say why the event is not to be handled"));
+    }
+    Ok(())
+}
