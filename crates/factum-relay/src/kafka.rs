@@ -102,7 +102,7 @@ impl Kafka {
         Ok(self)
     }
 
-    /// How long the cluster may take to confirm: 30 s, unless said otherwise.
+    /// How long the cluster may take to confirm: 5 s, unless said otherwise.
     #[must_use]
     pub fn patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
@@ -134,43 +134,37 @@ impl Kafka {
         let stuck = |trouble| Stuck { done: 0, trouble };
         let connect = async { self.config().create().map_err(|error| self.trouble(&error)) };
         let (number, producer) = self.line.get(&self.place, connect).await.map_err(stuck)?;
-        let mut on_their_way = Vec::with_capacity(messages.len());
-        let mut refused = None;
-        for message in messages {
-            match self.begin(&producer, message).await {
-                Ok(delivery) => on_their_way.push(delivery),
-                Err(error) => {
-                    refused = Some(self.trouble(&error));
-                    break;
+        let sent = async {
+            let (mut on_their_way, mut refused) = (Vec::with_capacity(messages.len()), None);
+            for message in messages {
+                match self.begin(&producer, message).await {
+                    Ok(delivery) => on_their_way.push(delivery),
+                    Err(error) => {
+                        refused = Some(self.trouble(&error));
+                        break;
+                    }
                 }
             }
-        }
-        let begun = on_their_way.len();
-        let answers = join_all(on_their_way.into_iter().map(|delivery| async {
-            match delivery.await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err((error, _))) => Err(self.trouble(&error)),
-                Err(_) => Err(Trouble::infrastructure(format!("{}: the producer has ended", self.place))),
-            }
-        }));
-        let Ok(answers) = timeout(self.patience, answers).await else {
+            (join_all(on_their_way.into_iter().map(delivered)).await, refused)
+        };
+        let Ok((answers, refused)) = timeout(self.patience, sent).await else {
             self.line.hang_up(number).await;
             return Err(stuck(self.silence(&producer)));
         };
         let done = answers.iter().take_while(|answer| answer.is_ok()).count();
-        match (answers.into_iter().find_map(Result::err), refused) {
-            (Some(trouble), _) => {
-                self.line.hang_up(number).await;
-                Err(Stuck { done, trouble })
+        let errors: Vec<KafkaError> = answers.into_iter().filter_map(Result::err).collect();
+        // When one has failed, the producer throws away what comes after it.
+        let cause = errors.iter().find(|error| !is_thrown_away(error)).or(errors.first());
+        let trouble = match (cause, refused) {
+            (None, None) => return Ok(()),
+            (None, Some(refused)) if !refused.is_infrastructure() => {
+                return Err(Stuck { done, trouble: refused });
             }
-            (None, Some(trouble)) => {
-                if trouble.is_infrastructure() {
-                    self.line.hang_up(number).await;
-                }
-                Err(Stuck { done: begun, trouble })
-            }
-            (None, None) => Ok(()),
-        }
+            (None, Some(trouble)) => trouble,
+            (Some(cause), _) => self.trouble(cause),
+        };
+        self.line.hang_up(number).await;
+        Err(Stuck { done, trouble })
     }
 
     /// Hands a message to the producer, which has room for it at some time.
@@ -223,6 +217,21 @@ impl Kafka {
             _ => Trouble::infrastructure(format!("{place}: {error}")),
         }
     }
+}
+
+async fn delivered(delivery: DeliveryFuture) -> Result<(), KafkaError> {
+    match delivery.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err((error, _))) => Err(error),
+        Err(_) => Err(KafkaError::Canceled),
+    }
+}
+
+fn is_thrown_away(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight | RDKafkaErrorCode::Fatal)
+    )
 }
 
 #[async_trait]

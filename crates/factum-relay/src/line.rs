@@ -6,9 +6,9 @@ use factum::Trouble;
 use tokio::{sync::Mutex, time::timeout};
 
 /// How long making a connection may take.
-const CONNECTING: Duration = Duration::from_secs(10);
-/// How long a broker may take to confirm, unless said otherwise.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+const CONNECTING: Duration = Duration::from_secs(3);
+/// How long a broker may take to confirm, unless said otherwise. Together they are less than a worker's lease.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The connection, if there is one, with a number that says which it is.
 pub(crate) struct Line<C> {

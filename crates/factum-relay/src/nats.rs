@@ -61,15 +61,19 @@ struct Open {
 }
 
 impl JetStream {
-    /// A server, as `nats://[user:password@]host[:port]` or `tls://…`, and the subject `events`.
+    /// A server, as `nats://[user:password@]host[:port]`, `nats://token@host` or `tls://…`, and the subject `events`.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] if that is no such URL. Whether there is a server is seen when something is published.
     pub fn at(url: &str) -> Result<Self> {
         let place = shown(url);
-        let url = url.parse().map_err(|error: std::io::Error| {
-            Error::invalid(format!("the URL `{place}`"), format!("write nats://host:port ({error})"))
-        })?;
+        let invalid = |why: &str| {
+            Error::invalid(format!("the URL `{place}`"), format!("write nats://host:port ({why})"))
+        };
+        let url: ServerAddr = url.parse().map_err(|error: std::io::Error| invalid(&error.to_string()))?;
+        if url.host().is_empty() {
+            return Err(invalid("it names no host"));
+        }
         Ok(Self { url, place, subject: Route::to("events"), patience: PATIENCE, line: Line::default() })
     }
 
@@ -86,7 +90,7 @@ impl JetStream {
         Self { subject: Route::by(subject), ..self }
     }
 
-    /// How long the server may take to confirm: 30 s, unless said otherwise.
+    /// How long the server may take to confirm: 5 s, unless said otherwise.
     #[must_use]
     pub fn patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
@@ -104,7 +108,14 @@ impl JetStream {
 
     async fn connect(&self) -> Result<Open, Trouble> {
         let (breaks, broken) = watch::channel(false);
-        let options = ConnectOptions::new()
+        // The client leaves what stands before the host to us.
+        let part = |text: &str| decoded(text).unwrap_or_else(|| text.to_owned());
+        let options = match (self.url.username().map(part), self.url.password().map(part)) {
+            (Some(user), Some(password)) => ConnectOptions::with_user_and_password(user, password),
+            (Some(token), None) => ConnectOptions::with_token(token),
+            _ => ConnectOptions::new(),
+        };
+        let options = options
             // The next connection is ours to make: what the client would still send then, nobody waits for.
             .max_reconnects(1)
             .event_callback(move |event| {

@@ -117,7 +117,7 @@ impl RabbitMq {
         Self { routing_key: Route::by(routing_key), ..self }
     }
 
-    /// How long the server may take to confirm: 30 s, unless said otherwise. A server that is out of memory or disk confirms nothing.
+    /// How long the server may take to confirm: 5 s, unless said otherwise. A server that is out of memory or disk confirms nothing.
     #[must_use]
     pub fn patience(self, patience: Duration) -> Self {
         Self { patience, ..self }

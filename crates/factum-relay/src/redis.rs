@@ -1,11 +1,11 @@
 //! Redis Streams.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use factum::{Error, Result, Stuck, Trouble, async_trait};
 use redis::{
-    AsyncConnectionConfig, Client, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection,
-    streams::StreamId,
+    AsyncConnectionConfig, Client, ErrorKind, Pipeline, RedisError, RedisResult, Value,
+    aio::MultiplexedConnection, streams::StreamId,
 };
 use tokio::time::timeout;
 
@@ -20,6 +20,8 @@ use crate::{
 /// Messages in one transaction, at most, and their bytes: a server does nothing else meanwhile.
 const CHUNK: usize = 256;
 const CHUNK_BYTES: usize = 1 << 20;
+/// No server can be set to take less than this in a value. What is larger is alone in its transaction.
+const LEAST_LIMIT: usize = CHUNK_BYTES;
 
 /// A stream (or several) of a Redis server, 5 or later. The fields of an entry are `ce_` and the attribute's name, `content-type`, and `data`.
 ///
@@ -90,7 +92,7 @@ impl RedisStreams {
         Self { replicas, ..self }
     }
 
-    /// How long the server may take to confirm: 30 s, unless said otherwise.
+    /// How long the server may take to confirm: 5 s, unless said otherwise.
     #[must_use]
     pub fn patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
@@ -109,21 +111,24 @@ impl RedisStreams {
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let connect = async {
             let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
-            made.map_err(|error| self.trouble(&error))
+            let mut connection = made.map_err(|error| self.trouble(&error))?;
+            // A server answers a stranger's short question, and hangs up at a long one.
+            let greeted = redis::cmd("PING").query_async::<()>(&mut connection).await;
+            greeted.map(|()| connection).map_err(|error| self.trouble(&error))
         };
         let (number, mut connection) = self.line.get(&self.place, connect).await.map_err(stuck)?;
+        if let [message] = messages {
+            self.check_size(message, &mut connection).await.map_err(stuck)?;
+        }
         let pipeline = self.pipeline(messages);
         let asked =
             timeout(self.patience, pipeline.query_async::<Vec<RedisResult<Value>>>(&mut connection)).await;
         let failed = match asked {
-            Ok(Ok(answers)) => {
-                let done = answers.iter().take_while(|answer| answer.is_ok()).count();
-                match answers.into_iter().find_map(Result::err) {
-                    None => return self.replicated(number, &mut connection).await.map_err(stuck),
-                    // The connection is fine: the server has said no.
-                    Some(error) => return Err(Stuck { done, trouble: self.trouble(&error) }),
-                }
-            }
+            Ok(Ok(answers)) => match refusal(answers) {
+                None => return self.replicated(number, &mut connection).await.map_err(stuck),
+                // The connection is fine: the server has said no.
+                Some((done, error)) => return Err(Stuck { done, trouble: self.trouble(&error) }),
+            },
             Ok(Err(error)) => self.trouble(&error),
             Err(_) => silent(&self.place, self.patience),
         };
@@ -131,9 +136,37 @@ impl RedisStreams {
         Err(stuck(failed))
     }
 
+    /// A server closes the connection of who sends it what is larger than it takes, so it is asked before.
+    async fn check_size(
+        &self,
+        message: &Message,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), Trouble> {
+        let bytes = message.body().len();
+        if bytes < LEAST_LIMIT {
+            return Ok(());
+        }
+        let mut ask = redis::cmd("CONFIG");
+        ask.arg("GET").arg("proto-max-bulk-len");
+        let asked = timeout(self.patience, ask.query_async::<HashMap<String, usize>>(connection)).await;
+        // Who may not ask is left with the usual limit, which is far beyond any event.
+        let limit = asked.ok().and_then(Result::ok).and_then(|settings| settings.into_values().next());
+        match limit.filter(|limit| bytes > *limit) {
+            None => Ok(()),
+            Some(limit) => {
+                let (place, what) = (&self.place, message.place());
+                let why = format!(
+                    "{place} takes no value of more than {limit} bytes (proto-max-bulk-len), and {what} has {bytes}"
+                );
+                Err(Trouble::refused(why))
+            }
+        }
+    }
+
     fn pipeline(&self, messages: &[Message]) -> Pipeline {
-        let mut pipeline = Pipeline::with_capacity(messages.len());
-        pipeline.atomic().ignore_errors();
+        // A transaction in our own words: the client's own takes a refused MULTI for an error in itself.
+        let mut pipeline = Pipeline::with_capacity(messages.len() + 2);
+        pipeline.ignore_errors().cmd("MULTI");
         for message in messages {
             pipeline.cmd("XADD").arg(self.stream.of(message));
             if let Some(newest) = self.newest {
@@ -145,6 +178,7 @@ impl RedisStreams {
             }
             pipeline.arg("content-type").arg(message.content_type()).arg("data").arg(&message.body()[..]);
         }
+        pipeline.cmd("EXEC");
         pipeline
     }
 
@@ -199,18 +233,29 @@ impl Broker for RedisStreams {
             let chunk = chunk(&messages[done..]);
             match self.send(&messages[done..done + chunk]).await {
                 Ok(()) => done += chunk,
-                // One of them is too large. Which, shows when each is sent alone.
-                Err(Stuck { trouble: Trouble::Refused(_), .. }) if chunk > 1 => {
-                    for message in &messages[done..done + chunk] {
-                        let sent = self.send(std::slice::from_ref(message)).await;
-                        sent.map_err(|stuck| Stuck { done, ..stuck })?;
-                        done += 1;
-                    }
-                }
                 Err(stuck) => return Err(Stuck { done: done + stuck.done, ..stuck }),
             }
         }
         Ok(())
+    }
+}
+
+/// What a transaction was refused for, if it was, and how many entries got in before.
+fn refusal(mut answers: Vec<RedisResult<Value>>) -> Option<(usize, RedisError)> {
+    // MULTI and each entry's being queued; of the errors here the first is the cause, and EXEC only its consequence.
+    let executed = answers.pop()?;
+    if let Some(error) = answers.into_iter().find_map(Result::err) {
+        return Some((0, error));
+    }
+    match executed {
+        Err(error) => Some((0, error)),
+        Ok(Value::Array(entries)) => entries.into_iter().enumerate().find_map(|(done, entry)| match entry {
+            Value::ServerError(error) => Some((done, error.into())),
+            _ => None,
+        }),
+        Ok(other) => {
+            Some((0, (ErrorKind::UnexpectedReturnType, "EXEC has answered", format!("{other:?}")).into()))
+        }
     }
 }
 

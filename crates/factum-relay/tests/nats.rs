@@ -55,6 +55,10 @@ async fn nothing_is_lost_when_the_server_is_killed() {
     let storm = Storm { seed: seed("nats"), messages: 10_000, keys: 200, workers: 4 };
     let published = storm.publish(broker, &mut server, 8).await;
     published.check("nats, killed 8 times", &received(&server, "orders").await).await;
+    drop(stream(&server, settings("again")).await);
+    let broker = Arc::new(JetStream::at(&url(&server)).unwrap().subject("again"));
+    let published = storm.run(broker, &mut server, 8).await;
+    published.check("nats under the runtime, killed 8 times", &received(&server, "again").await).await;
 }
 
 #[tokio::test]

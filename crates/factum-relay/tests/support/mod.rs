@@ -10,9 +10,7 @@
 pub(crate) mod server;
 pub(crate) mod storm;
 
-use factum::{
-    Append, EventStoreExt, Factum, MemoryStore, NewEvent, Query, Read, RecordedEvent, StreamName,
-};
+use factum::{Append, EventStoreExt, Factum, MemoryStore, NewEvent, Query, Read, RecordedEvent, StreamName};
 use factum_relay::{Broker, Relay};
 
 /// A log in memory.
@@ -44,4 +42,16 @@ pub(crate) fn seed(of: &str) -> u64 {
 /// A port that nobody has at this moment.
 pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Which events were received, in the order in which they first were.
+pub(crate) fn which(events: &[RecordedEvent], received: &[storm::Received]) -> Vec<usize> {
+    let mut which = Vec::new();
+    for (stamp, _) in received {
+        let event = events.iter().position(|event| event.position == stamp.id.position).unwrap();
+        if !which.contains(&event) {
+            which.push(event);
+        }
+    }
+    which
 }

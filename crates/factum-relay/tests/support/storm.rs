@@ -9,8 +9,11 @@ use std::{
     time::Duration,
 };
 
-use factum::{Append, EventStoreExt, NewEvent, Query, Read, RecordedEvent, Sink, StreamName};
-use factum_relay::{Arrival, Broker, Inbox, MemoryInbox, MessageId, Relay, Stamp};
+use factum::{
+    Append, EventStoreExt, Factum, MemoryReads, NewEvent, Query, Read, RecordedEvent, Sink, StreamName,
+    Stuck, async_trait,
+};
+use factum_relay::{Arrival, Broker, Inbox, MemoryInbox, Message, MessageId, Relay, Stamp};
 use fastrand::Rng;
 
 /// What is harmed.
@@ -40,8 +43,8 @@ pub(crate) struct Published {
 }
 
 impl Storm {
-    /// Publishes, each worker the keys that are its own; so many times, when another part of it all has been confirmed, the server is
-    /// killed and started again.
+    /// Publishes without the runtime: each worker the keys that are its own. So many times, when another part of it all has been
+    /// confirmed, the server is killed and started again.
     pub(crate) async fn publish<B: Broker>(
         &self,
         broker: Arc<B>,
@@ -50,17 +53,8 @@ impl Storm {
     ) -> Published {
         let mut rng = Rng::with_seed(self.seed);
         let factum = super::log();
-        for chunk in 0..self.messages.div_ceil(1_000) {
-            let mut append = Append::new();
-            for n in chunk * 1_000..self.messages.min((chunk + 1) * 1_000) {
-                let stream = StreamName::new(format!("order-{}", rng.u64(0..self.keys))).unwrap();
-                let data = serde_json::json!({ "n": n, "text": "x".repeat(rng.usize(0..400)) });
-                append = append.write(stream, [NewEvent::json("Placed", &data).unwrap()]);
-            }
-            factum.store().append(append).await.unwrap();
-        }
-        let events = factum.store().read_to_end(Read::query(Query::category("order"))).await.unwrap();
-        assert_eq!(events.len(), self.messages);
+        while self.append(&factum, &mut rng).await < self.messages {}
+        let events = all(&factum).await;
         let confirmed = Arc::new(AtomicUsize::new(0));
         let mut workers = Vec::new();
         for worker in 0..self.workers {
@@ -69,19 +63,11 @@ impl Storm {
                 number % self.workers == worker
             };
             let events: Vec<RecordedEvent> = events.iter().filter(own).cloned().collect();
-            let relay = Relay::new(&factum, "out", Query::category("order"), Arc::clone(&broker));
-            let rng = Rng::with_seed(rng.u64(..));
-            workers.push(tokio::spawn(work(relay, events, rng, Arc::clone(&confirmed))));
+            let relay = self.relay(&factum, &broker, &confirmed);
+            workers.push(tokio::spawn(work(relay, events, Rng::with_seed(rng.u64(..)))));
         }
         for round in 1..=rounds {
-            let until = self.messages * round / (rounds + 1);
-            while confirmed.load(Ordering::Relaxed) < until {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            tokio::time::sleep(Duration::from_millis(rng.u64(0..20))).await;
-            server.kill();
-            tokio::time::sleep(Duration::from_millis(rng.u64(0..100))).await;
-            server.run().await;
+            self.blow(server, &confirmed, round, rounds, &mut rng).await;
         }
         let mut stuck = 0;
         for worker in workers {
@@ -89,19 +75,109 @@ impl Storm {
         }
         Published { events, stuck }
     }
+
+    /// The same under the runtime, while events are appended. Every other time, the relay is stopped and started again as well.
+    pub(crate) async fn run<B: Broker>(
+        &self,
+        broker: Arc<B>,
+        server: &mut impl Victim,
+        rounds: usize,
+    ) -> Published {
+        let mut rng = Rng::with_seed(self.seed);
+        let (factum, reads) = (super::log(), Arc::new(MemoryReads::new()));
+        let confirmed = Arc::new(AtomicUsize::new(0));
+        let start = || {
+            let relay = self.relay(&factum, &broker, &confirmed);
+            let partitions = u32::try_from(self.workers).unwrap();
+            factum.sink(relay).partitions(partitions).start(reads.clone())
+        };
+        let mut processor = start().await.unwrap();
+        for round in 1..=rounds {
+            while self.append(&factum, &mut rng).await < self.messages * round / rounds {}
+            self.blow(server, &confirmed, round, rounds, &mut rng).await;
+            if round % 2 == 0 {
+                processor.stop().await;
+                processor = start().await.unwrap();
+            }
+        }
+        let head = factum.store().head().await.unwrap().token;
+        processor.wait_for_within(head, Duration::from_secs(60)).await.unwrap();
+        assert!(
+            processor.status().await.unwrap().partitions.iter().all(|partition| partition.dead_letters == 0)
+        );
+        processor.stop().await;
+        Published { events: all(&factum).await, stuck: 0 }
+    }
+
+    fn relay<B: Broker>(
+        &self,
+        factum: &Factum,
+        broker: &Arc<B>,
+        confirmed: &Arc<AtomicUsize>,
+    ) -> Relay<Counted<B>> {
+        let broker = Counted { broker: Arc::clone(broker), confirmed: Arc::clone(confirmed) };
+        Relay::new(factum, "out", Query::category("order"), broker)
+    }
+
+    /// Records some more events, and says how many there are.
+    async fn append(&self, factum: &Factum, rng: &mut Rng) -> usize {
+        let mut append = Append::new();
+        for _ in 0..rng.usize(1..=500) {
+            let stream = StreamName::new(format!("order-{}", rng.u64(0..self.keys))).unwrap();
+            let data = serde_json::json!({ "n": rng.u64(..), "text": "x".repeat(rng.usize(0..400)) });
+            append = append.write(stream, [NewEvent::json("Placed", &data).unwrap()]);
+        }
+        factum.store().append(append).await.unwrap();
+        usize::try_from(factum.store().head().await.unwrap().token.position.0).unwrap()
+    }
+
+    /// Kills the server when so much has been confirmed, and starts it again.
+    async fn blow(
+        &self,
+        server: &mut impl Victim,
+        confirmed: &AtomicUsize,
+        round: usize,
+        rounds: usize,
+        rng: &mut Rng,
+    ) {
+        let until = self.messages * (2 * round - 1) / (2 * rounds) / 2;
+        while confirmed.load(Ordering::Relaxed) < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(rng.u64(0..20))).await;
+        server.kill();
+        tokio::time::sleep(Duration::from_millis(rng.u64(0..100))).await;
+        server.run().await;
+    }
+}
+
+async fn all(factum: &Factum) -> Vec<RecordedEvent> {
+    factum.store().read_to_end(Read::query(Query::category("order"))).await.unwrap()
+}
+
+/// A broker, and how much it has confirmed.
+#[derive(Debug)]
+struct Counted<B> {
+    broker: Arc<B>,
+    confirmed: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl<B: Broker> Broker for Counted<B> {
+    async fn publish(&self, messages: &[Message]) -> Result<(), Stuck> {
+        let published = self.broker.publish(messages).await;
+        let done = published.as_ref().map_or_else(|stuck| stuck.done, |()| messages.len());
+        self.confirmed.fetch_add(done, Ordering::Relaxed);
+        published
+    }
 }
 
 /// Publishes events as the runtime does: what is not confirmed again, from the first of it. How often it was stuck.
-async fn work<B: Broker>(
-    relay: Relay<Arc<B>>,
-    events: Vec<RecordedEvent>,
-    mut rng: Rng,
-    confirmed: Arc<AtomicUsize>,
-) -> usize {
+async fn work(relay: impl Sink, events: Vec<RecordedEvent>, mut rng: Rng) -> usize {
     let (mut done, mut stuck) = (0, 0);
     while done < events.len() {
         let batch = &events[done..events.len().min(done + rng.usize(1..=200))];
-        let taken = match relay.accept(batch).await {
+        done += match relay.accept(batch).await {
             Ok(()) => batch.len(),
             Err(why) => {
                 assert!(why.trouble.is_infrastructure(), "{why:?}");
@@ -111,8 +187,6 @@ async fn work<B: Broker>(
                 why.done
             }
         };
-        done += taken;
-        confirmed.fetch_add(taken, Ordering::Relaxed);
     }
     stuck
 }
