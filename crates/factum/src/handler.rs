@@ -26,6 +26,7 @@ use crate::{
     worker::unharmed,
 };
 
+pub(crate) use self::processor::process;
 pub use self::{
     letters::{DeadLetter, Failing, Standing},
     orders::{Order, Parked},
