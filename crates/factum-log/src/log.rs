@@ -25,6 +25,7 @@ use factum::{
     RecordedEvent, Result, StreamName, StreamState, Timestamp,
     admission::{Admission, Ledger, admit, recorded_already},
 };
+use metrics::histogram;
 use tokio::sync::{oneshot, watch};
 
 use self::{
@@ -436,10 +437,18 @@ impl Log {
         if self.settings.bugs.has(Bug::ShowBeforeSync) {
             self.publish(&batch);
         }
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "it is measured for whoever looks, and nothing depends on it"
+        )]
+        let begun = std::time::Instant::now();
         if let Err(error) = self.write_and_sync(&batch) {
             self.poison(&error, answers);
             return true;
         }
+        histogram!("factum_log_commit_seconds").record(begun.elapsed());
+        histogram!("factum_log_commit_bytes").record(batch.to_write().len() as f64);
+        histogram!("factum_log_commit_appends").record(answers.len() as f64);
         *tail = Tail { synced_upto: batch.end(), mark_unsynced: false, witnessed: false };
         self.publish(&batch);
         let more = self.desk().landed(batch);

@@ -166,6 +166,11 @@ impl Metadata {
         self.get("causation_id")
     }
 
+    /// The distributed trace that it was recorded in: the header of that name of the W3C's Trace Context.
+    pub fn traceparent(&self) -> Option<String> {
+        self.get("traceparent")
+    }
+
     /// Who did it.
     pub fn actor(&self) -> Option<String> {
         self.get("actor")

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
     append::{Append, Appended, Placed},
@@ -10,6 +12,7 @@ use crate::{
     event::{EventId, Metadata, RecordedEvent},
     idempotency::{Before, Earlier, Identity},
     ids::Ids,
+    metrics,
     moment::At,
     pass::Road,
     position::Token,
@@ -34,6 +37,7 @@ pub struct Factum {
     actor: Option<String>,
     correlation_id: Option<String>,
     causation_id: Option<String>,
+    traceparent: Option<String>,
     /// The pass of the log that its consumers share, if they do.
     road: Option<Arc<Road>>,
     attempts: u32,
@@ -105,6 +109,7 @@ impl Factum {
             actor: None,
             correlation_id: None,
             causation_id: None,
+            traceparent: None,
             attempts: ATTEMPTS,
             clock: Arc::new(SystemClock),
             ids: None,
@@ -155,7 +160,16 @@ impl Factum {
     pub fn caused_by(&self, event: &RecordedEvent) -> Self {
         let cause = event.id.to_string();
         let flow = event.metadata.correlation_id().unwrap_or_else(|| cause.clone());
-        Self { correlation_id: Some(flow), causation_id: Some(cause), ..self.clone() }
+        let traceparent = event.metadata.traceparent().or_else(|| self.traceparent.clone());
+        Self { correlation_id: Some(flow), causation_id: Some(cause), traceparent, ..self.clone() }
+    }
+
+    /// The same handle for work in a distributed trace: `traceparent` is the header of that name of the W3C's Trace Context, as the
+    /// request had it or as the tracing library makes it. The metadata of what is recorded carries it, and so does whatever
+    /// [follows from](Self::caused_by) that.
+    #[must_use]
+    pub fn traced(&self, traceparent: impl Into<String>) -> Self {
+        Self { traceparent: Some(traceparent.into()), ..self.clone() }
     }
 
     /// The same handle, which decides on a command at most so many times (64 unless said otherwise; at least once) before it reports
@@ -351,7 +365,10 @@ impl Factum {
         let (mut sent, mut unknown) = (0, false);
         loop {
             sent += 1;
-            let error = match self.store.append(append.clone()).await {
+            let begun = Instant::now();
+            let answer = self.store.append(append.clone()).await;
+            metrics::appended(begun, &answer);
+            let error = match answer {
                 Ok(appended) => return Ok((appended, unknown)),
                 Err(error) => error,
             };
@@ -416,6 +433,7 @@ impl Factum {
             ("command", identity.map(|identity| &*identity.name)),
             ("command_digest", identity.map(|identity| &*identity.digest)),
             ("correlation_id", Some(correlation_id)),
+            ("traceparent", self.traceparent.as_deref()),
         ];
         let known = parts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
         Metadata::from_object(&known.collect())

@@ -5,6 +5,7 @@
 //! is waited out and never costs an event; and that an event which cannot be handled is set aside with all that follow it under
 //! its key, while the others go on. See [`Factum::handler`](crate::Factum::handler).
 
+mod event_bus;
 mod letters;
 mod orders;
 mod partition;
@@ -28,6 +29,7 @@ use crate::{
 
 pub(crate) use self::processor::process;
 pub use self::{
+    event_bus::EventBus,
     letters::{DeadLetter, Failing, Standing},
     orders::{Order, Parked},
     partitions::SLICES,
@@ -194,19 +196,40 @@ impl<H: EventHandler> Sink for Typed<H> {
     }
 
     async fn accept(&self, records: &[RecordedEvent]) -> Result<(), Stuck> {
-        let decoded = Decoded::<H::Event>::of(records.to_vec());
-        for done in 0..decoded.len() {
-            for event in decoded.events(done) {
-                let handled = unharmed("the handler", async { Ok(self.0.handle(event).await) }).await;
-                let handled = handled.unwrap_or_else(|panic| Err(Trouble::refused(panic)));
-                handled.map_err(|trouble| Stuck { done, trouble })?;
-            }
+        act_on(&*self.0, records).await
+    }
+}
+
+/// What acts on events of a type, one at a time.
+#[async_trait]
+pub(crate) trait Act<E>: Send + Sync {
+    async fn act(&self, event: &Recorded<E>) -> Result<(), Trouble>;
+}
+
+#[async_trait]
+impl<H: EventHandler> Act<H::Event> for H {
+    async fn act(&self, event: &Recorded<H::Event>) -> Result<(), Trouble> {
+        self.handle(event).await
+    }
+}
+
+/// Decodes records and acts on each event. A panic is that event's refusal.
+pub(crate) async fn act_on<E: EventSet>(
+    actor: &(impl Act<E> + ?Sized),
+    records: &[RecordedEvent],
+) -> Result<(), Stuck> {
+    let decoded = Decoded::<E>::of(records.to_vec());
+    for done in 0..decoded.len() {
+        for event in decoded.events(done) {
+            let handled = unharmed("the handler", async { Ok(actor.act(event).await) }).await;
+            let handled = handled.unwrap_or_else(|panic| Err(Trouble::refused(panic)));
+            handled.map_err(|trouble| Stuck { done, trouble })?;
         }
-        match &decoded.problem {
-            Some(problem) => {
-                Err(Stuck { done: decoded.len(), trouble: Trouble::Undecodable(problem.to_string()) })
-            }
-            None => Ok(()),
+    }
+    match &decoded.problem {
+        Some(problem) => {
+            Err(Stuck { done: decoded.len(), trouble: Trouble::Undecodable(problem.to_string()) })
         }
+        None => Ok(()),
     }
 }

@@ -22,6 +22,7 @@ pub mod ids;
 mod json;
 pub mod lock;
 pub mod memory;
+mod metrics;
 pub mod moment;
 pub mod name;
 pub mod pass;
@@ -53,7 +54,7 @@ pub use self::{
     event::{ContentType, EventId, Metadata, NewEvent, RecordedEvent},
     evolution::Evolution,
     handle::{Done, Factum, Failure},
-    handler::{DeadLetter, EventHandler, Parked, Processor, Sink, Stuck, Trouble},
+    handler::{DeadLetter, EventBus, EventHandler, Parked, Processor, Sink, Stuck, Trouble},
     idempotency::Identified,
     ids::{CountedIds, Ids},
     memory::MemoryStore,

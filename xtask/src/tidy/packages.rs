@@ -31,7 +31,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("clap", &["bank", "factum-cli", "proofs", "xtask"]),
     ("crc32c", &["factum-log"]),
     ("indicatif", &["bank", "factum-cli"]),
-    ("metrics", &["factum-postgres"]),
+    ("metrics", &["factum", "factum-log", "factum-postgres"]),
     ("rusqlite", &["factum-sqlite"]),
     ("rustix", &["factum-log", "proofs", "xtask"]),
     ("rustls", &["factum-postgres"]),

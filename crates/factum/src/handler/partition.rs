@@ -6,6 +6,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
+use tracing::Instrument as _;
 
 use super::{
     Sink, Stuck, Trouble,
@@ -18,6 +19,7 @@ use crate::{
     consumer::State,
     error::{Error, Outcome, Result},
     event::RecordedEvent,
+    metrics::Shown,
     name::StreamName,
     pass::{News, Road, What},
     position::{Position, Token},
@@ -96,6 +98,7 @@ pub(super) struct Worker {
     stored: Instant,
     live: bool,
     failures: u32,
+    shown: Shown,
     /// Records that are handed over one by one, because one of them has made the sink panic.
     singly: usize,
 }
@@ -179,6 +182,10 @@ impl Worker {
             stored: Instant::now(),
             live: false,
             failures: 0,
+            shown: Shown::new(
+                consumer,
+                plan.model.strip_prefix(consumer).unwrap_or_default().trim_start_matches("_p"),
+            ),
             singly: 0,
         };
         worker.tell();
@@ -215,7 +222,8 @@ impl Worker {
     }
 
     async fn take(&mut self, news: News) -> Result<Turn> {
-        let News { what, token, .. } = news;
+        let News { what, token, head } = news;
+        self.shown.behind(head.position.0.saturating_sub(token.position.0));
         match what {
             What::Events(pieces) => {
                 let batch = Batch::of(self.generation.checkpoint, token, pieces);
@@ -224,7 +232,10 @@ impl Worker {
                 }
             }
             What::LookedTo => self.seen = Some(token),
-            What::CaughtUp => (self.seen, self.live) = (Some(token), true),
+            What::CaughtUp => {
+                (self.seen, self.live) = (Some(token), true);
+                self.shown.lag(Duration::ZERO);
+            }
             What::FellBehind => self.live = false,
         }
         let stored = self.generation.checkpoint.map_or(0, |checkpoint| checkpoint.position.0);
@@ -343,18 +354,34 @@ impl Worker {
         if let Some(last) = n.checked_sub(1).and_then(|last| records.get(last)) {
             self.seen = Some(to.log.at(last.position));
             self.view.send_modify(|view| view.rate.count(n as u64));
+            self.shown.handled(n, Some(last));
         }
     }
 
     /// What the sink says, or that it panicked.
     async fn accept(&self, records: &[RecordedEvent]) -> Result<Result<(), Stuck>> {
-        unharmed("the handling of events", async { Ok(self.plan.sink.accept(records).await) }).await
+        let begun = Instant::now();
+        let first = records.first();
+        let span = tracing::debug_span!(
+            "handle events",
+            consumer = self.plan.sink.name(),
+            position = first.map(|record| record.position.0),
+            events = records.len(),
+            // The flow of work and the trace of the first, where it is in one.
+            correlation_id = first.and_then(|record| record.metadata.correlation_id()),
+            traceparent = first.and_then(|record| record.metadata.traceparent()),
+        );
+        let accepting = async { Ok(self.plan.sink.accept(records).await) };
+        let accepted = unharmed("the handling of events", accepting).instrument(span).await;
+        self.shown.took(begun);
+        accepted
     }
 
     /// Waits for the surroundings to be well again. What has been done is stored first: it may take long.
     async fn wait(&mut self, record: &RecordedEvent, why: &str) -> Result<Turn> {
         self.store(self.seen).await?;
         self.failures += 1;
+        self.shown.waits();
         let consumer = self.plan.sink.name();
         tracing::warn!(consumer, position = record.position.0, why, "a consumer waits for its surroundings");
         let why = format!("{why} (it tries the event at position {} again)", record.position);
@@ -413,6 +440,7 @@ impl Worker {
         for _ in 0..REDRIVEN {
             let due = self.parking.due(key);
             let Some(position) = due.filter(|_| !*self.stop.borrow()) else { return Ok(()) };
+            self.shown.retried();
             match self.read_at(position).await? {
                 Some(record) => match self.accept(std::slice::from_ref(&record)).await {
                     Ok(Ok(())) => self.parking.remove(position),
@@ -449,6 +477,7 @@ impl Worker {
 
     fn tell(&self) {
         let (keys, letters) = self.parking.size();
+        self.shown.parked(keys, letters);
         self.view.send_modify(|view| {
             view.token = self.seen;
             view.state = if self.live { State::Live } else { State::CatchingUp };
