@@ -30,9 +30,9 @@ const IN_TESTS_OF: (&str, &str) = ("factum-macros", "factum");
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("anyhow", &[]),
     ("async-nats", &["factum-relay"]),
-    ("clap", &["bank", "factum-cli", "proofs", "xtask"]),
+    ("clap", &["bank", "factum-cli", "proofs", "shop", "xtask"]),
     ("crc32c", &["factum-log"]),
-    ("indicatif", &["bank", "factum-cli"]),
+    ("indicatif", &["bank", "factum-cli", "shop"]),
     ("lapin", &["factum-relay"]),
     ("metrics", &["factum", "factum-log", "factum-postgres"]),
     ("rdkafka", &["factum-relay"]),
