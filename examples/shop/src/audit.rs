@@ -257,6 +257,9 @@ pub(crate) async fn audit(shop: &Shop, views: &Views, out: &mut String) -> Resul
     faults.extend(differences.iter().map(|difference| format!("read model: {difference}")));
     let aside = set_aside(shop).await?;
     line("set aside", format!("{} events", aside.len()));
+    if !aside.is_empty() {
+        faults.push("events are set aside: `shop parked` shows them".to_owned());
+    }
     tell(faults, out)
 }
 

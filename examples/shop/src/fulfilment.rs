@@ -58,6 +58,8 @@ pub(crate) struct Progress {
     lines: Vec<Line>,
     /// Lines for which there is stock.
     reserved: usize,
+    /// What has gone wrong: with the first of it the order is given up.
+    failures: usize,
 }
 
 #[factum::async_trait]
@@ -70,16 +72,19 @@ impl ProcessManager for Fulfilment {
     fn instance(&self, happened: &Recorded<Happened>) -> Option<String> {
         let own_id = || Some(happened.record.stream.id().to_owned());
         match &happened.event {
-            Happened::Order(OrderEvent::Placed { .. })
+            Happened::Order(_)
             | Happened::Payment(PaymentEvent::Authorised { .. } | PaymentEvent::Charged { .. })
             | Happened::Shipment(ShipmentEvent::Dispatched { .. }) => own_id(),
             Happened::Stock(StockEvent::Reserved { order, .. }) => Some(order.clone()),
-            Happened::Order(_) | Happened::Stock(_) | Happened::Payment(_) => None,
+            Happened::Stock(_) | Happened::Payment(_) => None,
         }
     }
 
     fn evolve(&self, progress: &mut Progress, input: &Input<Happened, Step>) {
-        let Input::Event(happened) = input else { return };
+        let Input::Event(happened) = input else {
+            progress.failures += 1;
+            return;
+        };
         match &happened.event {
             Happened::Order(OrderEvent::Placed { customer, address, lines, .. }) => {
                 *progress = Progress {
@@ -87,7 +92,7 @@ impl ProcessManager for Fulfilment {
                     customer: customer.clone(),
                     address: address.clone(),
                     lines: lines.clone(),
-                    reserved: 0,
+                    ..Progress::default()
                 };
             }
             Happened::Stock(StockEvent::Reserved { .. }) => progress.reserved += 1,
@@ -97,29 +102,9 @@ impl ProcessManager for Fulfilment {
 
     fn react(&self, progress: &Progress, input: &Input<Happened, Step>) -> Vec<Effect<Step>> {
         match input {
-            Input::Event(happened) => match &happened.event {
-                Happened::Order(OrderEvent::Placed { pay_within_s, .. }) => {
-                    let deadline = input.at().plus(Duration::from_secs(*pay_within_s));
-                    let mut effects = vec![Effect::schedule(DEADLINE, deadline)];
-                    effects.extend(progress.lines.iter().map(|line| progress.reserve(line)));
-                    effects
-                }
-                Happened::Stock(_) if progress.reserved == progress.lines.len() => {
-                    vec![progress.request_payment()]
-                }
-                Happened::Payment(PaymentEvent::Authorised { card }) => {
-                    vec![Effect::cancel(DEADLINE), progress.charge(card)]
-                }
-                Happened::Payment(PaymentEvent::Charged { .. }) => vec![progress.dispatch()],
-                Happened::Shipment(_) => {
-                    let mut effects: Vec<_> =
-                        progress.lines.iter().map(|line| progress.hand_over(line)).collect();
-                    effects.push(Effect::send(Step::Complete { order: progress.order.clone() }));
-                    effects.push(Effect::Complete);
-                    effects
-                }
-                _ => vec![],
-            },
+            Input::Event(happened) => progress.go_on(&happened.event, input.at()),
+            // Of what was asked for at once, more than one thing may be refused.
+            _ if progress.failures > 1 => vec![],
             Input::Fired { .. } => progress.give_up("it was not paid in time".to_owned()),
             Input::Refused { command: Step::Reserve { product, .. }, why, .. } => {
                 progress.give_up(format!("{product}: {why}"))
@@ -166,6 +151,35 @@ impl ProcessManager for Fulfilment {
 }
 
 impl Progress {
+    /// What comes after what happened.
+    fn go_on(&self, happened: &Happened, at: Timestamp) -> Vec<Effect<Step>> {
+        match happened {
+            Happened::Order(OrderEvent::Completed { .. } | OrderEvent::Cancelled { .. }) => {
+                vec![Effect::Complete]
+            }
+            // What was under way when it was given up changes nothing.
+            _ if self.failures > 0 => vec![],
+            Happened::Order(OrderEvent::Placed { pay_within_s, .. }) => {
+                let deadline = at.plus(Duration::from_secs(*pay_within_s));
+                let mut effects = vec![Effect::schedule(DEADLINE, deadline)];
+                effects.extend(self.lines.iter().map(|line| self.reserve(line)));
+                effects
+            }
+            Happened::Stock(_) if self.reserved == self.lines.len() => vec![self.request_payment()],
+            Happened::Stock(_) => vec![],
+            Happened::Payment(PaymentEvent::Authorised { card }) => {
+                vec![Effect::cancel(DEADLINE), self.charge(card)]
+            }
+            Happened::Payment(PaymentEvent::Charged { .. }) => vec![self.dispatch()],
+            Happened::Payment(_) => vec![],
+            Happened::Shipment(_) => {
+                let mut effects: Vec<_> = self.lines.iter().map(|line| self.hand_over(line)).collect();
+                effects.push(Effect::send(Step::Complete { order: self.order.clone() }));
+                effects
+            }
+        }
+    }
+
     fn reserve(&self, line: &Line) -> Effect<Step> {
         let (order, product) = (self.order.clone(), line.product.clone());
         let undo = Step::Release { order: order.clone(), product: product.clone() };
@@ -193,9 +207,9 @@ impl Progress {
         Effect::send(Step::HandOver { order: self.order.clone(), product: line.product.clone() })
     }
 
+    /// Its end, and the timer's, comes when the order is cancelled: until then it hears what else is refused.
     fn give_up(&self, why: String) -> Vec<Effect<Step>> {
-        let cancel = Effect::send(Step::Cancel { order: self.order.clone(), why });
-        vec![Effect::Compensate, cancel, Effect::Complete]
+        vec![Effect::Compensate, Effect::send(Step::Cancel { order: self.order.clone(), why })]
     }
 }
 
@@ -258,8 +272,16 @@ mod tests {
         Step::Reserve { order: order(), product: product.into(), pieces }
     }
 
-    fn give_up(why: &str) -> [Effect<Step>; 3] {
-        [Effect::Compensate, Effect::send(Step::Cancel { order: order(), why: why.into() }), Effect::Complete]
+    fn give_up(why: &str) -> [Effect<Step>; 2] {
+        [Effect::Compensate, Effect::send(Step::Cancel { order: order(), why: why.into() })]
+    }
+
+    fn ended(event: OrderEvent) -> Writes {
+        Writes::to(&Order::id("17"), [event])
+    }
+
+    fn cancelled() -> Writes {
+        ended(OrderEvent::Cancelled { customer: "ada".into(), why: String::new() })
     }
 
     #[test]
@@ -309,8 +331,9 @@ mod tests {
                 hand_over("mug"),
                 hand_over("tea"),
                 Effect::send(Step::Complete { order: order() }),
-                Effect::Complete,
             ])
+            .when(ended(OrderEvent::Completed { customer: "ada".into(), total: Cents(1000) }))
+            .then_effects([Effect::Complete])
             .when(authorised())
             .then_nothing();
     }
@@ -320,7 +343,11 @@ mod tests {
         given(placed())
             .process(fulfilment())
             .when_refused(reserve("tea", 1), "0 are left")
-            .then_effects(give_up("tea: 0 are left"));
+            .then_effects(give_up("tea: 0 are left"))
+            .when_refused(reserve("mug", 3), "2 are left")
+            .then_nothing()
+            .when(cancelled())
+            .then_effects([Effect::Complete]);
         let charge = Step::Charge { order: order(), card: "visa".into(), amount: Cents(1000) };
         given(placed())
             .and(all_reserved())
@@ -342,5 +369,16 @@ mod tests {
     fn who_does_not_pay_in_time_gets_nothing() {
         let late = given(placed()).and(all_reserved()).process(fulfilment()).when_timer(DEADLINE);
         late.then_effects(give_up("it was not paid in time")).when(authorised()).then_nothing();
+    }
+
+    #[test]
+    fn what_is_given_up_is_not_gone_on_with() {
+        given(placed())
+            .process(fulfilment())
+            .when_refused(reserve("tea", 1), "0 are left")
+            .when(reserved("mug", 3))
+            .then_nothing()
+            .when(reserved("tea", 1))
+            .then_nothing();
     }
 }
