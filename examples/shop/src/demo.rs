@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use factum::{handler::Processor, process::Process};
+use factum::{
+    EventSet, EventStoreExt, Query, Read, handler::Processor, idempotency::command_tag, process::Process,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::{
     sync::watch,
@@ -22,6 +24,7 @@ use crate::{
     audit::audit,
     exit::Exit,
     fulfilment::Fulfilment,
+    order::OrderEvent,
     provider::Faults,
     shop::{Place, Shop},
     shoppers::{HowFar, Payers, Run, Runs},
@@ -172,23 +175,23 @@ impl Demo {
     }
 }
 
-/// The first number that no run of this seed has had.
+/// The first number that no run of this seed has had: a run begins with its first delivery.
 async fn new_number(shop: &Shop, seed: u64) -> Result<u64, Exit> {
-    let runs = shop.factum.project_in(Runs, shop.reads.clone()).await?;
-    runs.wait_for(shop.factum.store().head().await?.token).await?;
-    let mut number = 1;
-    while runs.get(&Run { seed, number, orders: 0 }.prefix()).await?.is_some() {
-        number += 1;
+    let mut run = Run { seed, number: 1, orders: 0 };
+    loop {
+        let begun = Read::query(Query::tags([command_tag(run.first_delivery())])?).limit(1);
+        if shop.factum.store().read(begun).await?.events.is_empty() {
+            return Ok(run.number);
+        }
+        run.number += 1;
     }
-    runs.stop().await;
-    Ok(number)
 }
 
 /// Has the orders placed that are not placed yet.
 async fn buy(shop: Arc<Shop>, run: Run) -> Result<(), Exit> {
     let mut placed = HashSet::new();
-    let orders = factum::Read::query(<crate::order::OrderEvent as factum::EventSet>::query()?);
-    for record in factum::EventStoreExt::read_to_end(&**shop.factum.store(), orders).await? {
+    let orders = Read::query(OrderEvent::query()?);
+    for record in shop.factum.store().read_to_end(orders).await? {
         placed.insert(record.stream.id().to_owned());
     }
     let (placed, next, mut buyers) = (Arc::new(placed), Arc::new(AtomicU64::new(0)), JoinSet::new());

@@ -87,6 +87,15 @@ impl Run {
         format!("{}-{n}", self.prefix())
     }
 
+    fn delivery(&self, product: &str) -> String {
+        format!("{}-delivery-{product}", self.prefix())
+    }
+
+    /// The id of the command that a run begins with.
+    pub(crate) fn first_delivery(&self) -> String {
+        self.delivery(PRODUCTS[0])
+    }
+
     /// Fills the shelves, once: of each third product there is too little.
     pub(crate) async fn deliver(&self, factum: &Factum) -> Result<(), Exit> {
         let mut wanted: BTreeMap<&str, u32> = BTreeMap::new();
@@ -99,7 +108,7 @@ impl Run {
             let wanted = wanted.get(product).copied().unwrap_or_default();
             let pieces = if n % 3 == 0 { wanted / 10 * 8 } else { wanted };
             let receive = Receive { pieces, price: Some(price(n)) };
-            let delivery = factum.identified(format!("{}-delivery-{product}", self.prefix()));
+            let delivery = factum.identified(self.delivery(product));
             delivery.execute(&Stock::id(product), receive).await?;
         }
         Ok(())

@@ -102,9 +102,10 @@ fn an_audit_finds_what_is_missing() {
         let log = factum_log::LogStore::open(shop.data().join("log")).unwrap();
         let taken = format!(r#"{{"order":"{order}","pieces":3}}"#);
         let taken = NewEvent::json_text("HandedOver", taken).unwrap();
-        log.append(Append::to("stock-mug".parse().unwrap(), [taken])).await.unwrap();
-        let refunded = NewEvent::json_text("Refunded", r#"{"customer":"ada","amount":500}"#.to_owned()).unwrap();
-        let payment = format!("payment-{order}").parse().unwrap();
+        log.append(Append::to(factum::StreamName::new("stock-mug").unwrap(), [taken])).await.unwrap();
+        let refunded =
+            NewEvent::json_text("Refunded", r#"{"customer":"ada","amount":500}"#.to_owned()).unwrap();
+        let payment = factum::StreamName::new(format!("payment-{order}")).unwrap();
         log.append(Append::to(payment, [refunded])).await.unwrap();
         log.close().await.unwrap();
     });
