@@ -14,6 +14,7 @@ use crate::{
     append::{self, Done, Verdict},
     fault::{self, Fault},
     known::Attempts,
+    plain,
     settle::{self, Unsettled},
     take,
 };
@@ -205,8 +206,7 @@ async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict
 async fn again(inner: &Inner, fault: Fault, attempt: u32, unknown: bool, begun: Instant) -> Result<()> {
     if fault.is_of_the_connection() {
         inner.settling.forget();
-        // Others may be as old: new ones look around first.
-        inner.pool.retain(|_, _| false);
+        inner.doubt_connections();
     }
     let pause = if fault.is_clash() {
         Duration::from_micros(500)
@@ -232,7 +232,7 @@ async fn attempt_at(inner: &Arc<Inner>, appends: &[&Append], attempts: &mut Atte
         && attempts.drawn_before.is_none()
         && folds.is_empty()
     {
-        let plain = statements.plain(&client, inner.log_id, *durability, append).await;
+        let plain = plain::append(&client, &statements.plain, inner.log_id, *durability, append).await;
         let unknown = plain.as_ref().is_err_and(Fault::is_unknown);
         attempts.drawn_before = unknown.then_some(drawn);
         if let Some(appended) = plain? {

@@ -154,6 +154,13 @@ struct Inner {
     _hints: Hints,
 }
 
+impl Inner {
+    /// After one has failed: the others may be as old, and new ones look around first.
+    fn doubt_connections(&self) {
+        self.pool.retain(|_, _| false);
+    }
+}
+
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PostgresStore({})", self.inner.place)
@@ -328,8 +335,7 @@ impl PostgresStore {
             let client = take(&inner.pool, &inner.place).await?;
             work(inner.clone(), client).await.map_err(|fault| {
                 if fault.is_of_the_connection() {
-                    // Others may be as old: new ones look around first.
-                    inner.pool.retain(|_, _| false);
+                    inner.doubt_connections();
                 }
                 fault.explain(&inner.place)
             })
