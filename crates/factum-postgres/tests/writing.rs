@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use factum::{
     Append, Appended, Error, EventStore, ExpectedRevision, NewEvent, Read, Revision, StreamName, StreamState,
@@ -146,6 +146,26 @@ async fn in_a_group_the_same_append_is_written_once() {
     assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1);
     assert!(answers.iter().all(|answer| answer.events == answers[0].events));
     assert_eq!(revisions(&bench.store, "same-1").await.0, [0]);
+}
+
+/// It is left to a later transaction, and comes back from a slow one when those who would have taken it have gone home.
+#[tokio::test]
+async fn in_a_group_who_is_put_off_is_answered_though_nobody_comes_after() {
+    let bench = Bench::with(grouped()).await;
+    let append = one("same-1");
+    let first = bench.store.append(append.clone()).await.unwrap();
+    bench
+        .by_hand(
+            "CREATE FUNCTION factum.slowly() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_sleep(0.8); RETURN NULL; END';
+            CREATE TRIGGER slowly AFTER INSERT ON factum.events FOR EACH STATEMENT EXECUTE FUNCTION factum.slowly()",
+        )
+        .await;
+    // On this one thread they are all there before the group is made.
+    let answers = all_at_once(&bench.store, vec![one("other-1"), append]);
+    let answers = tokio::time::timeout(Duration::from_secs(20), answers).await.expect("one was forgotten");
+    let again = answers[1].as_ref().unwrap();
+    assert!(answers[0].is_ok() && again.replayed && again.events == first.events);
 }
 
 /// A guard on a query is about what those before it in the group write, too.
