@@ -236,8 +236,9 @@ async fn attempt_at(inner: &Arc<Inner>, appends: &[&Append], attempts: &mut Atte
         && folds.is_empty()
     {
         let plain = plain::append(&client, &statements.plain, inner.log_id, *durability, append).await;
-        let unknown = plain.as_ref().is_err_and(Fault::is_unknown);
-        attempts.drawn_before = unknown.then_some(drawn);
+        // Also where it is done: should a failover come before the answer, it is asked for again.
+        let written = plain.as_ref().map_or_else(Fault::is_unknown, Option::is_some);
+        attempts.drawn_before = written.then_some(drawn);
         if let Some(appended) = plain? {
             let rests_on = appended.token;
             return Ok(Done { verdicts: vec![Verdict::Answered(Ok(appended))], rests_on });
