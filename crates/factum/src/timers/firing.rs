@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Outcome, Result},
     handle::Factum,
     handler::{Trouble, is_of_this_process, new_holder},
+    metrics,
     query::Query,
     reads::ReadStore,
     time::Timestamp,
@@ -284,6 +285,8 @@ impl<F: Fire> Round<F> {
         }
         // What has left the list need not be known.
         self.known.retain(|key, known| known.now == Now::Flying || met.contains(key));
+        let done = self.known.values().filter(|known| known.now == Now::Done).count();
+        metrics::timers(self.list.name(), met.len().saturating_sub(done), self.failing());
         Ok(next)
     }
 
@@ -301,11 +304,15 @@ impl<F: Fire> Round<F> {
         }
         while self.flying.len() >= AT_ONCE && self.settle().await {}
         self.known.insert(key.clone(), Known { failures, now: Now::Flying });
-        let fire = self.fire.clone();
+        let (fire, factum, name) = (self.fire.clone(), self.factum.clone(), self.list.name().to_owned());
         self.flying.spawn(async move {
             let fired = timeout(PATIENCE, fire.fire(&due)).await;
             let late = || Trouble::infrastructure(format!("it took longer than {} s", PATIENCE.as_secs()));
-            (key, fired.unwrap_or_else(|_| Err(late())).map(|token| token.is_some()))
+            let fired = fired.unwrap_or_else(|_| Err(late()));
+            if let Ok(Some(_)) = fired {
+                metrics::timer_fired(&name, factum.now().since(due.at));
+            }
+            (key, fired.map(|token| token.is_some()))
         });
     }
 
@@ -361,9 +368,12 @@ impl<F: Fire> Round<F> {
         }
     }
 
+    fn failing(&self) -> usize {
+        self.known.values().filter(|known| known.failures > 0 && known.now != Now::Done).count()
+    }
+
     fn status(&self, next: Option<Timestamp>) -> TimerStatus {
-        let failing =
-            self.known.values().filter(|known| known.failures > 0 && known.now != Now::Done).count();
+        let failing = self.failing();
         let (fired, last_failure) = (self.fired, self.last_failure.clone());
         TimerStatus { here: true, fired, failing, last_failure, next }
     }
