@@ -37,6 +37,8 @@ const PAGE: usize = 500;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the loop sleeps at most: the clock may have jumped.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long the list is left alone at least.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause of a timer that keeps failing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// For how long a process has the right to fire without asking again.
@@ -155,9 +157,15 @@ impl<F: Fire> Duty<F> {
             }
             let mut next = None;
             if let Some(error) = work.as_ref().and_then(Round::ended) {
-                // Somebody else keeps the list now; or it is begun again.
                 self.failed(&error);
-                (work, asked) = (None, None);
+                match &work {
+                    // It is made of a history that the log has not: it is made anew.
+                    Some(round) if matches!(error, Error::LogRewound(_)) => {
+                        let _ = round.list.rebuild().await.inspect_err(|error| self.failed(error));
+                    }
+                    // Somebody else keeps it now; or it is begun again.
+                    _ => (work, asked) = (None, None),
+                }
             }
             if let Some(round) = &mut work {
                 match round.pass().await {
@@ -202,6 +210,7 @@ impl<F: Fire> Duty<F> {
             known: HashMap::new(),
             fired: 0,
             last_failure: None,
+            took: Duration::ZERO,
         })
     }
 
@@ -215,6 +224,7 @@ impl<F: Fire> Duty<F> {
         self.tell.send_modify(|status| status.last_failure = Some(error.to_string()));
     }
 
+    /// Until the next is due, or the list has changed, or the clock may have jumped.
     async fn sleep(&mut self, next: Option<Timestamp>, work: Option<&mut Round<F>>) {
         let until_next = next.map_or(LOOK_AGAIN, |next| next.since(self.factum.now()));
         let pause = until_next.clamp(Duration::from_millis(1), LOOK_AGAIN);
@@ -259,11 +269,14 @@ struct Round<F> {
     known: HashMap<String, Known>,
     fired: u64,
     last_failure: Option<String>,
+    /// How long the last look at the list took.
+    took: Duration,
 }
 
 impl<F: Fire> Round<F> {
     /// Goes once over all that is due. The earliest that is not.
     async fn pass(&mut self) -> Result<Option<Timestamp>> {
+        let begun = Instant::now();
         let (mut after, mut met) = (None, HashSet::new());
         let next = 'all: loop {
             let page = DueList::page(self.list.name(), &*self.reads, after, PAGE).await?;
@@ -286,6 +299,7 @@ impl<F: Fire> Round<F> {
         // What has left the list need not be known.
         self.known.retain(|key, known| known.now == Now::Flying || met.contains(key));
         let done = self.known.values().filter(|known| known.now == Now::Done).count();
+        self.took = begun.elapsed();
         metrics::timers(self.list.name(), met.len().saturating_sub(done), self.failing());
         Ok(next)
     }
@@ -347,16 +361,19 @@ impl<F: Fire> Round<F> {
         self.known.insert(key, known);
     }
 
-    /// Returns when there may be something to do before the time comes.
+    /// Returns when the list has changed.
     async fn news(&mut self) {
-        let Self { flying, progress, .. } = self;
-        let flown = tokio::select! {
-            Some(flown) = flying.join_next() => Some(flown),
-            Ok(()) = progress.changed() => None,
-            else => std::future::pending().await,
-        };
-        if let Some(flown) = flown {
-            self.landed(flown);
+        // To look at a long list for each of its changes would be all that is done.
+        let until = Instant::now() + SHORTEST_PAUSE.max(self.took * 2);
+        let mut changed = false;
+        loop {
+            let Self { flying, progress, .. } = self;
+            tokio::select! {
+                Some(flown) = flying.join_next() => self.landed(flown),
+                Ok(()) = progress.changed(), if !changed => changed = true,
+                () = tokio::time::sleep_until(until), if changed => return,
+                else => std::future::pending().await,
+            }
         }
     }
 
