@@ -173,7 +173,7 @@ impl Processing {
 }
 
 /// What names this process among all that ever work on the same log.
-fn process() -> &'static str {
+pub(crate) fn process() -> &'static str {
     static PROCESS: OnceLock<String> = OnceLock::new();
     PROCESS.get_or_init(|| format!("process-{}-{}", std::process::id(), EventId::new()))
 }
