@@ -3,6 +3,7 @@
 mod crashes;
 mod runtime;
 mod shop;
+mod storms;
 mod trouble;
 
 use std::{sync::Arc, time::Duration};

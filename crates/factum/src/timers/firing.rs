@@ -211,6 +211,7 @@ impl<F: Fire> Duty<F> {
             fired: 0,
             last_failure: None,
             took: Duration::ZERO,
+            tell: self.tell.clone(),
         })
     }
 
@@ -271,6 +272,7 @@ struct Round<F> {
     last_failure: Option<String>,
     /// How long the last look at the list took.
     took: Duration,
+    tell: watch::Sender<TimerStatus>,
 }
 
 impl<F: Fire> Round<F> {
@@ -359,6 +361,9 @@ impl<F: Fire> Round<F> {
             }
         };
         self.known.insert(key, known);
+        self.tell.send_modify(|status| {
+            (status.fired, status.last_failure) = (self.fired, self.last_failure.clone());
+        });
     }
 
     /// Returns when the list has changed.
