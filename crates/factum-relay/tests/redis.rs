@@ -9,6 +9,8 @@ use std::{sync::Arc, time::Duration};
 use factum::{Sink, Stuck, Trouble};
 use factum_relay::{RedisStreams, Stamp};
 use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamRangeReply};
+#[cfg(feature = "tls")]
+use support::tls;
 use support::{log, record, relay, seed, server::Server, storm::Storm, which};
 
 async fn client(server: &Server) -> MultiplexedConnection {
@@ -125,4 +127,34 @@ async fn what_is_too_large_is_refused_and_nothing_else() {
     assert!(why.contains("proto-max-bulk-len"), "{why}");
     relay.accept(&events[4..]).await.unwrap();
     assert_eq!(which(&events, &received(&server, "orders").await), [0, 1, 2, 4]);
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn the_servers_certificate_must_be_trusted() {
+    let factum = log();
+    let event = record(&factum, "order-1", serde_json::json!({ "n": 1 })).await;
+    if let Some(url) = tls::trusted() {
+        relay(&factum, RedisStreams::at(&url).unwrap()).accept(&[event]).await.unwrap();
+        return;
+    }
+    let (papers, port) = (tls::Papers::new(), support::free_port());
+    let file = |name| papers.file(name).display().to_string();
+    let settings = [
+        "--tls-port",
+        &port.to_string(),
+        "--tls-auth-clients",
+        "no",
+        "--tls-cert-file",
+        &file("certificate"),
+    ];
+    let server =
+        [&settings[..], &["--tls-key-file", &file("key"), "--tls-ca-cert-file", &file("authority")]].concat();
+    let server = Server::redis(&server).await;
+    let url = format!("rediss://localhost:{port}");
+    let stuck = relay(&factum, RedisStreams::at(&url).unwrap()).accept(&[event]).await;
+    let Err(Stuck { done: 0, trouble: Trouble::Infrastructure(why) }) = stuck else { panic!("{stuck:?}") };
+    assert!(why.contains("certificate"), "{why}");
+    papers.run_again("the_servers_certificate_must_be_trusted", &url);
+    assert_eq!(received(&server, "events").await.len(), 1);
 }
