@@ -36,6 +36,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// How often those who wait have it looked how far the model is that another process keeps.
 pub(crate) const LOOKS_EVERY: Duration = Duration::from_millis(50);
 
+/// How long it keeps to itself how far it has looked over what does not concern it, where other processes may wait for it.
+const UNTOLD: Duration = Duration::from_millis(250);
+
 /// What panics if a projection or a store does.
 const KEEPING: &str = "the keeping of a read model";
 
@@ -173,6 +176,8 @@ pub(crate) struct Worker {
     stopped: Option<Error>,
     open: bool,
     failures: u32,
+    /// Since when it has looked further than is stored, if that matters to others.
+    untold: Option<Instant>,
 }
 
 impl Worker {
@@ -203,6 +208,7 @@ impl Worker {
             stopped: None,
             open: false,
             failures: 0,
+            untold: None,
         };
         (worker, receiver)
     }
@@ -250,6 +256,10 @@ impl Worker {
             self.reopen().await?;
             self.open = true;
         }
+        // In other processes only what is stored is seen.
+        let further = |lane: &Lane| lane.seen.is_some() && lane.seen != lane.generation.checkpoint;
+        let untold = self.tenure.is_some() && self.active.as_ref().is_some_and(further);
+        self.untold = untold.then(|| self.untold.unwrap_or_else(Instant::now));
         tokio::select! {
             // Orders come before work: what is given up shall not go on for another batch.
             biased;
@@ -258,6 +268,7 @@ impl Worker {
                 self.cancel_rebuild().await?;
             },
             () = lost(&mut self.tenure) => self.open = false,
+            () = after(self.untold, UNTOLD) => self.store_how_far_it_looked().await?,
             (which, news) = either(&mut self.active, &mut self.building) => self.take(which, news).await?,
         }
         Ok(Turn::Went)
@@ -701,6 +712,14 @@ impl Lane {
         self.generation.checkpoint = filled.checkpoint;
         self.seen = filled.checkpoint;
         filled.problem.map_or(Ok(()), Err)
+    }
+}
+
+/// Ends so long after a moment, or never.
+async fn after(moment: Option<Instant>, long: Duration) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment + long).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use factum::{
-    Consumer, Error, EventStore, MemoryReads, Outcome, Projected, ReadStore, State,
+    Append, Consumer, Error, EventStore, MemoryReads, NewEvent, Outcome, Projected, ReadStore, State,
+    StreamName,
     prelude::*,
     reads::{Catalog, Generation, Hold, Holds, Lease, Scan, Snapshot, Step},
 };
@@ -174,6 +175,24 @@ async fn the_first_keeps_the_model_and_the_second_stands_by_until_it_stops() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_stands_by_hears_that_what_happened_does_not_concern_the_model() {
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    let first = balances(&factum, reads.clone()).await;
+    let second = balances(&factum, reads.clone()).await;
+    second.wait_for(deposit(&store).await).await.unwrap();
+    for n in 0..3 {
+        let event = NewEvent::json("Painted", &n).unwrap();
+        let painted = Append::to(StreamName::new("door-1").unwrap(), [event]);
+        let done = store.append(painted).await.unwrap().token;
+        first.wait_for(done).await.unwrap();
+        let asked = tokio::time::Instant::now();
+        second.wait_for(done).await.unwrap();
+        assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_has_died_is_followed_when_its_time_is_over_and_not_before() {
     let (store, factum) = shared();
     let reads = MemoryReads::new();
@@ -297,7 +316,7 @@ async fn one_that_has_stopped_keeps_nobody_waiting() {
     is_live(&first).await;
     let bad = factum::codec::encode(&Opened { cents: 1 }).unwrap();
     let stream = factum::StreamName::new("account-bad").unwrap();
-    let done = store.append(factum::Append::to(stream, [bad])).await.unwrap().token;
+    let done = store.append(Append::to(stream, [bad])).await.unwrap().token;
     for one in [&first, &second] {
         let stopped = one.wait_for(done).await.unwrap_err().to_string();
         assert!(stopped.contains("a bug in a projection"), "{stopped}");
