@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use factum::{EventSet, EventStoreExt, Read, Recorded};
+use factum::{Aggregate, EventSet, EventStoreExt, Read, Recorded};
 
 use crate::{
     cents::Cents,
@@ -12,7 +12,7 @@ use crate::{
     payment::PaymentEvent,
     shop::{CONSUMERS, Shop, Views},
     show::count,
-    stock::StockEvent,
+    stock::{Stock, StockEvent},
 };
 
 /// All that is recorded, added up.
@@ -107,6 +107,70 @@ impl Ledger {
         reasons
     }
 
+    /// Prints how many orders there are, and where the pieces are.
+    fn tell(&self, out: &mut String) {
+        let open = self.count(|order| order.end.is_none());
+        let completed = self.count(|order| order.end == Some(End::Completed));
+        let cancelled = self.count(|order| matches!(order.end, Some(End::Cancelled(_))));
+        let mut line = |name: &str, text: String| *out += &format!("{name:<12} {text}\n");
+        line(
+            "orders",
+            format!(
+                "{} placed = {} completed + {} cancelled + {} open",
+                count(completed + cancelled + open),
+                count(completed),
+                count(cancelled),
+                count(open)
+            ),
+        );
+        for (why, orders) in self.reasons() {
+            line("", format!("{} cancelled: {why}", count(orders)));
+        }
+
+        let [received, left, reserved, shipped] = [
+            self.pieces(|p| p.received),
+            self.pieces(Pieces::left),
+            self.pieces(Pieces::reserved),
+            self.pieces(Pieces::shipped),
+        ];
+        let pieces = |n: i64| count(n.unsigned_abs());
+        line(
+            "stock",
+            format!(
+                "{} pieces received = {} left + {} reserved + {} shipped",
+                pieces(received),
+                pieces(left),
+                pieces(reserved),
+                pieces(shipped)
+            ),
+        );
+    }
+
+    /// Prints where the money is, and says what is wrong with that.
+    fn money(&self, (taken, given_back): (Cents, Cents), faults: &mut Vec<String>, out: &mut String) {
+        let value = self.sum(|order| order.end == Some(End::Completed), |order| total(&order.lines));
+        let held = self.sum(|order| order.end.is_none(), |order| order.charged - order.refunded);
+        let (charged, refunded) =
+            (self.sum(|_| true, |order| order.charged), self.sum(|_| true, |order| order.refunded));
+        *out += &format!(
+            "{:<12} {charged} charged - {refunded} refunded = {value} for completed orders + {held} for open ones\n{:<12} {taken} charged - {given_back} refunded, by its own books\n",
+            "money", "provider"
+        );
+        if charged - refunded != value + held {
+            faults.push(format!(
+                "the shop has {} of its customers' money, and {} is due",
+                charged - refunded,
+                value + held
+            ));
+        }
+        // Of an open order, what the provider has done may not be noted yet.
+        let unnoted = self.sum(|order| order.end.is_none() && order.authorised, |order| total(&order.lines));
+        let apart = |books: Cents, noted: Cents| books < noted || books - noted > unnoted;
+        if apart(taken, charged) || apart(given_back, refunded) {
+            faults.push("the provider's books and the shop's differ".to_owned());
+        }
+    }
+
     /// What is wrong with each order and product, for itself.
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -144,6 +208,14 @@ impl Ledger {
             }
         }
         for (product, pieces) in &self.products {
+            let known = |order: &String| {
+                let order = self.orders.get(order);
+                order.is_some_and(|order| order.lines.iter().any(|line| line.product == *product))
+            };
+            let all = pieces.kept.iter().chain(&pieces.shipped);
+            for (order, number) in all.filter(|(order, number)| **number != 0 && !known(order)) {
+                faults.push(format!("{number} pieces of {product} went to order {order}, which wanted none"));
+            }
             if pieces.left() < 0 {
                 faults.push(format!("of {product} there are {} pieces left", pieces.left()));
             }
@@ -187,70 +259,20 @@ impl Pieces {
 pub(crate) async fn audit(shop: &Shop, views: &Views, out: &mut String) -> Result<(), Exit> {
     shop.catch_up(views).await?;
     let ledger = Ledger::read(shop).await?;
-    let (taken, given_back) = shop.provider.books().await?;
     let mut faults = ledger.faults();
+    ledger.tell(out);
+    for (product, pieces) in &ledger.products {
+        let available = shop.factum.load(&Stock::id(product)).await?.state.available;
+        if i64::try_from(available) != Ok(pieces.left()) {
+            faults.push(format!(
+                "of {product}, {} pieces are left, and {available} are for sale",
+                pieces.left()
+            ));
+        }
+    }
+    ledger.money(shop.provider.books().await?, &mut faults, out);
 
-    let open = ledger.count(|order| order.end.is_none());
-    let completed = ledger.count(|order| order.end == Some(End::Completed));
-    let cancelled = ledger.count(|order| matches!(order.end, Some(End::Cancelled(_))));
     let mut line = |name: &str, text: String| *out += &format!("{name:<12} {text}\n");
-    line(
-        "orders",
-        format!(
-            "{} placed = {} completed + {} cancelled + {} open",
-            count(completed + cancelled + open),
-            count(completed),
-            count(cancelled),
-            count(open)
-        ),
-    );
-    for (why, orders) in ledger.reasons() {
-        line("", format!("{} cancelled: {why}", count(orders)));
-    }
-
-    let [received, left, reserved, shipped] = [
-        ledger.pieces(|p| p.received),
-        ledger.pieces(Pieces::left),
-        ledger.pieces(Pieces::reserved),
-        ledger.pieces(Pieces::shipped),
-    ];
-    let pieces = |n: i64| count(n.unsigned_abs());
-    line(
-        "stock",
-        format!(
-            "{} pieces received = {} left + {} reserved + {} shipped",
-            pieces(received),
-            pieces(left),
-            pieces(reserved),
-            pieces(shipped)
-        ),
-    );
-
-    let value = ledger.sum(|order| order.end == Some(End::Completed), |order| total(&order.lines));
-    let held = ledger.sum(|order| order.end.is_none(), |order| order.charged - order.refunded);
-    let (charged, refunded) =
-        (ledger.sum(|_| true, |order| order.charged), ledger.sum(|_| true, |order| order.refunded));
-    line(
-        "money",
-        format!(
-            "{charged} charged - {refunded} refunded = {value} for completed orders + {held} for open ones"
-        ),
-    );
-    line("provider", format!("{taken} charged - {given_back} refunded, by its own books"));
-    if charged - refunded != value + held {
-        faults.push(format!(
-            "the shop has {} of its customers' money, and {} is due",
-            charged - refunded,
-            value + held
-        ));
-    }
-    // Of an open order, what the provider has done may not be noted yet.
-    let unnoted = ledger.sum(|order| order.end.is_none() && order.authorised, |order| total(&order.lines));
-    let apart = |books: Cents, noted: Cents| books < noted || books - noted > unnoted;
-    if apart(taken, charged) || apart(given_back, refunded) {
-        faults.push("the provider's books and the shop's differ".to_owned());
-    }
-
     let differences = views.orders.verify().await?.into_iter().chain(views.inventory.verify().await?);
     let differences: Vec<_> = differences.chain(views.customers.verify().await?).collect();
     line("read models", format!("{} rows differ from the log", differences.len()));

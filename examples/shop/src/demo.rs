@@ -38,6 +38,9 @@ const AT_ONCE: u64 = 16;
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
 
+/// How long an order takes, more or less: so the kills are spread over the whole run.
+const MS_PER_ORDER: u64 = 5;
+
 /// What is to be shown.
 #[derive(Clone, Debug)]
 pub(crate) struct Demo {
@@ -121,9 +124,10 @@ impl Demo {
     async fn be_killed(&self, number: u64, interrupted: &mut Interrupted) -> Result<u32, Exit> {
         let mut random = fastrand::Rng::with_seed(self.seed);
         // On PostgreSQL it takes a moment until the dead are known to be dead.
+        let share = self.orders * MS_PER_ORDER / u64::from(self.kills);
         let lives = match self.place {
-            Place::Directory(_) => 300..2_500,
-            Place::Postgres { .. } => 2_000..15_000,
+            Place::Directory(_) => 300..2_000 + share,
+            Place::Postgres { .. } => 2_000..15_000 + share,
         };
         for kill in 0..self.kills {
             let mut child = self.child(number)?;
