@@ -211,7 +211,8 @@ async fn on_postgres(shell: &mut Shell) -> Result<Pass, Stop> {
     let nextest = [NEXTEST, &["-E", "package(factum-postgres) or binary(postgres)"]].concat();
     // The store's own, and those of programs that can be given one.
     let own = ["test", "--no-fail-fast", "-p", "factum-postgres", "--lib", "--tests"];
-    let programs = ["test", "--no-fail-fast", "-p", "bank", "-p", "factum-cli", "-p", "shop", "--test", "postgres"];
+    let programs =
+        ["test", "--no-fail-fast", "-p", "bank", "-p", "factum-cli", "-p", "shop", "--test", "postgres"];
     let commands: &[&[&str]] = if has(shell, "nextest").await { &[&nextest] } else { &[&own, &programs] };
     let mut done = Ok(());
     for args in commands {

@@ -67,7 +67,7 @@ pub(crate) enum PaymentRefusal {
     NotRequested,
     #[error("it is paid already")]
     PaidAlready,
-    #[error("it is too late: the order is cancelled")]
+    #[error("it is too late to pay")]
     TooLate,
     #[error("nothing was charged")]
     NotCharged,

@@ -1,13 +1,14 @@
 //! The everyday verbs: each opens the shop, does what is asked, has everybody finish their work, and says what came of it.
 
-use factum::{Aggregate, Position};
+use factum::{Aggregate, Position, process::Timer};
 
 use crate::{
     audit::{audit, set_aside},
     cart::{AddItem, Cart, CartRefusal, CheckOut},
     cents::Cents,
     exit::Exit,
-    payment::{Authorise, Payment},
+    fulfilment::DEADLINE,
+    payment::{Authorise, Payment, PaymentRefusal},
     provider::Faults,
     shop::{CONSUMERS, Place, Shop, Workers},
     show::{say, table},
@@ -115,8 +116,14 @@ pub(crate) async fn order(place: &Place, wanted: Wanted, out: &mut String) -> Re
 pub(crate) async fn pay(place: &Place, order: &str, card: String, out: &mut String) -> Result<(), Exit> {
     let shop = open(place, false).await?;
     let workers = shop.work().await?;
-    // Whose time is over by now is told so.
     shop.settle(&workers).await?;
+    // The deadline may have passed while the shop was closed, and be about to be heard of.
+    if let Some(instance) = workers.fulfilment.instance(order).await? {
+        let late = |timer: &Timer| timer.id == DEADLINE && timer.at <= shop.factum.now();
+        if instance.timers.iter().any(late) {
+            return Err(Exit::refused(format!("order {order}: {}", PaymentRefusal::TooLate)));
+        }
+    }
     let paid = shop.factum.execute(&Payment::id(order), Authorise { card }).await;
     paid.map_err(|failure| match failure.refusal() {
         Some(refusal) => Exit::refused(format!("order {order}: {refusal}")),
