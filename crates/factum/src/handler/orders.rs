@@ -88,6 +88,12 @@ impl Factum {
 }
 
 impl Parked {
+    /// The same, for what this actor asks: the log says so.
+    #[must_use]
+    pub fn acting_as(&self, actor: impl Into<String>) -> Self {
+        Self { factum: self.factum.acting_as(actor), ..self.clone() }
+    }
+
     async fn layout(&self) -> Result<Layout> {
         let layout = Layout::stored(&*self.reads, &self.consumer).await?;
         layout.ok_or_else(|| Error::NotFound {
