@@ -139,6 +139,25 @@ async fn what_is_unscheduled_at_the_last_moment_does_not_happen() {
     assert_eq!(kinds(&factum, "shop").await, [] as [&str; 0]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn of_two_who_schedule_at_once_the_later_is_right() {
+    let (store, factum, others, clock) = worlds();
+    let at = |seconds| clock_now(&clock).plus(Duration::from_secs(seconds));
+    let (first, second) = (at(10), at(5));
+    store.before("Scheduled", async move {
+        others.schedule("1", second, &ShopEvent::Reserved).await.unwrap();
+    });
+    factum.schedule("1", first, &ShopEvent::Cancelled).await.unwrap();
+    assert_eq!(store.conflicts(), 1);
+    let timers = factum.timers(MemoryReads::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(timers.status().next, Some(first), "the other is not in the list any more");
+    clock.advance(Duration::from_secs(20));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    timers.stop().await;
+    assert_eq!(kinds(&factum, "shop").await, ["Cancelled"]);
+}
+
 fn clock_now(clock: &ManualClock) -> Timestamp {
     crate::Clock::now(clock)
 }
