@@ -39,7 +39,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("redis", &["factum-relay"]),
     ("rusqlite", &["factum-sqlite"]),
     ("rustix", &["factum-log", "proofs", "xtask"]),
-    ("rustls", &["factum-postgres"]),
+    ("rustls", &["factum-postgres", "factum-relay"]),
 ];
 
 /// Features of tokio that bring disk, network or processes into the crate that knows none.
