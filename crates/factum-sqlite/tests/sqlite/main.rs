@@ -5,6 +5,7 @@ mod files;
 mod letters;
 #[path = "../../../factum/tests/domain/passes.rs"]
 mod passes;
+mod processes;
 #[path = "../../../factum/tests/domain/projections.rs"]
 mod projections;
 #[path = "../../../factum/tests/domain/rebuilds.rs"]
