@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use crate::{
     readme,
-    servers::Postgres,
+    servers::{BROKERS, Postgres},
     shell::{Shell, Stop, elapsed, now},
     tidy, year,
 };
@@ -24,6 +24,8 @@ pub(crate) enum Lane {
     Tests,
     /// The tests that need a PostgreSQL, on one of their own
     Postgres,
+    /// The relays, each on a broker of its own that is killed
+    Relays,
     /// The examples in the documentation compile and run
     Doctests,
     /// The documentation builds without a warning
@@ -168,11 +170,7 @@ impl Lane {
             }
             // With all features, since some tests need the simulated disk; the lanes `readme` and `year` run what is shipped.
             Self::Tests if has(shell, "nextest").await => {
-                cargo(
-                    shell,
-                    &[NEXTEST, &["-E", "not (package(factum-postgres) or binary(postgres))"]].concat(),
-                )
-                .await
+                cargo(shell, &[NEXTEST, &["-E", NO_SERVERS]].concat()).await
             }
             Self::Tests => {
                 println!("cargo-nextest is not installed; `cargo test` does as well, only slower");
@@ -181,6 +179,7 @@ impl Lane {
                 cargo(shell, &[&["test"], WITHOUT_SERVERS, &options[..]].concat()).await
             }
             Self::Postgres => on_postgres(shell).await,
+            Self::Relays => relays(shell).await,
             Self::Doctests => cargo(shell, &["test", "--workspace", "--doc", "--all-features"]).await,
             Self::Docs => docs(shell).await,
             Self::Readme => readme::run(shell).await,
@@ -197,8 +196,12 @@ impl Lane {
 /// Always the whole workspace, of which an expression takes its part: so nothing is built twice with other features.
 const NEXTEST: &[&str] =
     &["nextest", "run", "--workspace", "--all-features", "--no-fail-fast", "--status-level", "slow"];
-/// The packages whose tests need nothing but themselves.
-const WITHOUT_SERVERS: &[&str] = &["--workspace", "--exclude", "factum-postgres"];
+/// The tests that need nothing but themselves.
+const NO_SERVERS: &str =
+    "not (package(factum-postgres) or binary(postgres) or (package(factum-relay) and kind(test)))";
+/// The packages with such tests.
+const WITHOUT_SERVERS: &[&str] =
+    &["--workspace", "--exclude", "factum-postgres", "--exclude", "factum-relay"];
 
 async fn on_postgres(shell: &mut Shell) -> Result<Pass, Stop> {
     let postgres = match Postgres::start(shell).await? {
@@ -218,6 +221,42 @@ async fn on_postgres(shell: &mut Shell) -> Result<Pass, Stop> {
     }
     postgres.stop().await;
     done.map(|()| Pass::Done(String::new()))
+}
+
+/// The relays' tests start servers themselves, since they kill them. Here it is found out where the programs are.
+async fn relays(shell: &mut Shell) -> Result<Pass, Stop> {
+    // It needs no server: its client brings one along.
+    let (mut names, mut missing, mut variables) = (vec!["kafka"], Vec::new(), Vec::new());
+    for broker in BROKERS {
+        match broker.program(shell).await? {
+            Ok(program) => {
+                names.push(broker.name);
+                variables.push((broker.variable, program));
+            }
+            Err(why) => missing.push(why),
+        }
+    }
+    for why in &missing {
+        println!("skipped: {why}");
+    }
+    let expression = names.iter().map(|name| format!("binary({name})")).collect::<Vec<_>>().join(" or ");
+    let expression = format!("package(factum-relay) and (kind(lib) or {expression})");
+    // What a test says of its broker is worth seeing.
+    let nextest =
+        [NEXTEST, &["--success-output", "final", "--test-threads", "2", "-E", &expression]].concat();
+    let mut own = vec!["test", "--no-fail-fast", "-p", "factum-relay", "--all-features", "--lib"];
+    own.extend(names.iter().flat_map(|name| ["--test", name]));
+    let has_nextest = has(shell, "nextest").await;
+    let mut command = shell.cargo(if has_nextest { &nextest } else { &own });
+    command.envs(variables);
+    shell.run(command).await?;
+    let on =
+        if std::env::var_os("FACTUM_TEST_KAFKA").is_some() { "" } else { " (its client's mock cluster)" };
+    let told = format!("{}{on}", names.iter().rev().copied().collect::<Vec<_>>().join(", "));
+    Ok(match missing.is_empty() {
+        true => Pass::Done(told),
+        false => Pass::Done(format!("{told}; skipped {}", missing.join("; "))),
+    })
 }
 
 async fn cargo(shell: &mut Shell, args: &[&str]) -> Result<Pass, Stop> {

@@ -30,7 +30,7 @@ impl Postgres {
     /// Starts one, with an empty database `postgres` that anybody on this machine may use as `postgres`. If there is no such
     /// server to start, what to do about that.
     pub(crate) async fn start(shell: &mut Shell) -> Result<Result<Self, String>, Stop> {
-        let Some(bin) = find_or_install(shell).await? else {
+        let Some(bin) = find_or_install(shell, "postgresql", newest_postgres).await? else {
             let why = "PostgreSQL's server is not installed: apt-get install postgresql (15 or later)";
             return Ok(Err(why.to_owned()));
         };
@@ -119,27 +119,78 @@ impl Drop for Postgres {
     }
 }
 
-/// Where the server's programs are. On a machine without them, root installs Debian's.
-async fn find_or_install(shell: &mut Shell) -> Result<Option<PathBuf>, Stop> {
+/// A message broker, of which tests start servers of their own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Broker {
+    /// As the tests call it.
+    pub(crate) name: &'static str,
+    /// By what tests are told where its program is.
+    pub(crate) variable: &'static str,
+    /// Debian's package.
+    package: &'static str,
+    /// Where its program may be besides the path.
+    places: &'static [&'static str],
+}
+
+/// The brokers that can be had as servers.
+pub(crate) const BROKERS: [Broker; 3] = [
+    Broker { name: "redis", variable: "FACTUM_TEST_REDIS", package: "redis-server", places: &[] },
+    Broker {
+        name: "rabbitmq",
+        variable: "FACTUM_TEST_RABBITMQ",
+        package: "rabbitmq-server",
+        // Before the one on the path, which starts it as another user and in another directory.
+        places: &["/usr/lib/rabbitmq/bin"],
+    },
+    Broker { name: "nats", variable: "FACTUM_TEST_NATS", package: "nats-server", places: &["/usr/sbin"] },
+];
+
+impl Broker {
+    /// Its program: the one that is named in the environment, one that is here, or Debian's, installed. If there is none, what to
+    /// do about that.
+    pub(crate) async fn program(self, shell: &mut Shell) -> Result<Result<PathBuf, String>, Stop> {
+        if let Some(given) = std::env::var_os(self.variable) {
+            return Ok(Ok(given.into()));
+        }
+        // The program is called as its package.
+        let Self { name, variable, package, places } = self;
+        let find = || {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let mut places = places.iter().map(PathBuf::from).chain(std::env::split_paths(&path));
+            places.find_map(|place| Some(place.join(package)).filter(|program| program.exists()))
+        };
+        let found = find_or_install(shell, package, find).await?;
+        let why = format!("{name}: apt-get install {package}, or say in {variable} where {package} is");
+        Ok(found.ok_or(why))
+    }
+}
+
+/// What `find` finds. On a machine where it finds nothing, root installs Debian's package, whose own server is not started.
+async fn find_or_install<T>(
+    shell: &mut Shell,
+    package: &str,
+    find: impl Fn() -> Option<T>,
+) -> Result<Option<T>, Stop> {
     if let Some(found) = find() {
         return Ok(Some(found));
     }
     if !geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
         return Ok(None);
     }
-    let mut install = shell.command("apt-get");
-    install
-        .args(["install", "--yes", "--no-install-recommends", "postgresql"])
-        .env("DEBIAN_FRONTEND", "noninteractive");
-    match shell.run(install).await {
-        Err(Stop::Failed(why)) => println!("{why}"),
-        Err(stop) => return Err(stop),
-        Ok(()) => {}
+    for (what, args) in [("update", &[][..]), ("install", &["--yes", "--no-install-recommends", package])] {
+        let mut apt = shell.command("apt-get");
+        // Services are started in some run level, and not in this one.
+        apt.arg(what).args(args).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+        match shell.run(apt).await {
+            Err(Stop::Failed(why)) => println!("{why}"),
+            Err(stop) => return Err(stop),
+            Ok(()) => {}
+        }
     }
     Ok(find())
 }
 
-fn find() -> Option<PathBuf> {
+fn newest_postgres() -> Option<PathBuf> {
     let debian = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

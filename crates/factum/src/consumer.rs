@@ -298,6 +298,10 @@ impl Consumer {
         while progress.changed().await.is_ok() {}
     }
 
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.inner.progress.clone()
+    }
+
     pub(crate) fn order(&self, command: Command) {
         // Where the order does not arrive, it has ended already.
         let _ = self.inner.commands.send(command);

@@ -91,7 +91,7 @@ impl ContentType {
 
 /// What is known about an event besides its data: a JSON object.
 ///
-/// factum itself uses `correlation_id`, `causation_id` and `actor`; all other keys are the user's.
+/// factum itself uses `correlation_id`, `causation_id`, `causation_depth` and `actor`; all other keys are the user's.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Metadata(Bytes);
 
@@ -164,6 +164,11 @@ impl Metadata {
     /// The id of the command or event that led to this one.
     pub fn causation_id(&self) -> Option<String> {
         self.get("causation_id")
+    }
+
+    /// How many events led to this one, each to the next. 0 for what was not [caused](crate::Factum::caused_by) by an event.
+    pub fn causation_depth(&self) -> u64 {
+        self.to_object().get("causation_depth").and_then(serde_json::Value::as_u64).unwrap_or(0)
     }
 
     /// The distributed trace that it was recorded in: the header of that name of the W3C's Trace Context.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     aggregate::{Aggregate, Command, Id, Recorded},
-    append::{Append, Appended, Placed},
+    append::{Append, Appended, Guard, Placed},
     decision::{Decide, Entity, Loaded, Model, Models, Seen, Writes, load},
     error::{Error, Outcome, Result},
     event::{EventId, Metadata, RecordedEvent},
@@ -37,6 +37,10 @@ pub struct Factum {
     actor: Option<String>,
     correlation_id: Option<String>,
     causation_id: Option<String>,
+    /// How many events led to the next one, each to the next.
+    depth: u64,
+    /// What must hold, besides what a decision has read.
+    provided: Vec<Guard>,
     traceparent: Option<String>,
     /// The pass of the log that its consumers share, if they do.
     road: Option<Arc<Road>>,
@@ -109,6 +113,8 @@ impl Factum {
             actor: None,
             correlation_id: None,
             causation_id: None,
+            depth: 0,
+            provided: Vec::new(),
             traceparent: None,
             attempts: ATTEMPTS,
             clock: Arc::new(SystemClock),
@@ -155,13 +161,30 @@ impl Factum {
         Self { correlation_id: Some(id.into()), ..self.clone() }
     }
 
-    /// The same handle for work that `event` led to: in its flow, and with its id as the cause.
+    /// The same handle for work that `event` led to: in its flow, and with its id as the cause. The metadata also says how long the
+    /// chain of causes has become (`causation_depth`).
     #[must_use]
     pub fn caused_by(&self, event: &RecordedEvent) -> Self {
         let cause = event.id.to_string();
         let flow = event.metadata.correlation_id().unwrap_or_else(|| cause.clone());
+        let depth = event.metadata.causation_depth() + 1;
         let traceparent = event.metadata.traceparent().or_else(|| self.traceparent.clone());
-        Self { correlation_id: Some(flow), causation_id: Some(cause), traceparent, ..self.clone() }
+        Self { correlation_id: Some(flow), causation_id: Some(cause), depth, traceparent, ..self.clone() }
+    }
+
+    /// The same handle, which records nothing unless this holds, whatever a decision has read.
+    pub(crate) fn provided(&self, guard: Guard) -> Self {
+        let mut provided = self.provided.clone();
+        provided.push(guard);
+        Self { provided, ..self.clone() }
+    }
+
+    /// As [`caused_by`](Self::caused_by), for what `event` had happen at a later moment. Time has passed, so that the chain of causes
+    /// begins anew; unless there was nothing to wait for.
+    pub(crate) fn caused_by_wait(&self, event: &RecordedEvent, until: Timestamp) -> Self {
+        let caused = self.caused_by(event);
+        let depth = if until > event.recorded_at { 0 } else { caused.depth };
+        Self { depth, ..caused }
     }
 
     /// The same handle for work in a distributed trace: `traceparent` is the header of that name of the W3C's Trace Context, as the
@@ -237,6 +260,8 @@ impl Factum {
             attempts += 1;
             let work = Work { identity, metadata: &metadata, correlation_id: &correlation_id, attempts };
             match self.attempt(decision, work).await {
+                // What does not hold now will not hold the next time.
+                Err(Failure::Store(error)) if self.is_provided_for(&error) => return Err(error.into()),
                 Err(Failure::Store(error)) if error.is_conflict() && attempts < self.attempts => {
                     tracing::debug!(attempts, conflict = %error, "somebody else was quicker; it is decided again");
                     back_off(attempts).await;
@@ -254,6 +279,10 @@ impl Factum {
                 outcome => return outcome,
             }
         }
+    }
+
+    fn is_provided_for(&self, error: &Error) -> bool {
+        matches!(error, Error::Conflict(conflict) if self.provided.contains(&conflict.guard))
     }
 
     /// What the decision needs to know. Where events are hidden while a model is read, it is in a state that never was, and new
@@ -294,6 +323,7 @@ impl Factum {
                     event.metadata = work.metadata.clone();
                 });
                 append.guards = loaded.guards;
+                append.guards.extend(self.provided.iter().cloned());
                 match own {
                     None => {
                         let (appended, _) = self.send(append).await?;
@@ -436,7 +466,8 @@ impl Factum {
             ("traceparent", self.traceparent.as_deref()),
         ];
         let known = parts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
-        Metadata::from_object(&known.collect())
+        let depth = (self.depth > 0).then(|| ("causation_depth".to_owned(), self.depth.into()));
+        Metadata::from_object(&known.chain(depth).collect())
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     worker::unharmed,
 };
 
-pub(crate) use self::processor::process;
+pub(crate) use self::processor::{is_of_this_process, new_holder};
 pub use self::{
     event_bus::EventBus,
     letters::{DeadLetter, Failing, Standing},

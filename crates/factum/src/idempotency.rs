@@ -81,6 +81,18 @@ impl Factum {
     }
 }
 
+impl<H> Identified<H> {
+    /// The command's id: also what makes a request to somebody else the same request, as its `Idempotency-Key`.
+    pub fn id(&self) -> &str {
+        &self.command_id
+    }
+
+    /// The handle, for what is no part of the command: to load, to ask for the time.
+    pub fn handle(&self) -> &H {
+        &self.handle
+    }
+}
+
 impl Identified<Factum> {
     /// As [`Factum::execute`], once.
     ///

@@ -28,6 +28,7 @@ pub mod name;
 pub mod pass;
 pub mod position;
 pub mod prelude;
+pub mod process;
 pub mod projection;
 pub mod query;
 pub mod read;
@@ -43,6 +44,7 @@ pub mod tags;
 mod tenure;
 pub mod testkit;
 pub mod time;
+pub mod timers;
 mod worker;
 
 pub use self::{
@@ -62,6 +64,7 @@ pub use self::{
     name::{EventType, StreamName},
     pass::Pass,
     position::{LogIdentity, Position, Revision, Token},
+    process::{Effect, Input, ProcessManager, Timer},
     projection::{Difference, MultiProjection, Projected, Projection, ReadModel, Rows},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},

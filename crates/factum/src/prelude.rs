@@ -11,6 +11,7 @@ pub use crate::{
     handle::{Done, Factum, Failure},
     moment::At,
     position::{Position, Revision},
+    process::{Effect, Input, ProcessManager},
     projection::{Projected, Projection},
     query::Query,
     snapshot::Snapshots,

@@ -14,8 +14,7 @@ use tokio::{
 use crate::{
     consumer::Form,
     error::{Error, Outcome, Result},
-    event::EventId,
-    handler::process,
+    handler::new_holder,
     reads::Hold,
 };
 
@@ -43,7 +42,7 @@ struct Keeping {
 
 impl Tenure {
     pub(crate) fn new(form: Arc<dyn Form>) -> Self {
-        let holder = format!("{}/{}/v{}", process(), EventId::new(), form.version());
+        let holder = format!("{}/v{}", new_holder(), form.version());
         Self { form, holder, keeping: None }
     }
 

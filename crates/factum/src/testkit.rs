@@ -30,6 +30,8 @@
 //! // Events of older shapes: what they are today.
 //! given_stored("Deposit", r#"{"cents": 100}"#).then([MoneyDeposited { cents: 100 }]);
 //!
+//! // Process managers: `given([…]).process(Fulfilment).when([…]).then_effects([…])`, see `Given::process`.
+//!
 //! // Whatever happens.
 //! any_sequence(|random| Step::command(Withdraw { cents: random.i64(0..100) })).keeps(|account: &Account| account.cents >= 0);
 //! ```
@@ -41,13 +43,17 @@
 //! one: a test that ran once runs for ever. For whatever has no word here there is a [`World`]: `given([…]).world().factum` is a handle as in
 //! production, on which, for example, a projection in SQL can run (`Sqlite::memory()?.project(&world.factum, Turnover)`).
 
+mod process;
 mod property;
 mod story;
 
 use std::{future::Future, marker::PhantomData, sync::Arc, task};
 
-pub use self::property::{Property, Random, Step, any_sequence};
 use self::story::{Line, Story};
+pub use self::{
+    process::Reacting,
+    property::{Property, Random, Step, any_sequence},
+};
 use crate::{
     aggregate::{Aggregate, Command, Event, Recorded},
     append::{Append, Limits},

@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("factum-sqlite", &["factum"]),
     ("factum-conformance", &["factum"]),
     ("factum-postgres", &["factum"]),
+    ("factum-relay", &["factum"]),
 ];
 
 /// What a crate may use besides in its own tests: the suite, and a store to run on.
@@ -28,10 +29,14 @@ const IN_TESTS_OF: (&str, &str) = ("factum-macros", "factum");
 /// The only packages that may know these from outside, directly.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("anyhow", &[]),
+    ("async-nats", &["factum-relay"]),
     ("clap", &["bank", "factum-cli", "proofs", "xtask"]),
     ("crc32c", &["factum-log"]),
     ("indicatif", &["bank", "factum-cli"]),
+    ("lapin", &["factum-relay"]),
     ("metrics", &["factum", "factum-log", "factum-postgres"]),
+    ("rdkafka", &["factum-relay"]),
+    ("redis", &["factum-relay"]),
     ("rusqlite", &["factum-sqlite"]),
     ("rustix", &["factum-log", "proofs", "xtask"]),
     ("rustls", &["factum-postgres"]),

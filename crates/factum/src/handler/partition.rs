@@ -30,8 +30,12 @@ use crate::{
     worker::{LOOKED_FAR, Rate, feed, jittered, unharmed},
 };
 
-/// Records that a sink is handed at once, at most.
-const RUN: usize = 256;
+/// Records that a sink is handed at once: in the beginning, and at most.
+const RUN: (usize, usize) = (16, 256);
+/// How long a sink should take for what it is handed at once: what it has done is known only then.
+const RUN_TIME: Duration = Duration::from_millis(100);
+/// How long what is done may go without being stored, while there is more to do.
+const UNSTORED: Duration = Duration::from_millis(250);
 /// How long it may have looked over what does not concern it before it stores how far it has looked.
 const LOOKED_LONG: Duration = Duration::from_secs(1);
 /// Dead letters that are tried again before it looks at the log again.
@@ -99,6 +103,8 @@ pub(super) struct Worker {
     live: bool,
     failures: u32,
     shown: Shown,
+    /// How many records it is handed at once now.
+    run: usize,
     /// Records that are handed over one by one, because one of them has made the sink panic.
     singly: usize,
 }
@@ -186,6 +192,7 @@ impl Worker {
                 consumer,
                 plan.model.strip_prefix(consumer).unwrap_or_default().trim_start_matches("_p"),
             ),
+            run: RUN.0,
             singly: 0,
         };
         worker.tell();
@@ -270,6 +277,9 @@ impl Worker {
                     let (done, turn) =
                         self.hand_over(&records[at..self.end_of_run(&records, at)], to).await?;
                     at += done;
+                    if self.stored.elapsed() > UNSTORED {
+                        self.store(self.seen).await?;
+                    }
                     match turn {
                         Turn::Went => continue,
                         Turn::Over => return Ok(Turn::Over),
@@ -307,7 +317,7 @@ impl Worker {
     /// How far from a record on all can be handed over at once.
     fn end_of_run(&self, records: &[RecordedEvent], first: usize) -> usize {
         // Who has just failed is asked for little.
-        let longest = if self.failures > 0 || self.singly > 0 { 1 } else { RUN };
+        let longest = if self.failures > 0 || self.singly > 0 { 1 } else { self.run };
         let free =
             |record: &&RecordedEvent| record.stream != self.plan.orders && self.held_up(record).is_none();
         first + records[first..].iter().take(longest).take_while(free).count()
@@ -315,8 +325,10 @@ impl Worker {
 
     /// Hands records to the sink. How many of them are dealt with now, handled or set aside.
     async fn hand_over(&mut self, records: &[RecordedEvent], to: Token) -> Result<(usize, Turn)> {
+        let begun = Instant::now();
         let Stuck { done, trouble } = match self.accept(records).await {
             Ok(Ok(())) => {
+                self.pace(records.len(), begun);
                 self.come_to(records, records.len(), to);
                 (self.failures, self.singly) = (0, self.singly.saturating_sub(records.len()));
                 return Ok((records.len(), Turn::Went));
@@ -347,6 +359,16 @@ impl Worker {
         self.parking.set_aside(record, self.plan.sink.key(record), &trouble);
         self.come_to(records, done + 1, to);
         Ok((done + 1, Turn::Went))
+    }
+
+    /// Hands over more at once where that takes little time, and less where it takes much.
+    fn pace(&mut self, records: usize, begun: Instant) {
+        let took = begun.elapsed();
+        if took > RUN_TIME {
+            self.run = (self.run / 2).max(1);
+        } else if took < RUN_TIME / 4 && records == self.run {
+            self.run = (self.run * 2).min(RUN.1);
+        }
     }
 
     /// The first `n` of these records are dealt with.

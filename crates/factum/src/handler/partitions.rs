@@ -65,9 +65,9 @@ impl Layout {
                 return Err(Error::invalid(what, why));
             }
             match self.make(reads, store).await {
-                // Somebody else is making it.
-                Err(Error::Fenced { .. }) => {}
-                made => return made,
+                // Somebody else has made it, or is about to.
+                Ok(()) | Err(Error::Fenced { .. }) => {}
+                failed => return failed,
             }
         }
     }
@@ -75,6 +75,10 @@ impl Layout {
     async fn make(&self, reads: &dyn ReadStore, store: &dyn EventStore) -> Result<()> {
         let lease = reads.claim(&self.consumer).await?;
         let catalog = reads.catalog(&self.consumer).await?;
+        // Looked at once nobody else can make it.
+        if Self::stored(reads, &self.consumer).await?.is_some() {
+            return Ok(());
+        }
         if catalog.active.is_some_and(|active| active.checkpoint.is_some()) {
             let why = "a read model of this name is kept there already; give one of them another name";
             return Err(Error::invalid(format!("the consumer's name `{}`", self.consumer), why));

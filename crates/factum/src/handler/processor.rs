@@ -132,7 +132,7 @@ impl Processing {
             keys: self.parked_keys,
             letters: self.parked_keys.saturating_mul(LETTERS_PER_KEY),
         };
-        let me = format!("{}/{}", process(), EventId::new());
+        let me = new_holder();
         let plan = |partition| -> Result<Arc<Plan>> {
             Ok(Arc::new(Plan {
                 sink: self.sink.clone(),
@@ -178,8 +178,13 @@ pub(crate) fn process() -> &'static str {
     PROCESS.get_or_init(|| format!("process-{}-{}", std::process::id(), EventId::new()))
 }
 
+/// A new name for somebody in this process who holds something.
+pub(crate) fn new_holder() -> String {
+    format!("{}/{}", process(), EventId::new())
+}
+
 /// Whether a holder is of this process.
-pub(super) fn is_of_this_process(holder: &str) -> bool {
+pub(crate) fn is_of_this_process(holder: &str) -> bool {
     holder.strip_prefix(process()).is_some_and(|rest| rest.starts_with('/'))
 }
 

@@ -51,7 +51,7 @@ impl Line {
         Self { stream: key.into(), event_type: String::new(), data, tags: Vec::new() }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let Self { stream, event_type, data, tags } = self;
         let mut text = format!("{stream}: ");
         if !event_type.is_empty() {
@@ -101,6 +101,16 @@ impl Story {
         if !unread.is_empty() {
             let unread = listed(unread, "    ");
             self.unread = format!("none of the decision's models reads these given events\n{unread}");
+        }
+        self
+    }
+
+    /// Events that a process manager has not heard: perhaps its query is wrong, or how it finds the instance.
+    pub(super) fn unheard(mut self, who: &str, unheard: &[Line]) -> Self {
+        if !unheard.is_empty() {
+            let unheard = listed(unheard, "    ");
+            self.unread =
+                format!("{who} has no instance for these events, or does not ask for them\n{unheard}");
         }
         self
     }

@@ -9,6 +9,7 @@ mod evolution;
 mod hiding;
 mod idempotency;
 mod passes;
+mod processes;
 mod projections;
 mod rebuilds;
 mod snapshots;

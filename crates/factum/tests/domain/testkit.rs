@@ -16,7 +16,7 @@ use crate::support::*;
 /// What the failing test shows is what the file says. `FACTUM_UPDATE=1` writes the file.
 #[track_caller]
 #[allow(clippy::disallowed_methods, reason = "a test writes what it shows")]
-fn shows(name: &str, test: impl FnOnce()) {
+pub(crate) fn shows(name: &str, test: impl FnOnce()) {
     let panic = catch_unwind(AssertUnwindSafe(test)).expect_err("the test must fail");
     let shown = *panic.downcast::<String>().expect("a panic with a text");
     let file =

@@ -119,3 +119,23 @@ async fn what_a_process_has_left_that_is_gone_is_free_at_once_where_nobody_else_
     processor.wait_for(to).await.unwrap();
     assert_eq!(shipping.done.of("order-a"), [1]);
 }
+
+/// Whoever is first says how the work is divided; the others find it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_may_begin_at_once() {
+    for _ in 0..50 {
+        let (factum, reads) = (factum(), Arc::new(MemoryReads::new()));
+        let gate = Arc::new(tokio::sync::Barrier::new(8));
+        let begin = |_| {
+            let (factum, reads, gate) = (factum.clone(), reads.clone(), gate.clone());
+            tokio::spawn(async move {
+                gate.wait().await;
+                factum.handler(Shipping::default()).partitions(2).start(reads).await.map(drop)
+            })
+        };
+        let begun: Vec<_> = (0..8).map(begin).collect();
+        for one in begun {
+            one.await.unwrap().unwrap();
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The sink that a relay is, over any broker.
+
+use std::{fmt, sync::Arc};
+
+use factum::{EventStore, Factum, Query, RecordedEvent, Result, Sink, Stuck, Trouble, async_trait};
+
+use crate::message::{Message, MessageId};
+
+/// Where messages are published: [`RedisStreams`](crate::RedisStreams), [`RabbitMq`](crate::RabbitMq), [`JetStream`](crate::JetStream),
+/// [`Kafka`](crate::Kafka), or one of your own.
+#[async_trait]
+pub trait Broker: fmt::Debug + Send + Sync + 'static {
+    /// Publishes messages, in this order, at least one. It returns when the broker has confirmed all of them for good.
+    ///
+    /// A message MUST NOT be published while one before it with the same key is not confirmed, unless the broker guarantees that
+    /// it cannot get in if that one does not: who receives messages of a key takes one that comes late for a repeat. Several calls
+    /// are made at the same time, each with keys of its own.
+    ///
+    /// # Errors
+    /// [`Stuck`] with how many, from the first, are confirmed. What is confirmed after the one that is not is published again.
+    async fn publish(&self, messages: &[Message]) -> Result<(), Stuck>;
+}
+
+#[async_trait]
+impl<B: Broker + ?Sized> Broker for Arc<B> {
+    async fn publish(&self, messages: &[Message]) -> Result<(), Stuck> {
+        (**self).publish(messages).await
+    }
+}
+
+type Key = Arc<dyn Fn(&RecordedEvent) -> String + Send + Sync>;
+
+/// Publishes the events of a log to a [`Broker`], each at least once, in the order of its key. It is a [`Sink`]: the runtime
+/// drives it, and moves its checkpoint when the broker has confirmed.
+pub struct Relay<B> {
+    store: Arc<dyn EventStore>,
+    name: String,
+    query: Query,
+    key: Key,
+    broker: B,
+}
+
+impl<B: Broker> Relay<B> {
+    /// A relay of the events that `query` selects. Its checkpoint is kept under `name`, a word of a-z, 0-9 and `_`, which goes
+    /// with each message. Nothing is connected before there is something to publish.
+    pub fn new(factum: &Factum, name: impl Into<String>, query: Query, broker: B) -> Self {
+        let key = Arc::new(|record: &RecordedEvent| record.stream.as_str().to_owned());
+        Self { store: Arc::clone(factum.store()), name: name.into(), query, key, broker }
+    }
+
+    /// What keeps its order, if it is not the stream.
+    ///
+    /// Another key is another order: a relay that has published already gets another name with it, and receivers see its
+    /// messages from where it begins.
+    #[must_use]
+    pub fn keyed_by(self, key: impl Fn(&RecordedEvent) -> String + Send + Sync + 'static) -> Self {
+        Self { key: Arc::new(key), ..self }
+    }
+}
+
+impl<B: fmt::Debug> fmt::Debug for Relay<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, query, broker, .. } = self;
+        f.debug_struct("Relay")
+            .field("name", name)
+            .field("query", query)
+            .field("broker", broker)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl<B: Broker> Sink for Relay<B> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn query(&self) -> Result<Query> {
+        Ok(self.query.clone())
+    }
+
+    fn key(&self, record: &RecordedEvent) -> String {
+        (self.key)(record)
+    }
+
+    async fn accept(&self, records: &[RecordedEvent]) -> Result<(), Stuck> {
+        // Asked each time: a server that has failed over has begun another epoch meanwhile.
+        let head = self.store.head().await;
+        let log = head.map_err(|error| Stuck { done: 0, trouble: Trouble::infrastructure(error) })?.token.log;
+        let message = |event: &RecordedEvent| Message {
+            id: MessageId { log: log.log_id, position: event.position },
+            epoch: log.epoch,
+            relay: self.name.clone(),
+            key: (self.key)(event),
+            event: event.clone(),
+        };
+        let messages: Vec<Message> = records.iter().map(message).collect();
+        self.broker.publish(&messages).await
+    }
+}

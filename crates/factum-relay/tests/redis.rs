@@ -1,0 +1,128 @@
+//! Redis Streams, on a server that is killed.
+#![cfg(feature = "redis")]
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use factum::{Sink, Stuck, Trouble};
+use factum_relay::{RedisStreams, Stamp};
+use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamRangeReply};
+use support::{log, record, relay, seed, server::Server, storm::Storm, which};
+
+async fn client(server: &Server) -> MultiplexedConnection {
+    let client = redis::Client::open(url(server)).unwrap();
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
+}
+
+fn url(server: &Server) -> String {
+    format!("redis://127.0.0.1:{}", server.port())
+}
+
+async fn received(server: &Server, stream: &str) -> Vec<(Stamp, Vec<u8>)> {
+    let entries: StreamRangeReply = client(server).await.xrange_all(stream).await.unwrap();
+    let message =
+        |entry: &redis::streams::StreamId| (RedisStreams::stamp(entry).unwrap(), entry.get("data").unwrap());
+    entries.ids.iter().map(message).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_the_server_is_killed() {
+    let mut server = Server::redis(&[]).await;
+    let broker = Arc::new(RedisStreams::at(&url(&server)).unwrap().stream("orders"));
+    let storm = Storm { seed: seed("redis"), messages: 30_000, keys: 50, workers: 4 };
+    let published = storm.publish(broker, &mut server, 8).await;
+    published.check("redis, killed 8 times", &received(&server, "orders").await).await;
+    let broker = Arc::new(RedisStreams::at(&url(&server)).unwrap().stream("again"));
+    let published = storm.run(broker, &mut server, 8).await;
+    published.check("redis under the runtime, killed 8 times", &received(&server, "again").await).await;
+}
+
+#[tokio::test]
+async fn an_entry_says_all_that_the_event_does() {
+    let server = Server::redis(&[]).await;
+    let factum = log();
+    let event = record(&factum, "order-1", serde_json::json!({ "n": 1 })).await;
+    let broker = RedisStreams::at(&url(&server))
+        .unwrap()
+        .stream_by(|message| format!("{}:{}", message.relay, message.part_of(1)));
+    relay(&factum, broker).accept(std::slice::from_ref(&event)).await.unwrap();
+    let entries: StreamRangeReply = client(&server).await.xrange_all("out:0").await.unwrap();
+    let field = |name: &str| entries.ids[0].get::<String>(name).unwrap();
+    assert_eq!(field("data"), r#"{"n":1}"#);
+    assert_eq!((field("ce_type"), field("ce_subject")), ("Placed".to_owned(), "order-1".to_owned()));
+    assert_eq!(
+        (field("ce_eventid"), field("content-type")),
+        (event.id.to_string(), "application/json".to_owned())
+    );
+    let log = factum.store().head().await.unwrap().token.log;
+    assert_eq!(field("ce_id"), format!("{}:{}", log.log_id, event.position));
+}
+
+#[tokio::test]
+async fn what_keeps_it_from_publishing_is_said_in_a_sentence() {
+    for bad in ["", "http://host", "redis://"] {
+        let refused = RedisStreams::at(bad).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("redis://host:port"), "{refused}");
+    }
+    let server = Server::redis(&["--requirepass", "secret", "--proto-max-bulk-len", "1mb"]).await;
+    let factum = log();
+    let event = record(&factum, "order-1", serde_json::json!({ "n": 1 })).await;
+    let port = server.port();
+    let said = |broker: RedisStreams| {
+        let (factum, event) = (factum.clone(), event.clone());
+        async move {
+            let Err(Stuck { done: 0, trouble: Trouble::Infrastructure(why) }) =
+                relay(&factum, broker).accept(&[event]).await
+            else {
+                panic!("it must wait")
+            };
+            assert!(!why.contains("secret") && !why.contains('\n'), "{why}");
+            why
+        }
+    };
+    let at = |url: String| RedisStreams::at(&url).unwrap();
+    let none = said(at(format!("redis://127.0.0.1:{}", support::free_port()))).await;
+    assert!(none.contains("refused"), "{none}");
+    let stranger = said(at(format!("redis://127.0.0.1:{port}"))).await;
+    assert!(stranger.contains("put user and password into the URL"), "{stranger}");
+    let wrong = said(at(format!("redis://:secret1@127.0.0.1:{port}"))).await;
+    assert!(wrong.contains("put user and password into the URL"), "{wrong}");
+
+    let right = format!("redis://:secret@127.0.0.1:{port}");
+    let mut client =
+        redis::Client::open(right.as_str()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let () = client.set("taken", "by another").await.unwrap();
+    let taken = said(at(right.clone()).stream("taken")).await;
+    assert!(taken.contains("no stream"), "{taken}");
+    let alone = said(at(right.clone()).replicas(1).patience(Duration::from_millis(50))).await;
+    assert!(alone.contains("0 of 1 replicas"), "{alone}");
+    let () =
+        redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query_async(&mut client).await.unwrap();
+    let full = said(at(right.clone())).await;
+    assert!(full.contains("memory"), "{full}");
+    let () =
+        redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").query_async(&mut client).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_and_nothing_else() {
+    let server = Server::redis(&["--proto-max-bulk-len", "1mb"]).await;
+    let factum = log();
+    let mut events = Vec::new();
+    for (key, bytes) in [("a-1", 10), ("b-1", 10), ("a-1", 10), ("c-1", (1 << 20) - 60), ("a-1", 10)] {
+        events.push(record(&factum, key, serde_json::json!("x".repeat(bytes))).await);
+    }
+    let large = &mut events[3];
+    let (mut bytes, more) = (large.data.to_vec(), vec![b'x'; 1_000]);
+    bytes.splice(1..1, more);
+    large.data = bytes.into();
+    let relay = relay(&factum, RedisStreams::at(&url(&server)).unwrap().stream("orders"));
+    let stuck = relay.accept(&events).await;
+    let Err(Stuck { done: 3, trouble: Trouble::Refused(why) }) = stuck else { panic!("{stuck:?}") };
+    assert!(why.contains("proto-max-bulk-len"), "{why}");
+    relay.accept(&events[4..]).await.unwrap();
+    assert_eq!(which(&events, &received(&server, "orders").await), [0, 1, 2, 4]);
+}

@@ -1,0 +1,370 @@
+//! The loop that sets timers off.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::{Instant, timeout},
+};
+
+use super::due::{Due, DueList, Fire};
+use crate::{
+    consumer::{Consumer, State},
+    error::{Error, Outcome, Result},
+    handle::Factum,
+    handler::{Trouble, is_of_this_process, new_holder},
+    query::Query,
+    reads::ReadStore,
+    time::Timestamp,
+    worker::Progress,
+};
+
+/// Timers that are set off at once, at most.
+const AT_ONCE: usize = 256;
+/// Those among them that have failed before: so the others always find room.
+const FAILED_AT_ONCE: usize = 64;
+/// Timers that are read at once.
+const PAGE: usize = 500;
+/// How long one may take, before others get its place. It is tried again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the loop sleeps at most: the clock may have jumped.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The longest pause of a timer that keeps failing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// For how long a process has the right to fire without asking again.
+const HELD: Duration = Duration::from_secs(6);
+
+/// How timers are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TimerStatus {
+    /// Whether it is this process that sets them off.
+    pub here: bool,
+    /// How many have been set off by this process.
+    pub fired: u64,
+    /// How many have failed and are tried again.
+    pub failing: usize,
+    /// What the last failure was.
+    pub last_failure: Option<String>,
+    /// The earliest that is not due yet.
+    pub next: Option<Timestamp>,
+}
+
+impl fmt::Display for TimerStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { here, fired, failing, last_failure, next } = self;
+        let whose = if *here { "set off here" } else { "set off by another process" };
+        write!(f, "{whose}, {fired} so far")?;
+        if *failing > 0 {
+            write!(f, ", {failing} failing")?;
+        }
+        if let Some(failure) = last_failure {
+            write!(f, " ({failure})")?;
+        }
+        next.map_or(Ok(()), |next| write!(f, ", next at {next}"))
+    }
+}
+
+/// Sets timers off until it is stopped or dropped.
+#[derive(Debug)]
+pub(crate) struct Firing {
+    stop: watch::Sender<bool>,
+    status: watch::Receiver<TimerStatus>,
+}
+
+impl Firing {
+    /// Begins, for the timers of this name. One process at a time does it; the others stand by.
+    pub(crate) fn start<F: Fire>(
+        name: &str,
+        query: Query,
+        reads: Arc<dyn ReadStore>,
+        factum: Factum,
+        fire: Arc<F>,
+    ) -> Result<Self> {
+        let runtime = Handle::try_current().map_err(|_| Error::Unavailable {
+            why: "timers need a tokio runtime to run in".into(),
+            outcome: Outcome::No,
+        })?;
+        let (stop, stopped) = watch::channel(false);
+        let (tell, status) = watch::channel(TimerStatus::default());
+        let (hold, holder, name) = (format!("{name}/timers"), new_holder(), format!("{name}_timers"));
+        let duty = Duty { name, hold, query, reads, factum, fire, holder, stopped, tell };
+        runtime.spawn(duty.run());
+        Ok(Self { stop, status })
+    }
+
+    pub(crate) fn status(&self) -> TimerStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Stops it, and waits for what is on its way.
+    pub(crate) async fn stop(&self) {
+        self.stop.send_replace(true);
+        let mut status = self.status.clone();
+        while status.changed().await.is_ok() {}
+    }
+}
+
+/// Who may set the timers off, and does it while nobody else may.
+struct Duty<F> {
+    /// Of the list.
+    name: String,
+    hold: String,
+    query: Query,
+    reads: Arc<dyn ReadStore>,
+    factum: Factum,
+    fire: Arc<F>,
+    holder: String,
+    stopped: watch::Receiver<bool>,
+    tell: watch::Sender<TimerStatus>,
+}
+
+impl<F: Fire> Duty<F> {
+    async fn run(mut self) {
+        if self.factum.store().is_exclusive()
+            && let Err(error) = self.take_over_from_the_dead().await
+        {
+            self.failed(&error);
+        }
+        let mut work: Option<Round<F>> = None;
+        let mut asked = None::<Instant>;
+        while !self.is_over() {
+            if asked.is_none_or(|asked| asked.elapsed() >= HELD / 3) {
+                match self.reads.holds().hold(&self.hold, &self.holder, HELD).await {
+                    Ok(held) if held.holder == self.holder => asked = Some(Instant::now()),
+                    Ok(_) => (work, asked) = (None, None),
+                    // Nothing relies on it: what is recorded is recorded once, whoever does it.
+                    Err(error) => self.failed(&error),
+                }
+            }
+            if asked.is_some() && work.is_none() {
+                work = match self.begin().await {
+                    Ok(round) => Some(round),
+                    Err(error) => {
+                        self.failed(&error);
+                        None
+                    }
+                };
+            }
+            let mut next = None;
+            if let Some(error) = work.as_ref().and_then(Round::ended) {
+                // Somebody else keeps the list now; or it is begun again.
+                self.failed(&error);
+                (work, asked) = (None, None);
+            }
+            if let Some(round) = &mut work {
+                match round.pass().await {
+                    Ok(until) => next = until,
+                    Err(error) => self.failed(&error),
+                }
+                let status = round.status(next);
+                self.tell.send_replace(status);
+            } else {
+                self.tell.send_modify(|status| status.here = false);
+            }
+            self.sleep(next, work.as_mut()).await;
+        }
+        if let Some(mut round) = work {
+            while round.settle().await {}
+            round.list.stop().await;
+        }
+        // It is free a little later otherwise.
+        let _ = self.reads.holds().let_go(&self.hold, &self.holder).await;
+    }
+
+    /// Frees what a process has left that is gone.
+    async fn take_over_from_the_dead(&self) -> Result<()> {
+        for held in self.reads.holds().held(&self.hold).await? {
+            if held.name == self.hold && !is_of_this_process(&held.holder) {
+                self.reads.holds().let_go(&held.name, &held.holder).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn begin(&self) -> Result<Round<F>> {
+        let (name, query, reads) = (self.name.clone(), self.query.clone(), self.reads.clone());
+        let list = self.factum.consume(DueList { name, query, reads }).await?;
+        Ok(Round {
+            progress: list.progress(),
+            list,
+            reads: self.reads.clone(),
+            factum: self.factum.clone(),
+            fire: self.fire.clone(),
+            flying: JoinSet::new(),
+            known: HashMap::new(),
+            fired: 0,
+            last_failure: None,
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        // Whoever would stop it has gone.
+        *self.stopped.borrow() || self.stopped.has_changed().is_err()
+    }
+
+    fn failed(&self, error: &Error) {
+        tracing::warn!(timers = self.name, %error, "timers wait");
+        self.tell.send_modify(|status| status.last_failure = Some(error.to_string()));
+    }
+
+    async fn sleep(&mut self, next: Option<Timestamp>, work: Option<&mut Round<F>>) {
+        let until_next = next.map_or(LOOK_AGAIN, |next| next.since(self.factum.now()));
+        let pause = until_next.clamp(Duration::from_millis(1), LOOK_AGAIN);
+        match work {
+            Some(round) => tokio::select! {
+                _ = self.stopped.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+                () = round.news() => {}
+            },
+            None => tokio::select! {
+                _ = self.stopped.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            },
+        }
+    }
+}
+
+/// What is known of a timer that is due.
+struct Known {
+    /// How often it has failed.
+    failures: u32,
+    now: Now,
+}
+
+#[derive(PartialEq)]
+enum Now {
+    Flying,
+    /// It was set off; the list does not know it yet.
+    Done,
+    /// It is tried again then.
+    Later(Instant),
+}
+
+/// The work of whoever sets timers off.
+struct Round<F> {
+    list: Consumer,
+    progress: watch::Receiver<Progress>,
+    reads: Arc<dyn ReadStore>,
+    factum: Factum,
+    fire: Arc<F>,
+    flying: JoinSet<(String, Result<bool, Trouble>)>,
+    known: HashMap<String, Known>,
+    fired: u64,
+    last_failure: Option<String>,
+}
+
+impl<F: Fire> Round<F> {
+    /// Goes once over all that is due. The earliest that is not.
+    async fn pass(&mut self) -> Result<Option<Timestamp>> {
+        let (mut after, mut met) = (None, HashSet::new());
+        let next = 'all: loop {
+            let page = DueList::page(self.list.name(), &*self.reads, after, PAGE).await?;
+            let full = page.len() == PAGE;
+            after = page.last().map(|(key, _)| key.clone());
+            for (key, due) in page {
+                if due.at > self.factum.now() {
+                    break 'all Some(due.at);
+                }
+                met.insert(key.clone());
+                self.consider(key, due).await;
+            }
+            if !full {
+                break None;
+            }
+        };
+        while let Some(flown) = self.flying.try_join_next() {
+            self.landed(flown);
+        }
+        // What has left the list need not be known.
+        self.known.retain(|key, known| known.now == Now::Flying || met.contains(key));
+        Ok(next)
+    }
+
+    async fn consider(&mut self, key: String, due: Due) {
+        let failures = match self.known.get(&key) {
+            Some(Known { now: Now::Flying | Now::Done, .. }) => return,
+            Some(Known { now: Now::Later(until), .. }) if *until > Instant::now() => return,
+            Some(known) => known.failures,
+            None => 0,
+        };
+        let failed_flying =
+            || self.known.values().filter(|known| known.now == Now::Flying && known.failures > 0).count();
+        if failures > 0 && failed_flying() >= FAILED_AT_ONCE {
+            return;
+        }
+        while self.flying.len() >= AT_ONCE && self.settle().await {}
+        self.known.insert(key.clone(), Known { failures, now: Now::Flying });
+        let fire = self.fire.clone();
+        self.flying.spawn(async move {
+            let fired = timeout(PATIENCE, fire.fire(&due)).await;
+            let late = || Trouble::infrastructure(format!("it took longer than {} s", PATIENCE.as_secs()));
+            (key, fired.unwrap_or_else(|_| Err(late())).map(|token| token.is_some()))
+        });
+    }
+
+    /// Waits for one of those that are on their way. `false`: there is none.
+    async fn settle(&mut self) -> bool {
+        let flown = self.flying.join_next().await;
+        flown.map(|flown| self.landed(flown)).is_some()
+    }
+
+    fn landed(&mut self, flown: Result<(String, Result<bool, Trouble>), JoinError>) {
+        // Whoever panicked does not say which one it was: all that fly are looked at again.
+        let Ok((key, fired)) = flown else {
+            let until = Instant::now() + LOOK_AGAIN;
+            for known in self.known.values_mut().filter(|known| known.now == Now::Flying) {
+                (known.failures, known.now) = (known.failures + 1, Now::Later(until));
+            }
+            return;
+        };
+        let failures = self.known.get(&key).map_or(0, |known| known.failures);
+        let known = match fired {
+            Ok(fired) => {
+                self.fired += u64::from(fired);
+                Known { failures, now: Now::Done }
+            }
+            Err(trouble) => {
+                tracing::warn!(timers = self.list.name(), timer = key, %trouble, "a timer could not be set off; it is tried again");
+                self.last_failure = Some(trouble.to_string());
+                let pause = LOOK_AGAIN.saturating_mul(1 << failures.min(8)).min(LONGEST_PAUSE);
+                Known { failures: failures + 1, now: Now::Later(Instant::now() + pause) }
+            }
+        };
+        self.known.insert(key, known);
+    }
+
+    /// Returns when there may be something to do before the time comes.
+    async fn news(&mut self) {
+        let Self { flying, progress, .. } = self;
+        let flown = tokio::select! {
+            Some(flown) = flying.join_next() => Some(flown),
+            Ok(()) = progress.changed() => None,
+            else => std::future::pending().await,
+        };
+        if let Some(flown) = flown {
+            self.landed(flown);
+        }
+    }
+
+    /// Why the list is not kept up to date any more, if it is not.
+    fn ended(&self) -> Option<Error> {
+        match &self.progress.borrow().state {
+            State::Stopped(error) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
+    fn status(&self, next: Option<Timestamp>) -> TimerStatus {
+        let failing =
+            self.known.values().filter(|known| known.failures > 0 && known.now != Now::Done).count();
+        let (fired, last_failure) = (self.fired, self.last_failure.clone());
+        TimerStatus { here: true, fired, failing, last_failure, next }
+    }
+}
