@@ -58,6 +58,9 @@ impl RedisStreams {
     /// [`Error::InvalidInput`] if that is no URL of a Redis server. Whether there is one is seen when something is published.
     pub fn at(url: &str) -> Result<Self> {
         let place = shown(url);
+        // Where a program has several of them, the client would not know which to take.
+        #[cfg(feature = "tls")]
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::open(url).map_err(|error| {
             let why =
                 format!("write redis://host:port ({})", error.detail().unwrap_or("it is no URL of Redis"));
@@ -214,6 +217,7 @@ impl RedisStreams {
             ));
         }
         let advice = match error.code() {
+            _ if error.kind() == ErrorKind::AuthenticationFailed => ": put user and password into the URL",
             Some("WRONGTYPE") => {
                 ": the name belongs to something that is no stream; choose another, or remove it"
             }

@@ -26,6 +26,8 @@ use support::{
 };
 
 const PARTITIONS: i32 = 4;
+/// A short one, on the mock.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -66,7 +68,7 @@ fn received(brokers: &str, topic: &str) -> Vec<(Stamp, Vec<u8>)> {
 }
 
 /// All brokers away, with answers that say that something is wrong before they are.
-struct Brokers(Option<Mock>);
+struct Brokers(Option<Mock>, usize);
 
 impl Victim for Brokers {
     fn kill(&mut self) {
@@ -84,6 +86,11 @@ impl Victim for Brokers {
 
     async fn run(&mut self) {
         let Some(cluster) = &self.0 else { return };
+        self.1 += 1;
+        if self.1 % 2 == 0 {
+            // Longer than the relay's patience: it gives up what is on its way.
+            tokio::time::sleep(PATIENCE + PATIENCE / 2).await;
+        }
         for broker in 1..=3 {
             cluster.broker_up(broker).unwrap();
         }
@@ -104,20 +111,18 @@ async fn storm(runtime: bool) {
     let given = std::env::var("FACTUM_TEST_KAFKA").ok();
     let topic = format!("factum-{}", factum::EventId::new());
     let (brokers, mut victims, name) = match given {
-        Some(brokers) => (brokers, Brokers(None), "the cluster of FACTUM_TEST_KAFKA, which nobody kills"),
+        Some(brokers) => (brokers, Brokers(None, 0), "the cluster of FACTUM_TEST_KAFKA, which nobody kills"),
         None => {
             let cluster = mock(&topic);
             (
                 cluster.bootstrap_servers(),
-                Brokers(Some(cluster)),
+                Brokers(Some(cluster), 0),
                 "librdkafka's mock cluster (FACTUM_TEST_KAFKA names no other), gone 6 times",
             )
         }
     };
-    // A short patience: what the client still has when it is over is given up, and comes again from a new producer.
     let broker = Kafka::at(&brokers).topic(&topic).setting("reconnect.backoff.max.ms", "200").unwrap();
-    let broker =
-        Arc::new(broker.patience(Duration::from_millis(if victims.0.is_some() { 1_000 } else { 30_000 })));
+    let broker = Arc::new(broker.patience(if victims.0.is_some() { PATIENCE } else { 30 * PATIENCE }));
     let storm = Storm { seed: seed("kafka"), messages: 10_000, keys: 50, workers: 4 };
     let published = match runtime {
         true => storm.run(broker, &mut victims, 6).await,

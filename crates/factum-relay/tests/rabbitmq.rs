@@ -13,7 +13,12 @@ use lapin::{
     options::{BasicGetOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use support::{log, record, relay, seed, server::Server, storm::Storm, which};
+use support::{
+    log, record, relay, seed,
+    server::Server,
+    storm::{Storm, measure},
+    tls, which,
+};
 
 fn url(server: &Server) -> String {
     format!("amqp://127.0.0.1:{}/%2f", server.port())
@@ -45,8 +50,8 @@ async fn nothing_is_lost_when_the_server_is_killed() {
     declare(&server, "orders", FieldTable::default()).await;
     let broker = Arc::new(RabbitMq::at(&url(&server)).unwrap().queue("orders"));
     let storm = Storm { seed: seed("rabbitmq"), messages: 6_000, keys: 200, workers: 4 };
-    let published = storm.publish(broker, &mut server, 3).await;
-    published.check("rabbitmq, killed 3 times", &received(&server, "orders").await).await;
+    let published = storm.publish(broker, &mut server, 2).await;
+    published.check("rabbitmq, killed 2 times", &received(&server, "orders").await).await;
     let broker = Arc::new(RabbitMq::at(&url(&server)).unwrap().queue("again"));
     declare(&server, "again", FieldTable::default()).await;
     let published = storm.run(broker, &mut server, 3).await;
@@ -178,13 +183,47 @@ async fn what_keeps_it_from_publishing_is_said_in_a_sentence(server: &Server) {
     );
 }
 
+#[cfg(feature = "tls")]
+async fn the_servers_certificate_must_be_trusted(server: &Server, papers: &tls::Papers, port: u16) {
+    declare(server, "events", FieldTable::default()).await;
+    let factum = log();
+    let event = record(&factum, "order-1", serde_json::json!({ "n": 1 })).await;
+    let url = format!("amqps://localhost:{port}/%2f");
+    let stuck = relay(&factum, RabbitMq::at(&url).unwrap()).accept(&[event]).await;
+    let Err(Stuck { done: 0, trouble: Trouble::Infrastructure(why) }) = stuck else { panic!("{stuck:?}") };
+    assert!(why.contains("certificate"), "{why}");
+    papers.run_again("what_the_server_does_not_take_is_told_apart", &url);
+    assert_eq!(received(server, "events").await.len(), 1);
+}
+
 /// One after the other on one server, which takes seconds to start.
 #[tokio::test]
 async fn what_the_server_does_not_take_is_told_apart() {
-    let server = Server::rabbitmq("max_message_size = 65536").await;
+    if let Some(url) = tls::trusted() {
+        let factum = log();
+        let event = record(&factum, "order-1", serde_json::json!({ "n": 1 })).await;
+        relay(&factum, RabbitMq::at(&url).unwrap()).accept(&[event]).await.unwrap();
+        return;
+    }
+    let (papers, port) = (tls::Papers::new(), support::free_port());
+    let mut settings = format!("max_message_size = 65536\nlisteners.ssl.1 = 127.0.0.1:{port}\n");
+    for (option, name) in [("cacertfile", "authority"), ("certfile", "certificate"), ("keyfile", "key")] {
+        settings += &format!("ssl_options.{option} = {}\n", papers.file(name).display());
+    }
+    let server = Server::rabbitmq(&settings).await;
+    #[cfg(feature = "tls")]
+    the_servers_certificate_must_be_trusted(&server, &papers, port).await;
     what_comes_back_is_told_from_what_does_not(&server).await;
     a_full_queue_is_waited_for(&server).await;
     what_is_too_large_is_refused_and_nothing_else(&server).await;
     a_message_says_all_that_the_event_does(&server).await;
     what_keeps_it_from_publishing_is_said_in_a_sentence(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures, and proves nothing"]
+async fn throughput() {
+    let server = Server::rabbitmq("").await;
+    declare(&server, "events", FieldTable::default()).await;
+    measure("rabbitmq", Arc::new(RabbitMq::at(&url(&server)).unwrap())).await;
 }

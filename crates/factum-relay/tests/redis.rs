@@ -9,7 +9,14 @@ use std::{sync::Arc, time::Duration};
 use factum::{Sink, Stuck, Trouble};
 use factum_relay::{RedisStreams, Stamp};
 use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamRangeReply};
-use support::{log, record, relay, seed, server::Server, storm::Storm, which};
+#[cfg(feature = "tls")]
+use support::tls;
+use support::{
+    log, record, relay, seed,
+    server::Server,
+    storm::{Storm, measure},
+    which,
+};
 
 async fn client(server: &Server) -> MultiplexedConnection {
     let client = redis::Client::open(url(server)).unwrap();
@@ -125,4 +132,45 @@ async fn what_is_too_large_is_refused_and_nothing_else() {
     assert!(why.contains("proto-max-bulk-len"), "{why}");
     relay.accept(&events[4..]).await.unwrap();
     assert_eq!(which(&events, &received(&server, "orders").await), [0, 1, 2, 4]);
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn the_servers_certificate_must_be_trusted() {
+    let factum = log();
+    let event = record(&factum, "order-1", serde_json::json!({ "n": 1 })).await;
+    if let Some(url) = tls::trusted() {
+        relay(&factum, RedisStreams::at(&url).unwrap()).accept(&[event]).await.unwrap();
+        return;
+    }
+    let (papers, port) = (tls::Papers::new(), support::free_port());
+    let file = |name| papers.file(name).display().to_string();
+    let (tls_port, certificate, key, authority) =
+        (port.to_string(), file("certificate"), file("key"), file("authority"));
+    let server = Server::redis(&[
+        "--tls-port",
+        &tls_port,
+        "--tls-auth-clients",
+        "no",
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &authority,
+    ])
+    .await;
+    let url = format!("rediss://localhost:{port}");
+    let stuck = relay(&factum, RedisStreams::at(&url).unwrap()).accept(&[event]).await;
+    let Err(Stuck { done: 0, trouble: Trouble::Infrastructure(why) }) = stuck else { panic!("{stuck:?}") };
+    assert!(why.contains("certificate"), "{why}");
+    papers.run_again("the_servers_certificate_must_be_trusted", &url);
+    assert_eq!(received(&server, "events").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures, and proves nothing"]
+async fn throughput() {
+    let server = Server::redis(&[]).await;
+    measure("redis", Arc::new(RedisStreams::at(&url(&server)).unwrap())).await;
 }

@@ -12,7 +12,7 @@ const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 const MAY_USE: &[(&str, &[&str])] = &[
     ("factum-macros", &[]),
     ("factum", &["factum-macros"]),
-    ("factum-cli", &["factum", "factum-log", "factum-postgres"]),
+    ("factum-cli", &["factum", "factum-log", "factum-postgres", "factum-sqlite"]),
     ("factum-log", &["factum"]),
     ("factum-sqlite", &["factum"]),
     ("factum-conformance", &["factum"]),
@@ -39,7 +39,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("redis", &["factum-relay"]),
     ("rusqlite", &["factum-sqlite"]),
     ("rustix", &["factum-log", "proofs", "xtask"]),
-    ("rustls", &["factum-postgres"]),
+    ("rustls", &["factum-postgres", "factum-relay"]),
 ];
 
 /// Features of tokio that bring disk, network or processes into the crate that knows none.

@@ -9,6 +9,7 @@
 #[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
 pub(crate) mod server;
 pub(crate) mod storm;
+pub(crate) mod tls;
 
 use factum::{Append, EventStoreExt, Factum, MemoryStore, NewEvent, Query, Read, RecordedEvent, StreamName};
 use factum_relay::{Broker, Relay};

@@ -45,13 +45,14 @@ impl Drop for Group {
 
 impl Server {
     /// Redis, which syncs before it answers, unless `settings` say otherwise.
-    pub(crate) async fn redis(settings: &'static [&'static str]) -> Self {
+    pub(crate) async fn redis(settings: &[&str]) -> Self {
+        let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         let program = program("FACTUM_TEST_REDIS", "redis-server", &[]);
         let command = move |directory: &Path, port: u16| {
             let mut command = Command::new(&program);
             command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"]).arg(directory);
             command.args(["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
-            command.args(settings);
+            command.args(&settings);
             command
         };
         Self::start("redis", Box::new(command), None).await
@@ -75,7 +76,8 @@ impl Server {
     }
 
     /// RabbitMQ without plugins, with a port mapper of its own.
-    pub(crate) async fn rabbitmq(settings: &'static str) -> Self {
+    pub(crate) async fn rabbitmq(settings: &str) -> Self {
+        let settings = settings.to_owned();
         let program = program("FACTUM_TEST_RABBITMQ", "rabbitmq-server", &["/usr/lib/rabbitmq/bin"]);
         let (mapper, distribution) = (free_port(), free_port());
         let mut helper = Command::new("epmd");
