@@ -199,7 +199,8 @@ struct Inner {
 }
 
 impl Factum {
-    /// Starts to keep a model of this form up to date, in the background. It takes the model over from any other worker, unless
+    /// Starts to keep a model of this form up to date, in the background. Where other processes can have the log open, too, and one of
+    /// them keeps the model, it stands by and takes over when that one has gone; else it takes the model over from any other worker, unless
     /// the model is of another history of the log: then it has stopped, and takes it over in a
     /// [rebuild](Consumer::rebuild).
     ///

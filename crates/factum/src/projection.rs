@@ -226,7 +226,7 @@ impl fmt::Display for Difference {
 
 impl Factum {
     /// Keeps a read model up to date, in the background: first what is in the log, then what comes. It goes on where it was
-    /// left, exactly once, and takes the model over from any other worker.
+    /// left, exactly once. Where another worker keeps the model, see [`consume`](Factum::consume).
     ///
     /// # Errors
     /// Those of [`consume`](Factum::consume).
