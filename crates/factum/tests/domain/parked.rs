@@ -110,13 +110,9 @@ async fn what_cannot_be_applied_holds_up_its_stream_and_no_other() {
     let all = expected(&store, true).await;
     assert_eq!(rows[..], all[..].iter().filter(|(key, _)| key != "4").cloned().collect::<Vec<_>>()[..]);
     // Who hides the event lets the others of its stream go on.
-    factum::EventStoreExt::delete(
-        &store,
-        &StreamName::new("account-4").unwrap(),
-        factum::ExpectedRevision::Any,
-    )
-    .await
-    .unwrap();
+    EventStoreExt::delete(&store, &StreamName::new("account-4").unwrap(), factum::ExpectedRevision::Any)
+        .await
+        .unwrap();
     let done = write(&store, [(4, false)]).await;
     model.wait_for(done).await.unwrap();
     model.retry_parked().await.unwrap();
