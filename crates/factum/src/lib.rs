@@ -65,7 +65,7 @@ pub use self::{
     pass::Pass,
     position::{LogIdentity, Position, Revision, Token},
     process::{Effect, Input, Process, ProcessManager, Timer},
-    projection::{Difference, MultiProjection, Projected, Projection, ReadModel, Rows},
+    projection::{Difference, MultiProjection, OnFailure, Projected, Projection, ReadModel, Rows},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},

@@ -3,6 +3,8 @@
 
 mod files;
 mod letters;
+#[path = "../../../factum/tests/domain/parked.rs"]
+mod parked;
 #[path = "../../../factum/tests/domain/passes.rs"]
 mod passes;
 mod processes;
