@@ -32,7 +32,7 @@ const OURS: &[(&str, &str)] = &[
 ];
 
 /// A topic (or several) of a Kafka cluster. The record's key is the message's, headers are `ce_` and the attribute's name, and
-/// `content-type`; the timestamp is the event's.
+/// `content-type`. The record's timestamp is that of its publishing: by it the topic's retention goes.
 ///
 /// ```no_run
 /// # fn example(factum: &factum::Factum) -> factum::Result<()> {
@@ -179,11 +179,8 @@ impl Kafka {
         for (attribute, value) in message.attributes() {
             headers = headers.insert(Header { key: &format!("ce_{attribute}"), value: Some(&value) });
         }
-        let mut record = FutureRecord::to(&topic)
-            .key(&message.key)
-            .payload(&message.body()[..])
-            .timestamp(message.event.recorded_at.0 / 1_000)
-            .headers(headers);
+        let mut record =
+            FutureRecord::to(&topic).key(&message.key).payload(&message.body()[..]).headers(headers);
         loop {
             match producer.send_result(record) {
                 Ok(delivery) => return Ok(delivery),

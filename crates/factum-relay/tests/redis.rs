@@ -11,7 +11,12 @@ use factum_relay::{RedisStreams, Stamp};
 use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamRangeReply};
 #[cfg(feature = "tls")]
 use support::tls;
-use support::{log, record, relay, seed, server::Server, storm::Storm, which};
+use support::{
+    log, record, relay, seed,
+    server::Server,
+    storm::{Storm, measure},
+    which,
+};
 
 async fn client(server: &Server) -> MultiplexedConnection {
     let client = redis::Client::open(url(server)).unwrap();
@@ -140,21 +145,32 @@ async fn the_servers_certificate_must_be_trusted() {
     }
     let (papers, port) = (tls::Papers::new(), support::free_port());
     let file = |name| papers.file(name).display().to_string();
-    let settings = [
+    let (tls_port, certificate, key, authority) =
+        (port.to_string(), file("certificate"), file("key"), file("authority"));
+    let server = Server::redis(&[
         "--tls-port",
-        &port.to_string(),
+        &tls_port,
         "--tls-auth-clients",
         "no",
         "--tls-cert-file",
-        &file("certificate"),
-    ];
-    let server =
-        [&settings[..], &["--tls-key-file", &file("key"), "--tls-ca-cert-file", &file("authority")]].concat();
-    let server = Server::redis(&server).await;
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &authority,
+    ])
+    .await;
     let url = format!("rediss://localhost:{port}");
     let stuck = relay(&factum, RedisStreams::at(&url).unwrap()).accept(&[event]).await;
     let Err(Stuck { done: 0, trouble: Trouble::Infrastructure(why) }) = stuck else { panic!("{stuck:?}") };
     assert!(why.contains("certificate"), "{why}");
     papers.run_again("the_servers_certificate_must_be_trusted", &url);
     assert_eq!(received(&server, "events").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures, and proves nothing"]
+async fn throughput() {
+    let server = Server::redis(&[]).await;
+    measure("redis", Arc::new(RedisStreams::at(&url(&server)).unwrap())).await;
 }

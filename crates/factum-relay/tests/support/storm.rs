@@ -210,7 +210,7 @@ impl Published {
             match inbox.arrive(stamp).await.unwrap() {
                 Arrival::New => taken.entry(&stamp.key).or_default().push(position),
                 Arrival::Repeat => {
-                    assert!(first[&stamp.id] > 1, "{} came late, and not as a repeat", stamp.id)
+                    assert!(first[&stamp.id] > 1, "{} came late, and not as a repeat", stamp.id);
                 }
                 Arrival::Rewound => panic!("{} of another history", stamp.id),
             }
@@ -224,5 +224,21 @@ impl Published {
             received.len() - first.len(),
             self.stuck,
         );
+    }
+}
+
+/// Says how many messages a second one worker publishes, of many keys and of one.
+pub(crate) async fn measure<B: Broker>(name: &str, broker: Arc<B>) {
+    for keys in [1_000, 1] {
+        let storm = Storm { seed: 1, messages: if keys == 1 { 2_000 } else { 20_000 }, keys, workers: 1 };
+        let (factum, mut rng) = (super::log(), Rng::with_seed(storm.seed));
+        while storm.append(&factum, &mut rng).await < storm.messages {}
+        let (events, relay) = (all(&factum).await, storm.relay(&factum, &broker, &Arc::default()));
+        let began = tokio::time::Instant::now();
+        for batch in events.chunks(500) {
+            relay.accept(batch).await.unwrap();
+        }
+        let rate = events.len() as f64 / began.elapsed().as_secs_f64();
+        println!("{name}, {keys} keys, batches of 500: {rate:.0} messages/s");
     }
 }
