@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a program: `pub` says what other modules may use")]
 
 mod bars;
+mod consumers;
 mod domain;
 mod growth;
 mod limit;
@@ -73,6 +74,9 @@ pub struct Arguments {
     /// What the domain layer costs, instead: a command beside the same by hand, and folding, from memory and from disk
     #[arg(long)]
     domain: bool,
+    /// What the runtime of consumers costs, instead: a handler beside a bare subscription, a projection beside its SQL in a bare loop
+    #[arg(long)]
+    consumers: bool,
     /// A part of that growth, in a process of its own
     #[arg(long, hide = true, num_args = 4)]
     growth_part: Vec<String>,
@@ -97,6 +101,8 @@ fn main() -> ExitCode {
         growth::run(&arguments)
     } else if arguments.domain {
         domain::run(&arguments)
+    } else if arguments.consumers {
+        consumers::run(&arguments)
     } else {
         run::run(&arguments)
     };

@@ -15,6 +15,8 @@ const PAGES: &[(usize, &str)] = &[
     (2, "consistency"),
     (3, "changing-events"),
     (3, "projections"),
+    (4, "handlers"),
+    (4, "processes"),
     (4, "testing"),
     (4, "privacy"),
     (4, "migrating"),

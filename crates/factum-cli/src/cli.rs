@@ -12,7 +12,7 @@ use factum::{ContentType, Error, EventStoreExt, Outcome, Position, Read, Recorde
 use factum_log::{Cut, Options, Part, Progress, Scavenge, Scavenging, Verification};
 
 use crate::{
-    audit,
+    audit, consumer,
     database::{self, Continue, Look},
     exit::{EXIT_CODES, Exit, Kind},
     place::{Database, Log, Place, Server, in_runtime, only_files},
@@ -83,6 +83,9 @@ enum Verb {
     BeginEpoch(Database),
     /// Say that nothing was lost when an epoch ended: its tokens and checkpoints are valid again
     ContinueEpoch(Continue),
+    /// Look after a consumer: how far it is, what it has set aside, and what is to become of that
+    #[command(after_long_help = consumer::EXAMPLES)]
+    Consumer(consumer::Consumer),
     /// Copy a log, also one that is in use; into the same place again, only what is new
     Backup {
         /// The directory of the log
@@ -136,12 +139,16 @@ enum Format {
 impl Cli {
     /// What to say when it is interrupted.
     pub(crate) fn after_interruption(&self) -> &'static str {
-        match self.verb {
+        match &self.verb {
             Verb::Verify { .. }
             | Verb::Layout { .. }
             | Verb::Events(_)
             | Verb::Audit(_)
             | Verb::Status(_) => "interrupted; nothing was changed",
+            Verb::Consumer(consumer) if consumer.only_looks() => "interrupted; nothing was changed",
+            Verb::Consumer(_) => {
+                "interrupted; what was asked may be in the log, and to ask for it again does no harm"
+            }
             Verb::Migrate(_) | Verb::BeginEpoch(_) | Verb::ContinueEpoch(_) => {
                 "interrupted; it was done whole or not at all, and `factum status` tells which"
             }
@@ -192,6 +199,7 @@ impl Cli {
             },
             Verb::Audit(audit) => audit.run(),
             Verb::Status(look) => database::status(look, out),
+            Verb::Consumer(consumer) => consumer.run(out),
             Verb::Migrate(database) => database::migrate(database, out),
             Verb::BeginEpoch(database) => database::begin_epoch(database, out),
             Verb::ContinueEpoch(asked) => database::continue_epoch(asked, out),

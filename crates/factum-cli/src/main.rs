@@ -3,6 +3,7 @@
 
 mod audit;
 mod cli;
+mod consumer;
 mod database;
 mod exit;
 mod place;

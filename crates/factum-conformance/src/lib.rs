@@ -3,6 +3,7 @@
 //! - [`suite!`] makes one test per promise for a store; its author implements [`Harness`] and writes one line.
 //! - [`Recorder`] notes what clients asked of a store and what they were told, also across kills; [`check`] says whether that
 //!   can be true of the log as it is in the end.
+//! - [`Around`] is for stores that do something of a test's own beside what they are asked.
 //! - [`workload`] is many clients that do everything at random; [`bugs`] are stores that break one promise each, to show that
 //!   the checker sees.
 //!
@@ -30,6 +31,7 @@
 //! factum_conformance::suite!(InMemory);
 //! ```
 
+pub mod around;
 pub mod bugs;
 pub mod cases;
 pub mod checker;
@@ -41,6 +43,7 @@ pub mod recorder;
 pub mod snapshots;
 pub mod workload;
 
+pub use around::{Around, Wrapped};
 pub use checker::{FinalLog, Kind, Violation, check, verify};
 pub use history::History;
 pub use lab::{Harness, Lab, Tried, run};

@@ -9,11 +9,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use factum::{
-    Result, SnapshotStore, StreamName,
-    snapshot::{FORMS, SnapshotKey},
+    Append, EventStore, MemoryStore, Result, SnapshotStore, Snapshots, StreamName,
+    prelude::*,
+    snapshot::{FORMS, Keeper, SnapshotKey},
 };
 
 /// Who puts at the same time.
@@ -34,6 +35,78 @@ pub async fn check(store: Arc<dyn SnapshotStore>) -> Result<()> {
     a_stream_is_forgotten_whole_and_alone(&*store).await?;
     those_who_put_at_the_same_time_do_not_mix(&store).await?;
     store.clear().await
+}
+
+/// Checks that snapshots outlive the program that put them: `open` opens the same store, empty at first, each time anew.
+///
+/// # Errors
+/// Failures of the store.
+///
+/// # Panics
+/// Where one is not there, or not forgotten.
+pub async fn check_reopened<S: SnapshotStore>(mut open: impl AsyncFnMut() -> Result<S>) -> Result<()> {
+    let log = MemoryStore::new();
+    walk(&log, 12).await?;
+    // However busy the machine is.
+    let patient = |store: S| Keeper::new(store).patience(Duration::from_secs(60));
+    for used in [0, 1] {
+        let keeper = patient(open().await?);
+        let loaded = Factum::new(log.clone()).with_snapshots(keeper.clone()).load(&Walk::id("1")).await?;
+        assert_eq!(loaded.state.steps, 12, "what was loaded is not what is in the log");
+        keeper.settled().await;
+        let status = keeper.status();
+        let counts = (status.used, status.written, status.failed);
+        assert_eq!(counts, (used, 1 - used, 0), "the one that was put before is to be used: {status:?}");
+    }
+    let store = open().await?;
+    store.delete(&StreamName::new(WALK)?).await?;
+    let keeper = patient(store);
+    Factum::new(log).with_snapshots(keeper.clone()).load(&Walk::id("1")).await?;
+    assert_eq!(keeper.status().absent, 1, "one that was forgotten is there");
+    Ok(())
+}
+
+/// The stream of `Walk::id("1")`.
+const WALK: &str = "walk-1";
+
+/// Walks so many steps in the stream of `Walk::id("1")`.
+///
+/// # Errors
+/// Those of the append.
+pub async fn walk(log: &dyn EventStore, steps: u64) -> Result<()> {
+    let steps = (0..steps).map(|_| factum::codec::encode(&Step::Walked)).collect::<Result<Vec<_>>>()?;
+    log.append(Append::to(StreamName::new(WALK)?, steps)).await?;
+    Ok(())
+}
+
+/// What a [`Walk`] is made of.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Step {
+    /// One more.
+    Walked,
+}
+
+impl Event for Step {
+    const CATEGORY: &'static str = "walk";
+}
+
+/// An aggregate of which a snapshot is put after ten steps.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walk {
+    /// How many there were.
+    pub steps: u64,
+}
+
+impl Aggregate for Walk {
+    type Event = Step;
+
+    fn apply(&mut self, _: &Step) {
+        self.steps += 1;
+    }
+
+    fn snapshots() -> Option<Snapshots<Self>> {
+        Some(Snapshots::every(10))
+    }
 }
 
 fn key(stream: &str, form: &str) -> Result<SnapshotKey> {
@@ -179,6 +252,12 @@ mod tests {
     #[test]
     fn the_one_in_memory_keeps_all_promises() {
         run(MemorySnapshots::new()).unwrap();
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "the one that was put before is to be used")]
+    async fn one_that_forgets_when_it_is_opened_again_is_noticed() {
+        check_reopened(async || Ok(MemorySnapshots::new())).await.unwrap();
     }
 
     /// One that breaks a promise.

@@ -7,12 +7,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use factum::{
-    Append, Appended, Error, EventStore, Head, Limits, MemoryStore, Outcome, Page, Position, Read, Result,
-    StreamName, StreamState,
-};
+use factum::{Append, Appended, Error, EventStore, MemoryStore, Outcome, Result};
 use factum_conformance::{
-    FinalLog, History, Kind, Recorder, Violation,
+    Around, FinalLog, History, Kind, Recorder, Violation, Wrapped,
     bugs::{Bug, Buggy},
     check,
     history::{Call, Operation},
@@ -116,7 +113,7 @@ fn an_event_that_only_a_subscriber_misses_is_caught() {
 fn a_history_in_a_file_survives_kills() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("history.jsonl");
-    let store: Arc<dyn EventStore> = Arc::new(Pausing::default());
+    let store: Arc<dyn EventStore> = Arc::new(Wrapped(Pausing::default()));
     let log = runtime().block_on(async {
         for seed in 0..3 {
             let options = workload::Options { seed, operations: 60, ..Default::default() };
@@ -156,7 +153,7 @@ fn lost_requests_and_answers_are_no_violation() {
         for lives in [false, true] {
             let options = workload::Options { seed, lives, ..Default::default() };
             let store = Pausing { lost: Some(Mutex::new(Rng::with_seed(seed))), ..Pausing::default() };
-            let (summary, violations) = runtime().block_on(tried(Arc::new(store), &options));
+            let (summary, violations) = runtime().block_on(tried(Arc::new(Wrapped(store)), &options));
             let text: Vec<String> = violations.iter().take(10).map(Violation::to_string).collect();
             assert!(violations.is_empty(), "seed {seed}, lives {lives}: {}", text.join("\n"));
             whole += summary;
@@ -187,32 +184,16 @@ impl Pausing {
 }
 
 #[async_trait]
-impl EventStore for Pausing {
+impl Around for Pausing {
+    fn store(&self) -> &dyn EventStore {
+        &self.store
+    }
+
     async fn append(&self, append: Append) -> Result<Appended> {
         self.pause().await?;
         let appended = self.store.append(append).await;
         self.pause().await?;
         appended
-    }
-
-    async fn read(&self, read: Read) -> Result<Page> {
-        self.store.read(read).await
-    }
-
-    async fn head(&self) -> Result<Head> {
-        self.store.head().await
-    }
-
-    async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
-        self.store.stream_state(stream).await
-    }
-
-    async fn changed(&self, position: Position) {
-        self.store.changed(position).await;
-    }
-
-    fn limits(&self) -> Limits {
-        self.store.limits()
     }
 }
 

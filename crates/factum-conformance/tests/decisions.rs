@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use factum::{
-    Append, Appended, EventStore, Head, Limits, MemoryStore, Page, Position, Read, Result, StreamName,
-    StreamState,
-};
-use factum_conformance::{Harness, Lab, Tried, cases::decisions, run};
+use factum::{Append, Appended, EventStore, Limits, MemoryStore, Page, Read, Result};
+use factum_conformance::{Around, Harness, Lab, Tried, Wrapped, cases::decisions, run};
 
 /// A store that looks at no guard of what it writes. Between a read and what follows it, others have their turn.
 #[derive(Debug, Default)]
 struct Unguarded(MemoryStore);
 
 #[async_trait]
-impl EventStore for Unguarded {
+impl Around for Unguarded {
+    fn store(&self) -> &dyn EventStore {
+        &self.0
+    }
+
     async fn append(&self, append: Append) -> Result<Appended> {
         if append.writes.is_empty() {
             return self.0.append(append).await;
@@ -27,22 +28,6 @@ impl EventStore for Unguarded {
         tokio::task::yield_now().await;
         Ok(page)
     }
-
-    async fn head(&self) -> Result<Head> {
-        self.0.head().await
-    }
-
-    async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
-        self.0.stream_state(stream).await
-    }
-
-    async fn changed(&self, position: Position) {
-        self.0.changed(position).await;
-    }
-
-    fn limits(&self) -> Limits {
-        self.0.limits()
-    }
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +36,7 @@ struct WithoutGuards;
 #[async_trait]
 impl Harness for WithoutGuards {
     async fn open(&mut self, _: Limits) -> Result<Arc<dyn EventStore>> {
-        Ok(Arc::new(Unguarded::default()))
+        Ok(Arc::new(Wrapped(Unguarded::default())))
     }
 
     fn durable(&self) -> bool {

@@ -68,7 +68,8 @@ mod scavenged {
         sync::atomic::{AtomicUsize, Ordering},
     };
 
-    use factum::{Append, Appended, Head, Page, Position, Read, StreamName, StreamState};
+    use factum::{Append, Appended};
+    use factum_conformance::{Around, Wrapped};
     use factum_log::Scavenge;
 
     use super::{Arc, EventStore, Harness, Limits, LogStore, ManualClock, OnDisk, Result, async_trait};
@@ -84,12 +85,16 @@ mod scavenged {
 
     impl Scavenged {
         fn of(store: LogStore) -> Arc<dyn EventStore> {
-            Arc::new(Self { store, appends: AtomicUsize::new(0) })
+            Arc::new(Wrapped(Self { store, appends: AtomicUsize::new(0) }))
         }
     }
 
     #[async_trait]
-    impl EventStore for Scavenged {
+    impl Around for Scavenged {
+        fn store(&self) -> &dyn EventStore {
+            &self.store
+        }
+
         async fn append(&self, append: Append) -> Result<Appended> {
             let answer = self.store.append(append).await;
             if self.appends.fetch_add(1, Ordering::Relaxed).is_multiple_of(EVERY) {
@@ -101,26 +106,6 @@ mod scavenged {
                 }
             }
             answer
-        }
-
-        async fn read(&self, read: Read) -> Result<Page> {
-            self.store.read(read).await
-        }
-
-        async fn head(&self) -> Result<Head> {
-            self.store.head().await
-        }
-
-        async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
-            self.store.stream_state(stream).await
-        }
-
-        async fn changed(&self, position: Position) {
-            self.store.changed(position).await;
-        }
-
-        fn limits(&self) -> Limits {
-            self.store.limits()
         }
     }
 

@@ -21,7 +21,6 @@ use crate::{
     inline::{Folds, Plan, REGISTERED, Registered},
     known::{self, Attempts, Content, Key, Known, concerned, queries},
     models::{self, Columns, Names},
-    plain,
     rows::{self, EventColumns, STREAM, StreamColumns, number, signed},
     schema::in_schema,
     sql::{self, Sql},
@@ -40,7 +39,7 @@ pub(crate) struct Statements {
     allocate: String,
     settle: String,
     epoch: String,
-    plain: String,
+    pub(crate) plain: String,
     lock_rows: String,
     schema: String,
 }
@@ -68,19 +67,6 @@ impl Statements {
             lock_rows: sql("SELECT factum.lock_rows($1)"),
             schema: schema.to_owned(),
         }
-    }
-}
-
-impl Statements {
-    /// Does an append in one statement, if it is of the usual kind: see [`plain`](crate::plain).
-    pub(crate) async fn plain(
-        &self,
-        client: &Object,
-        log_id: uuid::Uuid,
-        durability: Durability,
-        append: &Append,
-    ) -> Result<Option<Appended>, Fault> {
-        plain::append(client, &self.plain, log_id, durability, append).await
     }
 }
 
@@ -135,15 +121,15 @@ pub(crate) async fn append(
     appends: &[&Append],
     attempts: &mut Attempts,
 ) -> Result<Done, Fault> {
-    let work = Work { line: client, statements, folds };
-    let known = match work.ask(appends, Begin::Here).await {
+    let work = Work { line: client, whose: Whose::Ours, statements, folds };
+    let known = match work.ask(appends).await {
         Ok(known) => known,
         Err(fault) => return Err(undone(client, fault).await),
     };
     let transaction = known.transaction;
     let decided = Decided::of(appends, limits, known, attempts);
     attempts.transactions.push(transaction);
-    match work.write(&decided, End::Here).await {
+    match work.write(&decided).await {
         Ok(first) => Ok(decided.done(first, durability)),
         Err(fault) => Err(undone(client, fault).await),
     }
@@ -151,9 +137,13 @@ pub(crate) async fn append(
 
 /// Ends the transaction; a connection that is gone has ended it.
 async fn undone(client: &Object, fault: Fault) -> Fault {
-    // Who is interrupted while it gives back a lock of the session's own may have kept it.
-    let _ = client.batch_execute("ROLLBACK; SELECT pg_advisory_unlock_all()").await;
+    let _ = tokio::join!(biased; client.batch_execute("ROLLBACK"), give_back(client));
     fault
+}
+
+/// Gives back the lock of the session's own: who is interrupted while they give it back may have kept it.
+pub(crate) async fn give_back(client: &Object) {
+    let _ = client.batch_execute("SELECT pg_advisory_unlock_all()").await;
 }
 
 /// Does one in a transaction that somebody else has begun and will end.
@@ -168,10 +158,10 @@ pub(crate) async fn append_within(
     durability: Durability,
     append: &Append,
 ) -> Result<Appended, Fault> {
-    let work = Work { line, statements, folds };
-    let known = work.ask(&[append], Begin::Elsewhere).await?;
+    let work = Work { line, whose: Whose::TheCallers, statements, folds };
+    let known = work.ask(&[append]).await?;
     let decided = Decided::of(&[append], limits, known, &Attempts::default());
-    let first = work.write(&decided, End::Elsewhere).await?;
+    let first = work.write(&decided).await?;
     match decided.done(first, durability).verdicts.pop() {
         Some(Verdict::Answered(answer)) => Ok(answer?),
         _ => Err(Error::invalid("the append", "it was not decided").into()),
@@ -204,23 +194,17 @@ pub(crate) async fn settle(client: &Object, statements: &Statements, to: Positio
     settled.await.map_err(|error: tokio_postgres::Error| Fault::from(error).not_settled())
 }
 
-/// Who begins the transaction.
+/// Who begins the transaction, and ends it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Begin {
-    Here,
-    Elsewhere,
-}
-
-/// Who ends the transaction.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    Here,
-    Elsewhere,
+enum Whose {
+    Ours,
+    TheCallers,
 }
 
 /// One transaction.
 struct Work<'w, L> {
     line: &'w L,
+    whose: Whose,
     statements: &'w Statements,
     /// The inline read models that can be kept.
     folds: &'w Folds,
@@ -335,7 +319,7 @@ impl<'a> Decided<'a> {
 
 impl<L: Line> Work<'_, L> {
     /// Takes all locks, in the order that everybody takes them, and then asks what is known.
-    async fn ask(&self, appends: &[&Append], begin: Begin) -> Result<Known, Fault> {
+    async fn ask(&self, appends: &[&Append]) -> Result<Known, Fault> {
         let Self { line, statements, .. } = self;
         let wanted = Wanted::of(appends)?;
         let (meet, lock, find, log) = tokio::try_join!(
@@ -351,11 +335,11 @@ impl<L: Line> Work<'_, L> {
         }
         let client = line.client();
         let begin = async {
-            match begin {
-                Begin::Elsewhere => Ok(()),
+            match self.whose {
+                Whose::TheCallers => Ok(()),
                 // Nobody waits long because of somebody in the same group.
-                Begin::Here if appends.len() > 1 => client.batch_execute(BEGIN_A_GROUP).await,
-                Begin::Here => client.batch_execute("BEGIN").await,
+                Whose::Ours if appends.len() > 1 => client.batch_execute(BEGIN_A_GROUP).await,
+                Whose::Ours => client.batch_execute("BEGIN").await,
             }
         };
         let places: [&(dyn ToSql + Sync); 2] = [&wanted.shared, &wanted.alone];
@@ -391,11 +375,11 @@ impl<L: Line> Work<'_, L> {
         Ok(Known { identity, head, transaction, streams, recorded, matches, inline })
     }
 
-    /// Writes what was admitted, and commits. The position of the first event, if there is one.
-    async fn write(&self, decided: &Decided<'_>, end: End) -> Result<Option<Position>, Fault> {
+    /// Writes what was admitted, and commits where the transaction is ours. The position of the first event, if there is one.
+    async fn write(&self, decided: &Decided<'_>) -> Result<Option<Position>, Fault> {
         let client = self.line.client();
         if decided.events.len() == 0 {
-            if end == End::Here {
+            if self.whose == Whose::Ours {
                 // What was locked may have been noted for the first time: that is not worth keeping.
                 client.batch_execute("ROLLBACK").await?;
             }
@@ -417,7 +401,12 @@ impl<L: Line> Work<'_, L> {
             biased;
             client.query_one(&record, &parameters),
             try_join_all(changes.iter().map(|(write, rows)| client.query(write, rows))),
-            async { if end == End::Here { client.batch_execute("COMMIT").await } else { Ok(()) } },
+            async {
+                match self.whose {
+                    Whose::Ours => client.batch_execute("COMMIT").await,
+                    Whose::TheCallers => Ok(()),
+                }
+            },
         );
         let recorded = recorded.map_err(|error| Fault::from(error).of_a_change())?;
         changed.map_err(|error| Fault::from(error).of_a_change())?;

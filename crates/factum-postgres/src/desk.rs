@@ -14,6 +14,7 @@ use crate::{
     append::{self, Done, Verdict},
     fault::{self, Fault},
     known::Attempts,
+    plain,
     settle::{self, Unsettled},
     take,
 };
@@ -59,28 +60,29 @@ pub(crate) async fn alone(inner: &Arc<Inner>, append: &Append) -> Result<Appende
 /// Does one together with those that wait at the same time.
 pub(crate) async fn grouped(inner: &Arc<Inner>, append: Append) -> Result<Appended> {
     let (answer, answered) = oneshot::channel();
-    let worker = inner.desk.bring(inner, Waiting { append, answer });
-    if let Some(worker) = worker {
-        tokio::spawn(worker.run());
-    }
+    bring(inner, |waiting| waiting.push_back(Waiting { append, answer }));
     answered.await.unwrap_or_else(|_| {
         let why = format!("the work on PostgreSQL {} was given up", inner.place);
         Err(Error::Unavailable { why, outcome: Outcome::Unknown })
     })
 }
 
-impl Desk {
-    /// Adds one to those that wait; whoever is to work on them, if more can.
-    fn bring(&self, inner: &Arc<Inner>, waiting: Waiting) -> Option<Worker> {
-        let mut queue = self.queue();
-        queue.waiting.push_back(waiting);
-        if queue.at_work == AT_WORK {
-            return None;
-        }
-        queue.at_work += 1;
-        Some(Worker { inner: inner.clone(), at_work: true })
+/// Adds to those that wait, and sees to it that somebody works on them.
+fn bring(inner: &Arc<Inner>, add: impl FnOnce(&mut VecDeque<Waiting>)) {
+    let wanted = {
+        let mut queue = inner.desk.queue();
+        add(&mut queue.waiting);
+        let wanted = queue.at_work < AT_WORK;
+        queue.at_work += usize::from(wanted);
+        wanted
+    };
+    if wanted {
+        let worker = Worker { inner: inner.clone(), at_work: true };
+        tokio::spawn(worker.run());
     }
+}
 
+impl Desk {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing under this lock panics half-way.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -148,8 +150,10 @@ async fn write(inner: Arc<Inner>, group: Vec<Waiting>) {
                     Verdict::Later => later.push(waiting),
                 }
             }
-            let mut queue = inner.desk.queue();
-            later.into_iter().rev().for_each(|waiting| queue.waiting.push_front(waiting));
+            // Where this took long, those who worked may have found nobody waiting, and be gone.
+            if !later.is_empty() {
+                bring(&inner, |waiting| later.into_iter().rev().for_each(|one| waiting.push_front(one)));
+            }
         }
         // One that the database refuses is no reason to refuse the others, nor one that waits for somebody to let them wait.
         Err(Error::InvalidInput { .. } | Error::Timeout { outcome: Outcome::No, .. }) if group.len() > 1 => {
@@ -205,8 +209,7 @@ async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict
 async fn again(inner: &Inner, fault: Fault, attempt: u32, unknown: bool, begun: Instant) -> Result<()> {
     if fault.is_of_the_connection() {
         inner.settling.forget();
-        // Others may be as old: new ones look around first.
-        inner.pool.retain(|_, _| false);
+        inner.doubt_connections();
     }
     let pause = if fault.is_clash() {
         Duration::from_micros(500)
@@ -232,9 +235,10 @@ async fn attempt_at(inner: &Arc<Inner>, appends: &[&Append], attempts: &mut Atte
         && attempts.drawn_before.is_none()
         && folds.is_empty()
     {
-        let plain = statements.plain(&client, inner.log_id, *durability, append).await;
-        let unknown = plain.as_ref().is_err_and(Fault::is_unknown);
-        attempts.drawn_before = unknown.then_some(drawn);
+        let plain = plain::append(&client, &statements.plain, inner.log_id, *durability, append).await;
+        // Also where it is done: should a failover come before the answer, it is asked for again.
+        let written = plain.as_ref().map_or_else(Fault::is_unknown, Option::is_some);
+        attempts.drawn_before = written.then_some(drawn);
         if let Some(appended) = plain? {
             let rests_on = appended.token;
             return Ok(Done { verdicts: vec![Verdict::Answered(Ok(appended))], rests_on });

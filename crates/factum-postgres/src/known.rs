@@ -34,7 +34,7 @@ pub(crate) struct Content {
 pub(crate) struct Attempts {
     /// The transactions of attempts that asked first.
     pub(crate) transactions: Vec<Transaction>,
-    /// What had been drawn before an attempt in one statement, of which no number is known.
+    /// What had been drawn before an attempt in one statement that has written, or may have; of it no number is known.
     pub(crate) drawn_before: Option<Position>,
 }
 

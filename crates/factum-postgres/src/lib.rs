@@ -154,6 +154,13 @@ struct Inner {
     _hints: Hints,
 }
 
+impl Inner {
+    /// After one has failed: the others may be as old, and new ones look around first.
+    fn doubt_connections(&self) {
+        self.pool.retain(|_, _| false);
+    }
+}
+
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PostgresStore({})", self.inner.place)
@@ -294,13 +301,28 @@ impl PostgresStore {
         self.locate(token).await
     }
 
-    async fn bring_into_this_epoch(&self, guards: &mut [Guard]) -> Result<()> {
-        for guard in guards {
-            if let Guard::Query { after, .. } = guard {
-                *after = self.of_this_epoch(*after).await?;
-            }
+    async fn bring_into_this_epoch(&self, append: &mut Append) -> Result<()> {
+        for after in places_of_guards(append) {
+            *after = self.of_this_epoch(*after).await?;
         }
         Ok(())
+    }
+
+    /// The same for one that was refused: its tokens may be of an epoch that was thought to be the present one.
+    async fn bring_again(&self, append: &mut Append) -> Result<()> {
+        for after in places_of_guards(append) {
+            *after = self.locate(*after).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self, append: Append) -> Result<Appended> {
+        match self.inner.writing {
+            Writing::Single => {
+                self.to_the_end(|inner| async move { desk::alone(&inner, &append).await }).await
+            }
+            Writing::Grouped => desk::grouped(&self.inner, append).await,
+        }
     }
 
     /// Where read models are kept, in this database: `factum.project(Balances, store.reads())`.
@@ -328,8 +350,7 @@ impl PostgresStore {
             let client = take(&inner.pool, &inner.place).await?;
             work(inner.clone(), client).await.map_err(|fault| {
                 if fault.is_of_the_connection() {
-                    // Others may be as old: new ones look around first.
-                    inner.pool.retain(|_, _| false);
+                    inner.doubt_connections();
                 }
                 fault.explain(&inner.place)
             })
@@ -351,18 +372,28 @@ impl PostgresStore {
     }
 }
 
+/// After which each guard on a query looks.
+fn places_of_guards(append: &mut Append) -> impl Iterator<Item = &mut Token> {
+    append.guards.iter_mut().filter_map(|guard| match guard {
+        Guard::Query { after, .. } => Some(after),
+        Guard::Stream { .. } => None,
+    })
+}
+
 #[async_trait]
 impl EventStore for PostgresStore {
     async fn append(&self, mut append: Append) -> Result<Appended> {
         // What cannot be right is not worth a trip, and must not trouble others.
         self.inner.limits.check(&append)?;
         known::concerned(&append, &mut BTreeSet::new())?;
-        self.bring_into_this_epoch(&mut append.guards).await?;
-        let appended = match self.inner.writing {
-            Writing::Single => {
-                self.to_the_end(|inner| async move { desk::alone(&inner, &append).await }).await?
+        self.bring_into_this_epoch(&mut append).await?;
+        let again = known::queries(&append).next().is_some().then(|| append.clone());
+        let appended = match (self.write(append).await, again) {
+            (Err(Error::LogRewound(_)), Some(mut append)) => {
+                self.bring_again(&mut append).await?;
+                self.write(append).await?
             }
-            Writing::Grouped => desk::grouped(&self.inner, append).await?,
+            (done, _) => done?,
         };
         self.inner.epoch.store(appended.token.log.epoch, Ordering::Relaxed);
         self.inner.news.write(appended.token.position);

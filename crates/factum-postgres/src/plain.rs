@@ -12,27 +12,31 @@ use tokio_postgres::{error::SqlState, types::ToSql};
 use uuid::Uuid;
 
 use crate::{
-    append::Line,
+    append::{self, Line},
     fault::Fault,
     known,
     rows::{EventColumns, number, signed},
     sql,
 };
 
-/// The write of an append that may be one.
+/// What stands in `append_plain` for a stream's last revision where none is expected.
+const WHATEVER: i64 = -2;
+const NEVER_WRITTEN: i64 = -1;
+
+/// The write of an append that may be one, and the revision that it expects.
 fn only_write(append: &Append) -> Option<(&Write, i64)> {
     let [write] = &append.writes[..] else { return None };
-    let mut expected = -2;
+    let mut expected = WHATEVER;
     for guard in &append.guards {
         let Guard::Stream { stream, expected: own } = guard else { return None };
         let own = match own {
             _ if *stream != write.stream => return None,
             // What is not live is left to the contract in any case.
             ExpectedRevision::Any | ExpectedRevision::StreamExists => continue,
-            ExpectedRevision::NoStream => -1,
+            ExpectedRevision::NoStream => NEVER_WRITTEN,
             ExpectedRevision::Exact(revision) => signed(revision.0),
         };
-        if expected != -2 && expected != own {
+        if expected != WHATEVER && expected != own {
             return None;
         }
         expected = own;
@@ -40,7 +44,7 @@ fn only_write(append: &Append) -> Option<(&Write, i64)> {
     // A statement that is still on its way when its connection is cut must not find true later what the next attempt refuses.
     let exists =
         |guard: &Guard| matches!(guard, Guard::Stream { expected: ExpectedRevision::StreamExists, .. });
-    if expected < 0 && append.guards.iter().any(exists) {
+    if [WHATEVER, NEVER_WRITTEN].contains(&expected) && append.guards.iter().any(exists) {
         return None;
     }
     let growing = write.events.is_sorted_by(|one, next| one.id.0 < next.id.0);
@@ -85,8 +89,7 @@ pub(crate) async fn append(
         // An id that is recorded already, or another append that got there at the same time.
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => return Ok(None),
         Err(error) => {
-            // Who is interrupted while it gives back a lock of the session's own may have kept it.
-            let _ = client.batch_execute("SELECT pg_advisory_unlock_all()").await;
+            append::give_back(client).await;
             return Err(Fault::from(error).of_a_change());
         }
     };

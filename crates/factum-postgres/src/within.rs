@@ -5,7 +5,7 @@ use factum::{Append, Appended, Error, Outcome, Result};
 use tokio_postgres::{Client, Statement, Transaction};
 
 use crate::{
-    PostgresStore,
+    Inner, PostgresStore,
     append::{self, Line},
     fault::Fault,
     settle::{self, Unsettled},
@@ -49,22 +49,22 @@ impl PostgresStore {
     /// As for [`append`](factum::EventStore::append), and [`Error::InvalidInput`] if the transaction is not `READ COMMITTED` (it
     /// could not see what its locks have waited for) or is of another database.
     pub async fn append_within(&self, transaction: &Transaction<'_>, mut append: Append) -> Result<Appended> {
-        let (inner, client) = (&self.inner, OfTheCaller(transaction.client()));
-        let within = async {
-            inner.limits.check(&append)?;
-            self.check_transaction(&client).await?;
-            self.bring_into_this_epoch(&mut append.guards).await?;
-            append::append_within(
-                &client,
-                &inner.append,
-                &inner.folds,
-                &inner.limits,
-                inner.durability,
-                &append,
-            )
-            .await
+        let (client, place) = (OfTheCaller(transaction.client()), &self.inner.place);
+        self.inner.limits.check(&append)?;
+        self.check_transaction(&client).await.map_err(|fault| fault.explain(place))?;
+        let write = async |append: &Append| {
+            let Inner { append: statements, folds, limits, durability, .. } = &*self.inner;
+            let written = append::append_within(&client, statements, folds, limits, *durability, append);
+            written.await.map_err(|fault| fault.explain(place))
         };
-        within.await.map_err(|fault: Fault| fault.explain(&inner.place))
+        self.bring_into_this_epoch(&mut append).await?;
+        match write(&append).await {
+            Err(Error::LogRewound(_)) => {
+                self.bring_again(&mut append).await?;
+                write(&append).await
+            }
+            done => done,
+        }
     }
 
     /// Waits until every reader sees events that were appended [within](Self::append_within) a transaction which the caller

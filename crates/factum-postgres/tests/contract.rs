@@ -11,83 +11,48 @@ use std::{
     },
 };
 
-use factum::{
-    Append, Appended, EventStore, Head, Limits, Page, Position, Read, Result, StreamName, StreamState,
-};
-use factum_conformance::Harness;
-use factum_postgres::{Options, PostgresStore, Writing};
+use async_trait::async_trait;
+use factum::{Append, Appended, EventStore, Result};
+use factum_conformance::{Around, Wrapped};
+use factum_postgres::{PostgresStore, Writing};
+use support::harness::{Kind, OnPostgres};
 
-/// In either way of writing.
 #[derive(Debug)]
-struct OnPostgres<const GROUPED: bool> {
-    schema: String,
-    limits: Limits,
+struct Single;
+
+impl Kind for Single {
+    const WRITING: Writing = Writing::Single;
 }
 
-impl<const GROUPED: bool> Default for OnPostgres<GROUPED> {
-    fn default() -> Self {
-        Self { schema: support::fresh_schema(), limits: Limits::default() }
-    }
+#[derive(Debug)]
+struct Grouped;
+
+impl Kind for Grouped {
+    const WRITING: Writing = Writing::Grouped;
 }
 
-impl<const GROUPED: bool> OnPostgres<GROUPED> {
-    async fn store(&self) -> Result<PostgresStore> {
-        let options = Options {
-            schema: self.schema.clone(),
-            limits: self.limits,
-            connections: 8,
-            writing: if GROUPED { Writing::Grouped } else { Writing::Single },
-            ..Options::default()
-        };
-        PostgresStore::open(&support::url(), options).await
-    }
-
-    async fn connect(&self) -> Result<Arc<dyn EventStore>> {
-        Ok(Arc::new(self.store().await?))
-    }
-}
-
-#[async_trait::async_trait]
-impl<const GROUPED: bool> Harness for OnPostgres<GROUPED> {
-    async fn open(&mut self, limits: Limits) -> Result<Arc<dyn EventStore>> {
-        self.limits = limits;
-        self.connect().await
-    }
-
-    fn durable(&self) -> bool {
-        true
-    }
-
-    fn reopens(&self) -> bool {
-        true
-    }
-
-    async fn reopen(&mut self, store: Arc<dyn EventStore>) -> Result<Arc<dyn EventStore>> {
-        drop(store);
-        self.connect().await
-    }
-
-    fn begin_epoch(&self) -> bool {
-        // Through a store of its own, as another process would.
-        let options = Options { schema: self.schema.clone(), ..Options::default() };
-        let begin = async move {
-            let store = PostgresStore::open(&support::url(), options).await?;
-            store.begin_epoch().await
-        };
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        std::thread::spawn(move || runtime().block_on(begin)).join().unwrap().is_ok()
-    }
-}
-
-/// The same, with a scavenge after every few appends.
+/// With a scavenge after every few appends.
 #[derive(Debug)]
 struct Scavenged {
     store: PostgresStore,
     appends: AtomicUsize,
 }
 
-#[async_trait::async_trait]
-impl EventStore for Scavenged {
+#[async_trait]
+impl Kind for Scavenged {
+    const WRITING: Writing = Writing::Single;
+
+    async fn prepare(store: PostgresStore) -> Result<Arc<dyn EventStore>> {
+        Ok(Arc::new(Wrapped(Self { store, appends: AtomicUsize::new(0) })))
+    }
+}
+
+#[async_trait]
+impl Around for Scavenged {
+    fn store(&self) -> &dyn EventStore {
+        &self.store
+    }
+
     async fn append(&self, append: Append) -> Result<Appended> {
         let answer = self.store.append(append).await;
         if self.appends.fetch_add(1, Ordering::Relaxed).is_multiple_of(5) {
@@ -98,51 +63,16 @@ impl EventStore for Scavenged {
         }
         answer
     }
-
-    async fn read(&self, read: Read) -> Result<Page> {
-        self.store.read(read).await
-    }
-
-    async fn head(&self) -> Result<Head> {
-        self.store.head().await
-    }
-
-    async fn stream_state(&self, stream: &StreamName) -> Result<StreamState> {
-        self.store.stream_state(stream).await
-    }
-
-    async fn changed(&self, position: Position) {
-        self.store.changed(position).await;
-    }
-
-    fn limits(&self) -> Limits {
-        self.store.limits()
-    }
-}
-
-#[derive(Debug, Default)]
-struct ScavengedOnPostgres(OnPostgres<false>);
-
-#[async_trait::async_trait]
-impl Harness for ScavengedOnPostgres {
-    async fn open(&mut self, limits: Limits) -> Result<Arc<dyn EventStore>> {
-        self.0.limits = limits;
-        Ok(Arc::new(Scavenged { store: self.0.store().await?, appends: AtomicUsize::new(0) }))
-    }
-
-    fn durable(&self) -> bool {
-        true
-    }
 }
 
 mod scavenged {
-    factum_conformance::suite!(crate::ScavengedOnPostgres);
+    factum_conformance::suite!(crate::OnPostgres<crate::Scavenged>);
 }
 
 mod single {
-    factum_conformance::suite!(crate::OnPostgres<false>);
+    factum_conformance::suite!(crate::OnPostgres<crate::Single>);
 }
 
 mod grouped {
-    factum_conformance::suite!(crate::OnPostgres<true>);
+    factum_conformance::suite!(crate::OnPostgres<crate::Grouped>);
 }

@@ -7,11 +7,11 @@ mod support;
 use std::{ffi::OsStr, sync::Arc, time::Duration};
 
 use factum::{
-    Append, Appended, Error, EventStore, EventStoreExt, LogIdentity, MemoryReads, NewEvent, Position, Read,
-    State, StreamName, Subscription, Token, prelude::*, subscribe,
+    Append, Appended, Error, EventStore, EventStoreExt, LogIdentity, MemoryReads, NewEvent, Position, Query,
+    Read, State, StreamName, Subscription, Token, prelude::*, subscribe,
 };
-use factum_postgres::{Options, PostgresStore};
-use support::cluster::Cluster;
+use factum_postgres::{Options, PostgresStore, Writing};
+use support::{bench, bench::Bench, cluster::Cluster};
 use tokio_postgres::Client;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -190,7 +190,7 @@ async fn a_promoted_standby_that_lacks_the_last_events_refuses_whoever_has_seen_
     assert!(matches!(stopped, Err(Error::LogRewound(_))), "{stopped:?}");
     let is_stopped =
         async || matches!(count.status().await.unwrap().state, State::Stopped(Error::LogRewound(_)));
-    support::bench::until(is_stopped).await;
+    bench::until(is_stopped).await;
     // Also one that begins only now, where the checkpoint was.
     count.stop().await;
     let again = factum.project(Count, reads).await.unwrap();
@@ -398,4 +398,55 @@ async fn a_standby_is_refused_in_one_sentence() {
     let refused = PostgresStore::connect(&pair.standby.url()).await.unwrap_err();
     assert!(refused.is_retryable() && refused.to_string().contains("is a standby"), "{refused}");
     assert!(!refused.to_string().contains('\n'));
+}
+
+/// A process that has not heard yet of the epoch that another one has begun.
+#[tokio::test]
+async fn a_guard_of_an_epoch_that_goes_on_holds_where_nobody_has_heard_of_the_next() {
+    let bench = Bench::new().await;
+    let before = bench.store.append(bench::one("seen-1")).await.unwrap().token;
+    let other = bench.another(Options::default()).await;
+    other.begin_epoch().await.unwrap();
+    let guarded = |category: &str| bench::one("s-1").expect_none(Query::category(category), before);
+    let refused = bench.store.append(guarded("unseen")).await.unwrap_err();
+    assert!(matches!(refused, Error::LogRewound(_)), "{refused}");
+
+    for within in [false, true] {
+        let process = bench.another(Options::default()).await;
+        let before = process.append(bench::one("seen-1")).await.unwrap().token;
+        other.begin_epoch().await.unwrap();
+        other.continue_epoch(before.log.epoch, None).await.unwrap();
+        let guarded = |category: &str| bench::one("s-1").expect_none(Query::category(category), before);
+        if within {
+            let mut client = bench::connect().await;
+            let transaction = client.transaction().await.unwrap();
+            process.append_within(&transaction, guarded("unseen")).await.unwrap();
+            transaction.commit().await.unwrap();
+        } else {
+            process.append(guarded("unseen")).await.unwrap();
+        }
+        other.append(bench::one("seen-1")).await.unwrap();
+        let met = process.append(guarded("seen")).await.unwrap_err();
+        assert!(met.is_conflict(), "{met}");
+    }
+}
+
+/// Nobody has been told of it, whoever finds it again.
+#[tokio::test]
+async fn an_append_that_waits_while_an_epoch_is_begun_is_no_repetition() {
+    for writing in [Writing::Single, Writing::Grouped] {
+        let bench = Bench::with(Options { writing, ..Options::default() }).await;
+        let other = bench.another(Options::default()).await;
+        for n in 0..3 {
+            // What this one answers is known of the log when the next one is written in a statement of its own.
+            bench.store.append(bench::one("before-1")).await.unwrap();
+            bench.draw().await;
+            let waits = bench.append("waits-1");
+            bench.committed(2 * n + 2).await;
+            let epoch = other.begin_epoch().await.unwrap().token.log.epoch;
+            bench.by_hand("ROLLBACK").await;
+            let appended = waits.await.unwrap().unwrap();
+            assert!(!appended.replayed && appended.token.log.epoch == epoch, "{writing:?}: {appended:?}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::{
     rebuild::{Rebuild, RebuildProgress},
     store::EventStore,
     time::{Clock, SystemClock},
-    worker::{Command, Progress, Worker},
+    worker::{Command, LOOKS_EVERY, Progress, Worker},
 };
 
 /// How long [`Consumer::wait_for`] waits.
@@ -189,7 +189,7 @@ impl Factum {
         check_model_name(form.name())?;
         let (name, query) = (form.name().to_owned(), form.query()?);
         let (commands, orders) = mpsc::unbounded_channel();
-        let (mut worker, progress) = Worker::new(self.road(), query.clone(), Box::new(form), orders);
+        let (mut worker, progress) = Worker::new(self.road(), query.clone(), Arc::new(form), orders);
         worker.begin().await?;
         runtime.spawn(worker.run());
         let inner = Inner { name, query, store: self.store().clone(), commands, progress };
@@ -228,12 +228,21 @@ impl Consumer {
                 Ok(Err(_)) | Err(_) => {}
             }
         }
-        let arrival = progress.wait_for(|progress| arrived(progress, to).is_some());
-        match tokio::time::timeout(within, arrival).await {
-            Ok(Ok(progress)) => arrived(&progress, to).unwrap_or(Ok(())),
-            Ok(Err(_)) => Err(ended(self.name())),
-            Err(_) => Err(self.too_late(to, within)),
-        }
+        let arrival = async {
+            loop {
+                if matches!(progress.borrow().state, State::Waiting(_)) {
+                    // What another process does with the model is not told, and must be looked for.
+                    self.order(Command::Look);
+                }
+                let arrival = progress.wait_for(|progress| arrived(progress, to).is_some());
+                match tokio::time::timeout(LOOKS_EVERY, arrival).await {
+                    Ok(Ok(progress)) => return arrived(&progress, to).unwrap_or(Ok(())),
+                    Ok(Err(_)) => return Err(ended(self.name())),
+                    Err(_) => {}
+                }
+            }
+        };
+        tokio::time::timeout(within, arrival).await.unwrap_or_else(|_| Err(self.too_late(to, within)))
     }
 
     fn too_late(&self, to: Token, within: Duration) -> Error {

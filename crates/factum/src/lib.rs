@@ -41,6 +41,7 @@ pub mod stream;
 pub mod subscription;
 pub mod tagged;
 pub mod tags;
+mod tenure;
 pub mod testkit;
 pub mod time;
 pub mod timers;

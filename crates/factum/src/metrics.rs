@@ -73,3 +73,15 @@ impl Shown {
         counter!("factum_consumer_waits_total", &self.labels).increment(1);
     }
 }
+
+/// How the timers of this name are: so many are due and not set off, so many have failed and are tried again.
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a double")]
+pub(crate) fn timers(name: &str, due: usize, failing: usize) {
+    gauge!("factum_timers_due", "timers" => name.to_owned()).set(due as f64);
+    gauge!("factum_timers_failing", "timers" => name.to_owned()).set(failing as f64);
+}
+
+/// A timer of this name was set off, so long after it was due.
+pub(crate) fn timer_fired(name: &str, late: Duration) {
+    histogram!("factum_timer_lateness_seconds", "timers" => name.to_owned()).record(late);
+}

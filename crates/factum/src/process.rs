@@ -179,6 +179,6 @@ pub trait ProcessManager: Send + Sync + 'static {
     /// # Errors
     /// What kept it from it. [`Trouble::Refused`] becomes an [input](Input::Refused) of the instance; for
     /// [`Trouble::Infrastructure`] it is tried again for as long as it takes; for [`Trouble::Undecodable`] the instance is parked. A
-    /// command's refusal and an error of the store become one of these with `?`.
+    /// command's refusal and an error of the store become one of these with `?`: what may pass is infrastructure, the rest a refusal.
     async fn perform(&self, command: Self::Command, factum: Identified<Factum>) -> Result<(), Trouble>;
 }

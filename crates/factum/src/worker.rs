@@ -25,12 +25,16 @@ use crate::{
     reads::{Catalog, Generation, Lease},
     rebuild::{Asker, RebuildProgress, cancelled},
     store::EventStore,
+    tenure::{STANDING_BY, Tenure},
 };
 
 /// How far a consumer may look over events that do not concern it before it stores how far it has looked.
 pub(crate) const LOOKED_FAR: u64 = 10_000;
 /// The first and the longest pause after a failure that may pass.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+
+/// How often those who wait have it looked how far the model is that another process keeps.
+pub(crate) const LOOKS_EVERY: Duration = Duration::from_millis(50);
 
 /// What panics if a projection or a store does.
 const KEEPING: &str = "the keeping of a read model";
@@ -44,6 +48,8 @@ pub(crate) enum Command {
     Rebuild(Asker),
     /// Gives up a rebuild, whoever asked for it.
     Cancel(oneshot::Sender<()>),
+    /// Looks how far the one is that keeps the model, if this one stands by.
+    Look,
     Stop,
 }
 
@@ -150,7 +156,11 @@ pub(crate) struct Worker {
     store: Arc<dyn EventStore>,
     road: Arc<Road>,
     query: Query,
-    form: Box<dyn Form>,
+    form: Arc<dyn Form>,
+    /// The right to claim the model. `None`: nobody but this process can want it, and the last to come has it.
+    tenure: Option<Tenure>,
+    /// Who keeps the model instead, and since when that is known.
+    standby: Option<(Error, Instant)>,
     lease: Lease,
     orders: mpsc::UnboundedReceiver<Command>,
     progress: watch::Sender<Progress>,
@@ -169,18 +179,21 @@ impl Worker {
     pub(crate) fn new(
         road: Arc<Road>,
         query: Query,
-        form: Box<dyn Form>,
+        form: Arc<dyn Form>,
         orders: mpsc::UnboundedReceiver<Command>,
     ) -> (Self, watch::Receiver<Progress>) {
         let progress =
             Progress { token: None, state: State::CatchingUp, rebuilding: None, rate: Rate::new() };
         let (progress, receiver) = watch::channel(progress);
         let lease = Lease { model: form.name().to_owned(), epoch: UNCLAIMED };
+        let tenure = (!road.store().is_exclusive()).then(|| Tenure::new(form.clone()));
         let worker = Self {
             store: road.store().clone(),
             road,
             query,
             form,
+            tenure,
+            standby: None,
             lease,
             orders,
             progress,
@@ -226,6 +239,9 @@ impl Worker {
         }
         // Whoever waits is told in any case, even if the store panics.
         let _ = unharmed(KEEPING, self.store_how_far_it_looked()).await;
+        if let Some(tenure) = &mut self.tenure {
+            tenure.let_go().await;
+        }
         self.halt(&ended(&self.lease.model));
     }
 
@@ -241,6 +257,7 @@ impl Worker {
             () = gone(&mut self.rebuilds) => if self.rebuilds.is_empty() {
                 self.cancel_rebuild().await?;
             },
+            () = lost(&mut self.tenure) => self.open = false,
             (which, news) = either(&mut self.active, &mut self.building) => self.take(which, news).await?,
         }
         Ok(Turn::Went)
@@ -255,6 +272,7 @@ impl Worker {
                 let _ = done.send(());
                 cancelled?;
             }
+            Some(Command::Look) => {}
             Some(Command::Stop) | None => return Ok(Turn::Over),
         }
         Ok(Turn::Went)
@@ -269,6 +287,7 @@ impl Worker {
         if let Some(newer) = self.outdated_by(&catalog) {
             return self.leave_to(newer, &catalog).await;
         }
+        self.hold(&catalog).await?;
         if self.lease.epoch == UNCLAIMED {
             // Who follows another log, or cannot make its tables, must not end the worker that keeps the model.
             self.check_history(&catalog).await?;
@@ -286,14 +305,8 @@ impl Worker {
         if catalog.epoch != self.lease.epoch {
             return Err(self.lease.fenced(catalog.epoch));
         }
-        let shown = catalog.active.filter(|active| active.version == version);
-        let token = match shown.and_then(|active| active.checkpoint) {
-            // One of a former epoch that goes on is shown as those are that are waited for. Where there is none, see below.
-            Some(checkpoint) => Some(self.store.locate(checkpoint).await.unwrap_or(checkpoint)),
-            None => None,
-        };
+        self.show_stored(&catalog).await;
         self.show(|progress| {
-            progress.token = later(progress.token, token);
             // What it waits for is over once something has been handled.
             if !matches!(progress.state, State::Waiting(_)) {
                 progress.state = State::CatchingUp;
@@ -338,6 +351,43 @@ impl Worker {
         Ok(())
     }
 
+    /// Makes sure that this worker may claim the model, or has claimed it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if somebody else keeps it, and failures of the store.
+    async fn hold(&mut self, catalog: &Catalog) -> Result<()> {
+        let Some(tenure) = &mut self.tenure else { return Ok(()) };
+        if self.lease.epoch != UNCLAIMED {
+            let fenced = catalog.epoch != self.lease.epoch;
+            // Who was fenced by one that did not ask for the name is not to come back by itself.
+            if tenure.is_held() && (!fenced || tenure.is_unbroken().await?) {
+                return Ok(());
+            }
+            tenure.give_up();
+            self.lease.epoch = UNCLAIMED;
+        }
+        let Err(error) = tenure.take().await else {
+            self.standby = None;
+            return Ok(());
+        };
+        self.standby = Some((error.clone(), Instant::now()));
+        self.stopped = None;
+        self.answer_rebuilds(&Err(not_here(&error)));
+        self.show_stored(catalog).await;
+        Err(error)
+    }
+
+    /// Tells how far readers see.
+    async fn show_stored(&self, catalog: &Catalog) {
+        let shown = catalog.active.filter(|active| active.version == self.form.version());
+        let token = match shown.and_then(|active| active.checkpoint) {
+            // One of a former epoch that goes on is shown as those are that are waited for. Where there is none, see `reopen`.
+            Some(checkpoint) => Some(self.store.locate(checkpoint).await.unwrap_or(checkpoint)),
+            None => None,
+        };
+        self.show(|progress| progress.token = later(progress.token, token));
+    }
+
     /// A later version that is shown or being filled, unless somebody has asked to go back to this one.
     fn outdated_by(&self, catalog: &Catalog) -> Option<u32> {
         let known = [catalog.active, catalog.building].into_iter().flatten();
@@ -380,6 +430,10 @@ impl Worker {
 
     /// Begins a generation for a rebuild, which is also the moment to take over a model of another history.
     async fn create(&mut self) -> Result<Generation> {
+        if let Some(tenure) = self.tenure.as_mut().filter(|tenure| !tenure.is_held()) {
+            tenure.take().await.map_err(|error| not_here(&error))?;
+            self.lease.epoch = UNCLAIMED;
+        }
         if self.lease.epoch == UNCLAIMED {
             self.form.rehearse().await?;
             self.lease = self.form.reads().claim(&self.lease.model).await?;
@@ -562,6 +616,10 @@ impl Worker {
         (self.active, self.building) = (None, None);
         // Nothing is to be opened until a rebuild is asked for.
         (self.open, self.stopped) = (true, Some(error.clone()));
+        if let Some(tenure) = &mut self.tenure {
+            // Others may do better, or say the same.
+            tenure.give_up();
+        }
         self.answer_rebuilds(&Err(error.clone()));
         self.show(|progress| {
             progress.token = later(progress.token, token);
@@ -580,15 +638,24 @@ impl Worker {
         }
     }
 
-    /// Waits a random while that grows with each failure. `false` if it shall end.
+    /// Waits a random while that grows with each failure, or until it is to look again who keeps the model. `false` if it shall end.
     async fn pause(&mut self) -> bool {
-        self.failures += 1;
-        let pause = tokio::time::sleep(jittered(self.failures));
+        let pause = match self.standby {
+            Some(_) => STANDING_BY,
+            None => {
+                self.failures += 1;
+                jittered(self.failures)
+            }
+        };
+        let pause = tokio::time::sleep(pause);
         tokio::pin!(pause);
         loop {
             tokio::select! {
                 () = &mut pause => return true,
                 order = self.orders.recv() => match order {
+                    Some(Command::Rebuild(asker)) if let Some((error, _)) = &self.standby => {
+                        asker.answer(Err(not_here(error)));
+                    }
                     // It begins once the stores answer again.
                     Some(Command::Rebuild(asker)) => {
                         let why = "the read model waits for its stores to answer; ask for the rebuild again later".into();
@@ -599,6 +666,11 @@ impl Worker {
                         self.answer_rebuilds(&Err(cancelled(&self.lease.model)));
                         let _ = done.send(());
                     }
+                    // Of many who ask at once, one is enough.
+                    Some(Command::Look) => match self.standby {
+                        Some((_, looked)) if looked.elapsed() >= LOOKS_EVERY / 2 => return true,
+                        _ => {}
+                    },
                     Some(Command::Stop) | None => return false,
                 },
             }
@@ -629,6 +701,25 @@ impl Lane {
         self.generation.checkpoint = filled.checkpoint;
         self.seen = filled.checkpoint;
         filled.problem.map_or(Ok(()), Err)
+    }
+}
+
+/// Ends when the right to claim the model is lost.
+async fn lost(tenure: &mut Option<Tenure>) {
+    match tenure {
+        Some(tenure) => tenure.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What one is told who asks a worker for a rebuild that does not keep the model, and why it does not.
+fn not_here(why: &Error) -> Error {
+    match why {
+        Error::Unavailable { why, .. } => {
+            let why = format!("the rebuild cannot begin here: {why}. Ask that one, or stop it first");
+            Error::Unavailable { why, outcome: Outcome::No }
+        }
+        other => other.clone(),
     }
 }
 

@@ -7,62 +7,14 @@ mod common;
 
 use std::{collections::HashSet, thread};
 
-use common::{Answer, Bank, feed, last_balances, made_up, rows_of, server};
-use tokio_postgres::NoTls;
+use common::{Answer, Bank, feed, last_balances, made_up, rows_of, server, small, sql};
 
 anywhere::tests! { server().is_some(), Bank::on_postgres }
-
-/// Says this to the server, by hand.
-fn sql(statements: &str) -> u64 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let (client, connection) = tokio_postgres::connect(&server().unwrap(), NoTls).await.unwrap();
-        tokio::spawn(connection);
-        let answers = client.simple_query(statements).await.unwrap();
-        let rows = answers.iter().filter_map(|answer| match answer {
-            tokio_postgres::SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
-            _ => None,
-        });
-        rows.last().unwrap_or_default()
-    })
-}
 
 /// Ends the connections of a ledger, as an administrator or a failing network would. How many there were.
 fn end_connections(bank: &Bank) -> u64 {
     let name = format!("factum {}", bank.schema());
     sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'"))
-}
-
-fn schemas_of(bank: &Bank) -> u64 {
-    let schema = bank.schema();
-    sql(&format!("SELECT 1 FROM pg_namespace WHERE nspname IN ('{schema}', '{schema}_reads')"))
-}
-
-#[test]
-fn without_a_ledger_nothing_is_made() {
-    if server().is_none() {
-        return;
-    }
-    let bank = Bank::on_postgres();
-    for arguments in [
-        &["balances"][..],
-        &["balance", "1"],
-        &["history", "1"],
-        &["deposit", "1", "1"],
-        &["withdraw", "1", "1"],
-        &["transfer", "1", "2", "1"],
-        &["verify"],
-        &["rebuild"],
-        &["status"],
-    ] {
-        bank.run(arguments).fails(10, "there is no ledger in");
-        assert_eq!(schemas_of(&bank), 0, "{arguments:?}");
-    }
-    bank.import(&bank.path().join("nowhere.csv"), &bank.path().join("nowhere.csv"), &[])
-        .fails(4, "nowhere.csv");
-    assert_eq!(schemas_of(&bank), 0);
-    bank.run(&["open", "1"]).succeeds();
-    assert_eq!(schemas_of(&bank), 2);
 }
 
 #[test]
@@ -92,7 +44,7 @@ fn verify_tells_which_account_differs() {
     if server().is_none() {
         return;
     }
-    let bank = anywhere::small(Bank::on_postgres);
+    let bank = small(Bank::on_postgres);
     let told = bank.run(&["verify"]).succeeds();
     assert!(told.out.contains("equals the fold of the log: 2 accounts"), "{told:?}");
     let changed = sql(&format!(
@@ -113,7 +65,7 @@ fn a_ledger_is_open_to_many_at_once() {
     if server().is_none() {
         return;
     }
-    let bank = anywhere::small(Bank::on_postgres);
+    let bank = small(Bank::on_postgres);
     let asked: [&[&str]; 6] = [
         &["transfer", "es-acc-002", "es-acc-001", "1"],
         &["deposit", "es-acc-001", "1", "--by", "ada"],

@@ -12,7 +12,7 @@ const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 const MAY_USE: &[(&str, &[&str])] = &[
     ("factum-macros", &[]),
     ("factum", &["factum-macros"]),
-    ("factum-cli", &["factum", "factum-log", "factum-postgres"]),
+    ("factum-cli", &["factum", "factum-log", "factum-postgres", "factum-sqlite"]),
     ("factum-log", &["factum"]),
     ("factum-sqlite", &["factum"]),
     ("factum-conformance", &["factum"]),

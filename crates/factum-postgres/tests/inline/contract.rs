@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use factum::{EventStore, Limits, Query, Result, prelude::*, tagged::Whatever};
-use factum_conformance::Harness;
-use factum_postgres::{Options, PostgresStore, Writing};
+use async_trait::async_trait;
+use factum::{EventStore, Query, Result, prelude::*, tagged::Whatever};
+use factum_postgres::{PostgresStore, Writing};
 
-use crate::server;
+use crate::server::harness::{Kind, OnPostgres};
 
 /// Counts everything, of every stream.
 struct Tally;
@@ -30,52 +30,16 @@ impl Projection for Tally {
 }
 
 #[derive(Debug)]
-struct WithATally {
-    schema: String,
-    limits: Limits,
-    writing: Writing,
-}
+struct WithATally;
 
-impl WithATally {
-    async fn connect(&self) -> Result<Arc<dyn EventStore>> {
-        let options = Options {
-            schema: self.schema.clone(),
-            limits: self.limits,
-            connections: 8,
-            writing: self.writing,
-            ..Options::default()
-        };
-        let store = PostgresStore::open(&server::url(), options).await?;
+#[async_trait]
+impl Kind for WithATally {
+    const WRITING: Writing = Writing::Grouped;
+
+    async fn prepare(store: PostgresStore) -> Result<Arc<dyn EventStore>> {
         store.inline(Tally).await?;
         Ok(Arc::new(store))
     }
 }
 
-impl Default for WithATally {
-    fn default() -> Self {
-        Self { schema: server::fresh_schema(), limits: Limits::default(), writing: Writing::Grouped }
-    }
-}
-
-#[async_trait::async_trait]
-impl Harness for WithATally {
-    async fn open(&mut self, limits: Limits) -> Result<Arc<dyn EventStore>> {
-        self.limits = limits;
-        self.connect().await
-    }
-
-    fn durable(&self) -> bool {
-        true
-    }
-
-    fn reopens(&self) -> bool {
-        true
-    }
-
-    async fn reopen(&mut self, store: Arc<dyn EventStore>) -> Result<Arc<dyn EventStore>> {
-        drop(store);
-        self.connect().await
-    }
-}
-
-factum_conformance::suite!(WithATally);
+factum_conformance::suite!(OnPostgres<WithATally>);

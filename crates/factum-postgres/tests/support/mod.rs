@@ -3,6 +3,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod cluster;
+pub(crate) mod harness;
 pub(crate) mod proof;
 pub(crate) mod several;
 

@@ -3,9 +3,9 @@
 use std::{ops::ControlFlow, path::Path, sync::Arc, time::Duration};
 
 use factum::{
-    Append, EventStore, EventStoreExt, ExpectedRevision, MemoryStore, Retention, SnapshotStore, Snapshots,
-    StreamName, prelude::*, snapshot::Keeper,
+    EventStore, EventStoreExt, ExpectedRevision, Retention, StreamName, prelude::*, snapshot::Keeper,
 };
+use factum_conformance::snapshots::{self, Walk, walk};
 use factum_log::{LogStore, Options, Scavenge};
 use factum_sqlite::Sqlite;
 
@@ -13,34 +13,8 @@ use crate::{reads, support::seeded};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_promise_is_kept() {
-    factum_conformance::snapshots::check(Arc::new(reads())).await.unwrap();
-    factum_conformance::snapshots::check(Arc::new(Sqlite::memory().unwrap())).await.unwrap();
-}
-
-#[derive(Serialize, Deserialize)]
-enum Step {
-    Walked,
-}
-
-impl Event for Step {
-    const CATEGORY: &'static str = "walk";
-}
-
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Walk {
-    steps: u64,
-}
-
-impl Aggregate for Walk {
-    type Event = Step;
-
-    fn apply(&mut self, _: &Step) {
-        self.steps += 1;
-    }
-
-    fn snapshots() -> Option<Snapshots<Self>> {
-        Some(Snapshots::every(10))
-    }
+    snapshots::check(Arc::new(reads())).await.unwrap();
+    snapshots::check(Arc::new(Sqlite::memory().unwrap())).await.unwrap();
 }
 
 /// However busy the machine is.
@@ -52,34 +26,11 @@ fn patient(sqlite: Sqlite) -> Keeper {
 async fn they_are_there_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("read.db");
-    let store = MemoryStore::new();
-    let stream = StreamName::new("walk-1").unwrap();
-    for _ in 0..12 {
-        let step = factum::codec::encode(&Step::Walked).unwrap();
-        store.append(Append::to(stream.clone(), [step])).await.unwrap();
-    }
-    for used in [0, 1] {
-        let factum = Factum::new(store.clone()).with_snapshots(patient(Sqlite::open(&file).unwrap()));
-        assert_eq!(factum.load(&Walk::id("1")).await.unwrap().state.steps, 12);
-        let snapshots = factum.snapshots().unwrap();
-        snapshots.settled().await;
-        let status = snapshots.status();
-        assert_eq!((status.used, status.written, status.failed), (used, 1 - used, 0), "{status:?}");
-    }
-    let sqlite = Sqlite::open(&file).unwrap();
-    SnapshotStore::delete(&sqlite, &stream).await.unwrap();
-    let factum = Factum::new(store).with_snapshots(patient(sqlite));
-    factum.load(&Walk::id("1")).await.unwrap();
-    assert_eq!(factum.snapshots().unwrap().status().absent, 1);
+    snapshots::check_reopened(async || Sqlite::open(&file)).await.unwrap();
 }
 
 fn open(data: &Path) -> LogStore {
     Options::new(data).segments(8192, 8192).open().unwrap()
-}
-
-async fn walk(store: &LogStore, steps: u64) {
-    let steps = (0..steps).map(|_| factum::codec::encode(&Step::Walked).unwrap());
-    store.append(Append::to(StreamName::new("walk-1").unwrap(), steps)).await.unwrap();
 }
 
 /// On the engine itself: whatever is truncated, deleted, scavenged, taken back to a backup and begun again.
@@ -97,7 +48,7 @@ async fn on_the_engine_a_load_shows_what_one_without_shows() {
         sqlite.settled().await;
     };
     for _ in 0..100 {
-        walk(&store, random.u64(1..15)).await;
+        walk(&store, random.u64(1..15)).await.unwrap();
         agree(&store, "some steps").await;
         let any = ExpectedRevision::Any;
         match random.u8(0..20) {
@@ -115,7 +66,7 @@ async fn on_the_engine_a_load_shows_what_one_without_shows() {
             6 => {
                 let backup = directory.path().join(format!("backup-{at}"));
                 factum_log::backup(directory.path().join(format!("data-{at}")), &backup, |_| ()).unwrap();
-                walk(&store, 20).await;
+                walk(&store, 20).await.unwrap();
                 agree(&store, "steps that are going to be taken back").await;
                 store.close().await.unwrap();
                 at += 1;

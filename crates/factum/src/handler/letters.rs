@@ -79,7 +79,10 @@ impl fmt::Display for DeadLetter {
         };
         write!(f, "`{event_type}` at position {position} in `{stream}` (key `{key}`) {standing}")?;
         match &self.last {
-            Some(last) => write!(f, " after {attempts} attempts, the last at {}: {}", last.at, last.why),
+            Some(last) => {
+                let times = if *attempts == 1 { "attempt" } else { "attempts" };
+                write!(f, " after {attempts} {times}, the last at {}: {}", last.at, last.why)
+            }
             None => Ok(()),
         }
     }

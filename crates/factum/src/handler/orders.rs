@@ -15,9 +15,10 @@ use crate::{
     event::RecordedEvent,
     handle::Factum,
     handler::{
-        DeadLetter,
+        DeadLetter, PartitionStatus,
         letters::stored,
         partitions::{Layout, check_consumer_name},
+        processor::look,
     },
     name::StreamName,
     position::{Position, Token},
@@ -87,15 +88,34 @@ impl Factum {
 }
 
 impl Parked {
+    /// The same, for what this actor asks: the log says so.
+    #[must_use]
+    pub fn acting_as(&self, actor: impl Into<String>) -> Self {
+        Self { factum: self.factum.acting_as(actor), ..self.clone() }
+    }
+
+    async fn layout(&self) -> Result<Layout> {
+        let layout = Layout::stored(&*self.reads, &self.consumer).await?;
+        layout.ok_or_else(|| Error::NotFound {
+            what: format!("consumer `{}` in this store of read models", self.consumer),
+        })
+    }
+
+    /// How far each partition of the consumer has come, who keeps it, and how much it has set aside.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there never was such a consumer, and failures of the store.
+    pub async fn partitions(&self) -> Result<Vec<PartitionStatus>> {
+        let partitions = look(&*self.reads, &self.consumer, &self.layout().await?).await?;
+        Ok(partitions.into_iter().map(|(status, _)| status).collect())
+    }
+
     /// All of it, in the order of positions.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there never was such a consumer, and failures of the store.
     pub async fn list(&self) -> Result<Vec<DeadLetter>> {
-        let layout = Layout::stored(&*self.reads, &self.consumer).await?;
-        let layout = layout.ok_or_else(|| Error::NotFound {
-            what: format!("consumer `{}` in this store of read models", self.consumer),
-        })?;
+        let layout = self.layout().await?;
         let mut letters = Vec::new();
         for model in layout.models() {
             if let Some(active) = self.reads.catalog(&model).await?.active {

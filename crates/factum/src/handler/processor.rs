@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    DeadLetter, EventHandler, Parked, Sink, Typed,
+    EventHandler, Parked, Sink, Typed,
     letters::{Bounds, stored},
     orders,
     partition::{Hold, Plan, View},
@@ -145,7 +145,7 @@ impl Processing {
                 bounds,
                 from_now: self.from_now,
                 hold: Hold {
-                    name: format!("{name}/partition/{partition:04}"),
+                    name: partition_hold(&name, &format!("{partition:04}")),
                     holder: me.clone(),
                     ttl: self.lease,
                 },
@@ -173,7 +173,7 @@ impl Processing {
 }
 
 /// What names this process among all that ever work on the same log.
-fn process() -> &'static str {
+pub(crate) fn process() -> &'static str {
     static PROCESS: OnceLock<String> = OnceLock::new();
     PROCESS.get_or_init(|| format!("process-{}-{}", std::process::id(), EventId::new()))
 }
@@ -354,35 +354,22 @@ impl Processor {
     pub async fn status(&self) -> Result<ProcessorStatus> {
         let Inner { name, query, store, reads, layout, views, .. } = &*self.inner;
         let head = store.head().await?.token;
-        let held = reads.holds().held(&format!("{name}/partition/")).await?;
-        let mut partitions = Vec::new();
-        let mut least: Option<Option<Token>> = None;
-        for (number, view) in (0..layout.partitions).zip(views.iter()) {
-            let worker = held.iter().find(|hold| hold.name.ends_with(&format!("/{number:04}")));
-            let here = worker.is_some_and(|hold| is_of_this_process(&hold.holder));
-            let view = view.borrow().clone();
-            let model = layout.model(number);
-            let active = reads.catalog(&model).await?.active;
-            let token = view.token.filter(|_| here).or(active.and_then(|active| active.checkpoint));
-            let (parked_keys, dead_letters) = match active {
-                Some(active) if !here => count(&stored(&**reads, &model, active.number).await?),
-                _ => (view.keys, view.letters),
-            };
-            if least.is_none_or(|least| token.map(|token| token.position) < least.map(|least| least.position))
-            {
-                least = Some(token);
+        let (mut partitions, mut tokens) = (Vec::new(), Vec::new());
+        for ((mut partition, stored), view) in
+            look(&**reads, name, layout).await?.into_iter().zip(views.iter())
+        {
+            let mut token = stored;
+            if partition.worker.as_deref().is_some_and(is_of_this_process) {
+                let view = view.borrow().clone();
+                token = view.token.or(stored);
+                partition.position = token.map_or(Position::START, |token| token.position);
+                (partition.state, partition.rate) = (Some(view.state), view.rate.now());
             }
-            partitions.push(PartitionStatus {
-                number,
-                position: token.map_or(Position::START, |token| token.position),
-                worker: worker.map(|hold| hold.holder.clone()),
-                state: here.then_some(view.state),
-                parked_keys,
-                dead_letters,
-                rate: view.rate.now(),
-            });
+            tokens.push(token);
+            partitions.push(partition);
         }
-        let (lag_events, lag) = lag(&**store, query, least.flatten(), head).await;
+        let least = tokens.into_iter().min_by_key(|token| token.map(|token| token.position)).flatten();
+        let (lag_events, lag) = lag(&**store, query, least, head).await;
         Ok(ProcessorStatus { head: head.position, lag_events, lag, partitions })
     }
 
@@ -394,7 +381,38 @@ impl Processor {
     }
 }
 
-fn count(letters: &[DeadLetter]) -> (usize, usize) {
-    let keys: BTreeSet<&str> = letters.iter().map(|letter| letter.key.as_str()).collect();
-    (keys.len(), letters.len())
+/// How the partitions of a consumer are, as far as that is stored, each with its checkpoint.
+pub(super) async fn look(
+    reads: &dyn ReadStore,
+    name: &str,
+    layout: &Layout,
+) -> Result<Vec<(PartitionStatus, Option<Token>)>> {
+    let held = reads.holds().held(&partition_hold(name, "")).await?;
+    let mut partitions = Vec::new();
+    for (number, model) in (0..).zip(layout.models()) {
+        let hold = partition_hold(name, &format!("{number:04}"));
+        let active = reads.catalog(&model).await?.active;
+        let letters = match active {
+            Some(active) => stored(reads, &model, active.number).await?,
+            None => Vec::new(),
+        };
+        let keys: BTreeSet<&str> = letters.iter().map(|letter| letter.key.as_str()).collect();
+        let token = active.and_then(|active| active.checkpoint);
+        let status = PartitionStatus {
+            number,
+            position: token.map_or(Position::START, |token| token.position),
+            worker: held.iter().find(|held| held.name == hold).map(|held| held.holder.clone()),
+            state: None,
+            parked_keys: keys.len(),
+            dead_letters: letters.len(),
+            rate: 0.0,
+        };
+        partitions.push((status, token));
+    }
+    Ok(partitions)
+}
+
+/// What a worker holds that keeps a partition.
+fn partition_hold(name: &str, partition: &str) -> String {
+    format!("{name}/partition/{partition}")
 }

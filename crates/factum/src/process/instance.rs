@@ -60,6 +60,10 @@ enum OwnInput {
     Refused { command: Raw, why: String },
 }
 
+/// What there is to hear, if anything.
+type Hearing<P> =
+    Result<Option<Input<<P as ProcessManager>::Event, <P as ProcessManager>::Command>>, Trouble>;
+
 /// A timer that is set.
 #[derive(Clone)]
 pub(super) struct Open {
@@ -129,32 +133,32 @@ impl<P: ProcessManager> Folded<P> {
             own: HashMap::new(),
         };
         for record in records {
-            folded.take(process, record)?;
+            folded.take(process, &record)?;
         }
         Ok(folded)
     }
 
-    fn take(&mut self, process: &P, record: RecordedEvent) -> Result<(), Trouble> {
+    fn take(&mut self, process: &P, record: &RecordedEvent) -> Result<(), Trouble> {
         match record.event_type.as_str() {
             REACTED => {
-                let Reacted { input, effects, .. } = read(&record)?;
+                let Reacted { input, effects, .. } = read(record)?;
                 let own = if let Heard::Own(revision) = &input { Some(*revision) } else { None };
                 let input = match input {
-                    Heard::Event(copied) => Some(heard_event::<P>(*copied, &record)?),
-                    Heard::Own(revision) => self.input(revision, &record)?,
+                    Heard::Event(copied) => Some(heard_event::<P>(*copied, record)?),
+                    Heard::Own(revision) => self.input(revision, record)?,
                 };
                 if let Some(input) = &input {
                     if let (Input::Fired { timer, .. }, Some(revision)) = (input, own) {
                         self.forget_fired(&timer.id, revision);
                     }
-                    unharmed(P::NAME, &record, || process.evolve(&mut self.state, input))?;
+                    unharmed(P::NAME, record, || process.evolve(&mut self.state, input))?;
                 }
                 self.heard.insert(record.id);
-                self.follow(&effects, &record);
+                self.follow(&effects, record);
                 self.reactions.insert(record.revision, Reaction { id: record.id, effects });
             }
             TIMER_FIRED => {
-                let TimerFired { timer, .. } = read(&record)?;
+                let TimerFired { timer, .. } = read(record)?;
                 if let Some(open) = self.timers.get_mut(&timer.id) {
                     open.fired = Some(record.revision);
                 }
@@ -162,17 +166,17 @@ impl<P: ProcessManager> Folded<P> {
                 self.own.insert(record.revision, own);
             }
             COMMAND_REFUSED => {
-                let CommandRefused { id, command, why } = read(&record)?;
+                let CommandRefused { id, command, why } = read(record)?;
                 self.refused.insert(id);
                 let own = Own { what: OwnInput::Refused { command, why }, at: record.recorded_at };
                 self.own.insert(record.revision, own);
             }
             PERFORMED => {
-                let Performed { of } = read(&record)?;
+                let Performed { of } = read(record)?;
                 self.performed.insert(of);
             }
             _ => {
-                let why = format!("{}: no process manager writes such an event", place_of(&record));
+                let why = format!("{}: no process manager writes such an event", place_of(record));
                 return Err(Trouble::Undecodable(why));
             }
         }
@@ -185,7 +189,7 @@ impl<P: ProcessManager> Folded<P> {
     }
 
     /// What there is to hear in an event of its own: nothing, if a timer was stopped since it was due.
-    pub(super) fn own(&self, record: &RecordedEvent) -> Result<Option<Input<P::Event, P::Command>>, Trouble> {
+    pub(super) fn own(&self, record: &RecordedEvent) -> Hearing<P> {
         let revision = record.revision;
         let stopped = match self.own.get(&revision) {
             Some(Own { what: OwnInput::Fired(timer), .. }) => {
@@ -196,11 +200,7 @@ impl<P: ProcessManager> Folded<P> {
         if stopped { Ok(None) } else { self.input(revision, record) }
     }
 
-    fn input(
-        &self,
-        revision: Revision,
-        by: &RecordedEvent,
-    ) -> Result<Option<Input<P::Event, P::Command>>, Trouble> {
+    fn input(&self, revision: Revision, by: &RecordedEvent) -> Hearing<P> {
         let Some(Own { what, at }) = self.own.get(&revision) else { return Ok(None) };
         Ok(Some(match what {
             OwnInput::Fired(timer) => Input::Fired { timer: timer.clone(), at: *at },

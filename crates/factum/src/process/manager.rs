@@ -35,7 +35,7 @@ pub(super) struct Manager<P> {
 /// What an instance may hear.
 enum May<P: ProcessManager> {
     Event {
-        input: Input<P::Event, P::Command>,
+        input: Box<Input<P::Event, P::Command>>,
         part: usize,
     },
     /// An event of its own stream.
@@ -73,7 +73,7 @@ impl<P: ProcessManager> Manager<P> {
         }
         for (part, event) in decode::<P>(record)?.into_iter().enumerate() {
             if let Some(stream) = self.stream_for(&event)? {
-                let may = May::Event { input: Input::Event(event), part };
+                let may = May::Event { input: Box::new(Input::Event(event)), part };
                 self.react(record, &stream, &may).await?;
             }
         }
@@ -114,7 +114,7 @@ impl<P: ProcessManager> Manager<P> {
             May::Own => folded.own(record)?,
         };
         let input = match (may, &own) {
-            (May::Event { input, .. }, _) if !folded.completed => input,
+            (May::Event { input, .. }, _) if !folded.completed => &**input,
             (May::Own, Some(Input::Refused { why, .. })) if folded.completed => {
                 let stream = &record.stream;
                 return Err(Trouble::Refused(format!(

@@ -3,11 +3,12 @@
 mod crashes;
 mod runtime;
 mod shop;
+mod storms;
 mod trouble;
 
 use std::{sync::Arc, time::Duration};
 
-use self::shop::{Fulfilment, Shop};
+use self::shop::{Fulfilment, Shop, slow};
 use super::{
     ProcessManager,
     manager::Manager,
@@ -146,7 +147,7 @@ async fn what_was_done_is_undone_in_reverse() {
 #[tokio::test]
 async fn a_deadline_passes_and_one_that_was_stopped_does_not() {
     let (factum, clock) = world();
-    let mut hands = Hands::new(Fulfilment { slow: true }, &factum, 100);
+    let mut hands = Hands::new(slow(), &factum, 100);
     for order in ["1", "2"] {
         factum.execute(&Shop::id(order), shop::Place).await.unwrap();
     }

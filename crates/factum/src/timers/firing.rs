@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Outcome, Result},
     handle::Factum,
     handler::{Trouble, is_of_this_process, new_holder},
+    metrics,
     query::Query,
     reads::ReadStore,
     time::Timestamp,
@@ -36,6 +37,8 @@ const PAGE: usize = 500;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the loop sleeps at most: the clock may have jumped.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long the list is left alone at least.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause of a timer that keeps failing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// For how long a process has the right to fire without asking again.
@@ -154,9 +157,15 @@ impl<F: Fire> Duty<F> {
             }
             let mut next = None;
             if let Some(error) = work.as_ref().and_then(Round::ended) {
-                // Somebody else keeps the list now; or it is begun again.
                 self.failed(&error);
-                (work, asked) = (None, None);
+                match &work {
+                    // It is made of a history that the log has not: it is made anew.
+                    Some(round) if matches!(error, Error::LogRewound(_)) => {
+                        let _ = round.list.rebuild().await.inspect_err(|error| self.failed(error));
+                    }
+                    // Somebody else keeps it now; or it is begun again.
+                    _ => (work, asked) = (None, None),
+                }
             }
             if let Some(round) = &mut work {
                 match round.pass().await {
@@ -201,6 +210,8 @@ impl<F: Fire> Duty<F> {
             known: HashMap::new(),
             fired: 0,
             last_failure: None,
+            took: Duration::ZERO,
+            tell: self.tell.clone(),
         })
     }
 
@@ -214,6 +225,7 @@ impl<F: Fire> Duty<F> {
         self.tell.send_modify(|status| status.last_failure = Some(error.to_string()));
     }
 
+    /// Until the next is due, or the list has changed, or the clock may have jumped.
     async fn sleep(&mut self, next: Option<Timestamp>, work: Option<&mut Round<F>>) {
         let until_next = next.map_or(LOOK_AGAIN, |next| next.since(self.factum.now()));
         let pause = until_next.clamp(Duration::from_millis(1), LOOK_AGAIN);
@@ -258,11 +270,15 @@ struct Round<F> {
     known: HashMap<String, Known>,
     fired: u64,
     last_failure: Option<String>,
+    /// How long the last look at the list took.
+    took: Duration,
+    tell: watch::Sender<TimerStatus>,
 }
 
 impl<F: Fire> Round<F> {
     /// Goes once over all that is due. The earliest that is not.
     async fn pass(&mut self) -> Result<Option<Timestamp>> {
+        let begun = Instant::now();
         let (mut after, mut met) = (None, HashSet::new());
         let next = 'all: loop {
             let page = DueList::page(self.list.name(), &*self.reads, after, PAGE).await?;
@@ -284,6 +300,9 @@ impl<F: Fire> Round<F> {
         }
         // What has left the list need not be known.
         self.known.retain(|key, known| known.now == Now::Flying || met.contains(key));
+        let done = self.known.values().filter(|known| known.now == Now::Done).count();
+        self.took = begun.elapsed();
+        metrics::timers(self.list.name(), met.len().saturating_sub(done), self.failing());
         Ok(next)
     }
 
@@ -301,11 +320,15 @@ impl<F: Fire> Round<F> {
         }
         while self.flying.len() >= AT_ONCE && self.settle().await {}
         self.known.insert(key.clone(), Known { failures, now: Now::Flying });
-        let fire = self.fire.clone();
+        let (fire, factum, name) = (self.fire.clone(), self.factum.clone(), self.list.name().to_owned());
         self.flying.spawn(async move {
             let fired = timeout(PATIENCE, fire.fire(&due)).await;
             let late = || Trouble::infrastructure(format!("it took longer than {} s", PATIENCE.as_secs()));
-            (key, fired.unwrap_or_else(|_| Err(late())).map(|token| token.is_some()))
+            let fired = fired.unwrap_or_else(|_| Err(late()));
+            if let Ok(Some(_)) = fired {
+                metrics::timer_fired(&name, factum.now().since(due.at));
+            }
+            (key, fired.map(|token| token.is_some()))
         });
     }
 
@@ -338,18 +361,24 @@ impl<F: Fire> Round<F> {
             }
         };
         self.known.insert(key, known);
+        self.tell.send_modify(|status| {
+            (status.fired, status.last_failure) = (self.fired, self.last_failure.clone());
+        });
     }
 
-    /// Returns when there may be something to do before the time comes.
+    /// Returns when the list has changed.
     async fn news(&mut self) {
-        let Self { flying, progress, .. } = self;
-        let flown = tokio::select! {
-            Some(flown) = flying.join_next() => Some(flown),
-            Ok(()) = progress.changed() => None,
-            else => std::future::pending().await,
-        };
-        if let Some(flown) = flown {
-            self.landed(flown);
+        // To look at a long list for each of its changes would be all that is done.
+        let until = Instant::now() + SHORTEST_PAUSE.max(self.took * 2);
+        let mut changed = false;
+        loop {
+            let Self { flying, progress, .. } = self;
+            tokio::select! {
+                Some(flown) = flying.join_next() => self.landed(flown),
+                Ok(()) = progress.changed(), if !changed => changed = true,
+                () = tokio::time::sleep_until(until), if changed => return,
+                else => std::future::pending().await,
+            }
         }
     }
 
@@ -361,9 +390,12 @@ impl<F: Fire> Round<F> {
         }
     }
 
+    fn failing(&self) -> usize {
+        self.known.values().filter(|known| known.failures > 0 && known.now != Now::Done).count()
+    }
+
     fn status(&self, next: Option<Timestamp>) -> TimerStatus {
-        let failing =
-            self.known.values().filter(|known| known.failures > 0 && known.now != Now::Done).count();
+        let failing = self.failing();
         let (fired, last_failure) = (self.fired, self.last_failure.clone());
         TimerStatus { here: true, fired, failing, last_failure, next }
     }

@@ -198,6 +198,25 @@ async fn what_is_scheduled_again_as_it_was_happens_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_of_another_history_is_made_anew() {
+    let clock = Arc::new(ManualClock::at(BEGIN));
+    let (store, reads) = (MemoryStore::with(Limits::default(), clock.clone()), MemoryReads::new());
+    let factum = Factum::new(store.clone()).with_clock(clock.clone());
+    let timers = factum.timers(reads.clone()).await.unwrap();
+    factum.schedule("1", BEGIN.plus(HOUR), &DueEvent::Due { number: 1 }).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(timers.status().next.is_some());
+    timers.stop().await;
+    // The log was restored from a backup.
+    store.begin_epoch();
+    clock.advance(DAY);
+    let timers = factum.timers(reads).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(happened(&factum).await.len(), 1, "{}", timers.status());
+    timers.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_two_processes_one_is_at_work_and_the_other_takes_over() {
     let ((factum, _), reads) = (world(), MemoryReads::new());
     let one = factum.timers(reads.clone()).await.unwrap();

@@ -14,6 +14,7 @@ mod projections;
 mod rebuilds;
 mod snapshots;
 mod support;
+mod tenures;
 mod testkit;
 mod troubles;
 mod views;

@@ -6,12 +6,13 @@ use std::{collections::HashSet, os::unix::process::ExitStatusExt, process::Comma
 
 use factum::{Append, NewEvent, StreamName};
 
-use crate::common::{Answer, Bank, ONE, TWO, feed, held, last_balances, made_up, row, rows_of, three};
+use crate::common::{Answer, Bank, ONE, TWO, feed, held, last_balances, made_up, row, rows_of, small, three};
 
 /// A test for each of them, in ledgers that `$new` makes, if `$there`.
 macro_rules! tests {
     ($there:expr, $new:expr) => {
         anywhere::tests! { $there, $new;
+            without_a_ledger_nothing_is_made,
             the_scenarios_on_a_disk,
             a_refusal_says_why_and_records_nothing,
             awkward_names_are_names_like_any_other,
@@ -40,12 +41,27 @@ macro_rules! tests {
 }
 pub(crate) use tests;
 
-/// A ledger with two accounts.
-pub(crate) fn small(new: fn() -> Bank) -> Bank {
+pub(crate) fn without_a_ledger_nothing_is_made(new: fn() -> Bank) {
     let bank = new();
-    bank.run(&["open", "es-acc-001", "100"]).succeeds();
-    bank.run(&["open", "es-acc-002", "500.50"]).succeeds();
-    bank
+    for arguments in [
+        &["balances"][..],
+        &["balance", "1"],
+        &["history", "1"],
+        &["deposit", "1", "1"],
+        &["withdraw", "1", "1"],
+        &["transfer", "1", "2", "1"],
+        &["verify"],
+        &["rebuild"],
+        &["status"],
+    ] {
+        bank.run(arguments).fails(10, "there is no ledger in");
+        assert!(!bank.is_made(), "{arguments:?}");
+    }
+    bank.import(&bank.path().join("nowhere.csv"), &bank.path().join("nowhere.csv"), &[])
+        .fails(4, "nowhere.csv");
+    assert!(!bank.is_made());
+    bank.run(&["open", "1"]).succeeds();
+    assert!(bank.is_made());
 }
 
 pub(crate) fn the_scenarios_on_a_disk(new: fn() -> Bank) {

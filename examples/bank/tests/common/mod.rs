@@ -20,6 +20,7 @@ use std::{
 use factum::{Append, EventStore, EventStoreExt, Read, RecordedEvent};
 use factum_postgres::PostgresStore;
 use tempfile::TempDir;
+use tokio_postgres::NoTls;
 
 /// The PostgreSQL that `cargo xtask test postgres` has started. Without it, tests that need one are skipped and say so.
 pub(crate) fn server() -> Option<String> {
@@ -50,6 +51,29 @@ pub(crate) fn three() -> String {
 
 pub(crate) fn held(bank: &Bank, account: &str) -> Option<i64> {
     bank.balances().get(account).copied()
+}
+
+/// A ledger with two accounts.
+pub(crate) fn small(new: fn() -> Bank) -> Bank {
+    let bank = new();
+    bank.run(&["open", "es-acc-001", "100"]).succeeds();
+    bank.run(&["open", "es-acc-002", "500.50"]).succeeds();
+    bank
+}
+
+/// Says this to the server, by hand.
+pub(crate) fn sql(statements: &str) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(&server().unwrap(), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let answers = client.simple_query(statements).await.unwrap();
+        let rows = answers.iter().filter_map(|answer| match answer {
+            tokio_postgres::SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+            _ => None,
+        });
+        rows.last().unwrap_or_default()
+    })
 }
 
 /// A ledger, or room for one, and a directory with files beside it.
@@ -90,6 +114,15 @@ impl Bank {
     /// Where the ledger is.
     pub(crate) fn data(&self) -> PathBuf {
         self.path().join("ledger")
+    }
+
+    /// Whether there is anything of a ledger.
+    pub(crate) fn is_made(&self) -> bool {
+        let Some((_, schema)) = &self.schema else { return self.data().exists() };
+        let made =
+            sql(&format!("SELECT 1 FROM pg_namespace WHERE nspname IN ('{schema}', '{schema}_reads')"));
+        assert_ne!(made, 1, "the store's schema comes with the one of its read models");
+        made > 0
     }
 
     /// Writes a file beside the ledger.

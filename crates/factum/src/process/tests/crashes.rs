@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use super::{
     Hands, all,
-    shop::{Fulfilment, Place, Shop},
+    shop::{Fulfilment, Place, Shop, slow},
 };
 use crate::{
     Aggregate, Append, Appended, Error, EventStore, Factum, Head, Limits, ManualClock, MemoryStore, Outcome,
@@ -83,7 +83,6 @@ async fn run(fails: usize) -> (usize, BTreeMap<String, Vec<String>>) {
     }
     store.calls.store(0, Ordering::SeqCst);
     store.fails.store(fails, Ordering::SeqCst);
-    let slow = || Fulfilment { slow: true };
     let (mut quick_hands, mut timed) = (Hands::new(Fulfilment::default(), &factum, 100), None);
     for round in 0..20 {
         if quick_hands.settle(4).await.is_err() {
@@ -110,9 +109,12 @@ async fn run(fails: usize) -> (usize, BTreeMap<String, Vec<String>>) {
     }
     let before = all(&store.inner).await.len();
     // Checkpoints are lost: nothing is done again.
-    let mut anew = Hands::new(Fulfilment::default(), &factum, 100);
+    let replaying = Fulfilment::default();
+    let asked = replaying.asked.clone();
+    let mut anew = Hands::new(replaying, &factum, 100);
     while anew.settle(9).await.is_err() {}
-    assert_eq!(all(&store.inner).await.len(), before, "call {fails}: a replay has done something");
+    assert_eq!(all(&store.inner).await.len(), before, "call {fails}: a replay has recorded something");
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "call {fails}: a replay has given commands");
     let mut done = BTreeMap::<String, Vec<String>>::new();
     for event in all(&store.inner).await {
         if event.stream.category() != "fulfilment" {

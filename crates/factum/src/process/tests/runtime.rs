@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use super::{
     kinds,
-    shop::{Fulfilment, Pay, Place, Shop},
+    shop::{Pay, Place, Shop, slow},
     world,
 };
-use crate::{Aggregate, MemoryReads};
+use crate::{Aggregate, MemoryReads, ReadStore};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn orders_go_their_way_and_deadlines_pass() {
     let (factum, clock) = world();
     let reads = MemoryReads::new();
-    let process = factum.process(Fulfilment { slow: true }, reads.clone()).await.unwrap();
+    let process = factum.process(slow(), reads.clone()).await.unwrap();
     let mut done = None;
     for order in ["1", "2", "broken-3"] {
         done = Some(factum.execute(&Shop::id(order), Place).await.unwrap());
@@ -32,7 +32,7 @@ async fn orders_go_their_way_and_deadlines_pass() {
     process.stop().await;
     // It is overdue when it starts again.
     clock.advance(Duration::from_secs(7200));
-    let process = factum.process(Fulfilment { slow: true }, reads).await.unwrap();
+    let process = factum.process(slow(), reads.clone()).await.unwrap();
     tokio::time::timeout(PATIENCE, async {
         while !process.instance("1").await.unwrap().unwrap().completed {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -41,8 +41,23 @@ async fn orders_go_their_way_and_deadlines_pass() {
     .await
     .unwrap();
     process.wait_until_idle(PATIENCE).await.unwrap();
+    tokio::time::timeout(PATIENCE, async {
+        while process.status().await.unwrap().timers.fired == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
     let status = process.status().await.unwrap();
     assert_eq!((status.timers.here, status.timers.fired), (true, 1), "{status}");
+    // What was set off or stopped leaves the list.
+    tokio::time::timeout(PATIENCE, async {
+        while !reads.page("fulfilment_timers", None, 10).await.unwrap().rows.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
     let mut shop = kinds(&factum, "shop").await;
     shop.sort();
     let expected = [

@@ -1,6 +1,12 @@
 //! A shop in which nothing is noticed that is done twice: so that these tests notice.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -81,6 +87,8 @@ impl Command<Shop> for Ship {
 pub(super) struct Fulfilment {
     /// The customer pays, later or never; else the process charges.
     pub(super) slow: bool,
+    /// How many commands it has been asked to give.
+    pub(super) asked: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -132,13 +140,15 @@ impl ProcessManager for Fulfilment {
                         Effect::schedule("deadline", input.at().plus(Duration::from_secs(3600))),
                     ]
                 }
-                ShopEvent::Reserved if self.slow => vec![],
+                ShopEvent::Reserved if self.slow || order.id.starts_with("late") => vec![],
                 ShopEvent::Reserved => {
                     let charge = Effect::send(Wish::Charge { order: id() });
                     vec![charge.undone_by(Wish::Refund { order: id() })]
                 }
                 ShopEvent::Charged => {
-                    vec![Effect::cancel("deadline"), Effect::send(Wish::Ship { order: id() })]
+                    // Never undone: it is the last step, or refused.
+                    let ship = Effect::send(Wish::Ship { order: id() });
+                    vec![Effect::cancel("deadline"), ship.undone_by(Wish::Refund { order: id() })]
                 }
                 ShopEvent::Shipped => {
                     vec![Effect::publish(&ParcelEvent::Announced { order: id() }), Effect::Complete]
@@ -152,6 +162,7 @@ impl ProcessManager for Fulfilment {
     }
 
     async fn perform(&self, wish: Wish, factum: Identified<Factum>) -> Result<(), Trouble> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         match wish {
             Wish::Reserve { order } => factum.execute(&Shop::id(order), Reserve).await?,
             Wish::Release { order } => factum.execute(&Shop::id(order), Release).await?,
@@ -165,4 +176,9 @@ impl ProcessManager for Fulfilment {
         };
         Ok(())
     }
+}
+
+/// In which the customer pays, later or never.
+pub(super) fn slow() -> Fulfilment {
+    Fulfilment { slow: true, ..Fulfilment::default() }
 }

@@ -1,0 +1,332 @@
+//! Read models where several processes have the log: one keeps each, the others stand by.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use factum::{
+    Consumer, Error, EventStore, MemoryReads, Outcome, Projected, ReadStore, State,
+    prelude::*,
+    reads::{Catalog, Generation, Hold, Holds, Lease, Scan, Snapshot, Step},
+};
+
+use crate::support::*;
+
+/// As long as it takes, by a clock that stands still while anybody works.
+const LONG: Duration = Duration::from_secs(600);
+
+/// A log that other processes can have open, too.
+fn shared() -> (Meddled, Factum) {
+    let store = Meddled::default();
+    (store.clone(), Factum::new(store))
+}
+
+/// The read store as one process has it: its way to the holds can be cut.
+#[derive(Clone, Debug)]
+struct Own {
+    inner: MemoryReads,
+    cut: Arc<AtomicBool>,
+}
+
+impl Own {
+    fn of(inner: &MemoryReads) -> Self {
+        Self { inner: inner.clone(), cut: Arc::default() }
+    }
+
+    fn check(&self) -> factum::Result<()> {
+        let why = || "the cable is out".to_owned();
+        if self.cut.load(SeqCst) {
+            Err(Error::Unavailable { why: why(), outcome: Outcome::No })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[async_trait]
+impl Holds for Own {
+    async fn hold(&self, name: &str, holder: &str, ttl: Duration) -> factum::Result<Hold> {
+        self.check()?;
+        self.inner.hold(name, holder, ttl).await
+    }
+    async fn let_go(&self, name: &str, holder: &str) -> factum::Result<()> {
+        self.check()?;
+        self.inner.let_go(name, holder).await
+    }
+    async fn held(&self, prefix: &str) -> factum::Result<Vec<Hold>> {
+        self.inner.held(prefix).await
+    }
+}
+
+#[async_trait]
+impl ReadStore for Own {
+    async fn claim(&self, model: &str) -> factum::Result<Lease> {
+        self.inner.claim(model).await
+    }
+    async fn catalog(&self, model: &str) -> factum::Result<Catalog> {
+        self.inner.catalog(model).await
+    }
+    async fn create(&self, lease: &Lease, version: u32) -> factum::Result<Generation> {
+        self.inner.create(lease, version).await
+    }
+    async fn discard(&self, lease: &Lease) -> factum::Result<()> {
+        self.inner.discard(lease).await
+    }
+    async fn activate(&self, lease: &Lease, generation: u32) -> factum::Result<()> {
+        self.inner.activate(lease, generation).await
+    }
+    async fn commit(&self, lease: &Lease, step: Step) -> factum::Result<()> {
+        self.inner.commit(lease, step).await
+    }
+    async fn rows(&self, model: &str, n: u32, keys: Vec<String>) -> factum::Result<Vec<Option<String>>> {
+        self.inner.rows(model, n, keys).await
+    }
+    async fn get(&self, model: &str, key: &str) -> factum::Result<Snapshot> {
+        self.inner.get(model, key).await
+    }
+    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> factum::Result<Snapshot> {
+        self.inner.page(model, after, limit).await
+    }
+    async fn scan(&self, model: &str) -> factum::Result<Scan> {
+        self.inner.scan(model).await
+    }
+    async fn letters(
+        &self,
+        model: &str,
+        generation: u32,
+        after: Position,
+        limit: usize,
+    ) -> factum::Result<Vec<(Position, String)>> {
+        self.inner.letters(model, generation, after, limit).await
+    }
+    fn holds(&self) -> &dyn Holds {
+        self
+    }
+}
+
+async fn state(consumer: &Consumer) -> State {
+    consumer.status().await.unwrap().state
+}
+
+async fn until(consumer: &Consumer, wanted: impl Fn(&State) -> bool) -> State {
+    let look = async {
+        loop {
+            let state = state(consumer).await;
+            if wanted(&state) {
+                return state;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, look).await.unwrap()
+}
+
+async fn is_live(consumer: &Consumer) {
+    until(consumer, |state| *state == State::Live).await;
+}
+
+async fn deposit(store: &dyn EventStore) -> factum::Token {
+    write_some(store, &mut fastrand::Rng::with_seed(1), 1, 3).await
+}
+
+async fn balances(factum: &Factum, reads: impl ReadStore) -> Projected<Balances> {
+    factum.project(Balances::<1>, reads).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_keeps_the_model_and_the_second_stands_by_until_it_stops() {
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    let first = balances(&factum, reads.clone()).await;
+    is_live(&first).await;
+    let second = balances(&factum, reads.clone()).await;
+    let epoch = reads.catalog("balances").await.unwrap().epoch;
+    for _ in 0..100 {
+        let done = deposit(&store).await;
+        let asked = tokio::time::Instant::now();
+        second.wait_for(done).await.unwrap();
+        assert!(asked.elapsed() < Duration::from_millis(200), "{:?}", asked.elapsed());
+        assert_eq!(second.all().await.unwrap(), fold(&store).await);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(state(&first).await, State::Live);
+    let waiting = state(&second).await.to_string();
+    assert!(waiting.contains("the read model `balances` is kept by `process-"), "{waiting}");
+    assert_eq!(reads.catalog("balances").await.unwrap().epoch, epoch, "nobody was fenced");
+
+    first.stop().await;
+    assert_eq!(reads.held("").await.unwrap(), []);
+    let stopped = tokio::time::Instant::now();
+    is_live(&second).await;
+    assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}", stopped.elapsed());
+    let done = deposit(&store).await;
+    second.wait_for(done).await.unwrap();
+    assert_eq!(second.all().await.unwrap(), fold(&store).await);
+    drop(second);
+    while !reads.held("").await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_died_is_followed_when_its_time_is_over_and_not_before() {
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    reads.hold("balances", "process-1/x/v1", Duration::from_secs(10)).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let second = balances(&factum, reads.clone()).await;
+    is_live(&second).await;
+    let after = began.elapsed();
+    assert!(after >= Duration::from_secs(10) && after < Duration::from_secs(11), "{after:?}");
+    second.wait_for(deposit(&store).await).await.unwrap();
+    assert_eq!(second.all().await.unwrap(), fold(&store).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuild_is_for_the_one_that_keeps_the_model() {
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    let first = balances(&factum, reads.clone()).await;
+    let second = balances(&factum, reads.clone()).await;
+    first.wait_for(deposit(&store).await).await.unwrap();
+    let refused = second.rebuild().await.unwrap_err();
+    assert!(matches!(refused, Error::Unavailable { outcome: Outcome::No, .. }), "{refused:?}");
+    let said = refused.to_string();
+    assert!(
+        said.contains("the rebuild cannot begin here") && said.contains("is kept by `process-"),
+        "{said}"
+    );
+    first.rebuild().await.unwrap();
+    first.stop().await;
+    is_live(&second).await;
+    second.rebuild().await.unwrap();
+    assert_eq!(second.all().await.unwrap(), fold(&store).await);
+    assert_eq!(reads.catalog("balances").await.unwrap().active.unwrap().number, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_version_takes_the_model_from_an_older_one_at_once() {
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    let old = balances(&factum, reads.clone()).await;
+    let also_old = balances(&factum, reads.clone()).await;
+    old.wait_for(deposit(&store).await).await.unwrap();
+    let new = factum.project(Balances::<2>, reads.clone()).await.unwrap();
+    let done = deposit(&store).await;
+    new.wait_for(done).await.unwrap();
+    for old in [&old, &also_old] {
+        let stopped = until(old, |state| matches!(state, State::Stopped(_))).await.to_string();
+        assert!(stopped.contains("is kept by a program of version 2"), "{stopped}");
+    }
+    // Who comes late does not take it back, and back goes who says so and is alone.
+    let late = balances(&factum, reads.clone()).await;
+    assert!(matches!(state(&late).await, State::Stopped(_)));
+    let refused = late.rebuild().await.unwrap_err().to_string();
+    assert!(refused.contains("/v2`"), "{refused}");
+    assert_eq!(state(&new).await, State::Live);
+    new.stop().await;
+    late.rebuild().await.unwrap();
+    assert_eq!(late.all().await.unwrap(), fold(&store).await);
+    is_live(&late).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_held_up_for_too_long_stands_by_and_does_nothing_twice() {
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    let own = Own::of(&reads);
+    let first = balances(&factum, own.clone()).await;
+    is_live(&first).await;
+    for round in 0..10 {
+        let second = balances(&factum, reads.clone()).await;
+        // It can write, and cannot keep its name: the other takes over all the same.
+        own.cut.store(true, SeqCst);
+        is_live(&second).await;
+        second.wait_for(deposit(&store).await).await.unwrap();
+        own.cut.store(false, SeqCst);
+        until(&first, |state| state.to_string().contains("is kept by")).await;
+        first.wait_for(deposit(&store).await).await.unwrap();
+        assert_eq!(state(&second).await, State::Live, "{round}");
+        assert_eq!(first.all().await.unwrap(), fold(&store).await, "{round}");
+        second.stop().await;
+        is_live(&first).await;
+    }
+    assert_eq!(reads.catalog("balances").await.unwrap().epoch, 21, "one claim for each change of hands");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_fenced_by_somebody_who_asks_nobody_stops() {
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    let first = balances(&factum, reads.clone()).await;
+    is_live(&first).await;
+    reads.claim("balances").await.unwrap();
+    let done = deposit(&store).await;
+    let stopped = first.wait_for(done).await;
+    assert!(matches!(stopped, Err(Error::Fenced { .. })), "{stopped:?}");
+    // It has let go, so that others can go on.
+    let second = balances(&factum, reads).await;
+    second.wait_for(done).await.unwrap();
+}
+
+/// Breaks on accounts with a bad name.
+struct Picky;
+
+impl Projection for Picky {
+    const NAME: &'static str = "picky";
+    type Event = AccountEvent;
+    type Row = u64;
+
+    fn evolve(&self, row: Option<u64>, event: &Recorded<AccountEvent>) -> Option<u64> {
+        assert!(event.record.stream.id() != "bad", "a bug in a projection");
+        Some(row.unwrap_or(0) + 1)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_stopped_keeps_nobody_waiting() {
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    let first = factum.project(Picky, reads.clone()).await.unwrap();
+    let second = factum.project(Picky, reads.clone()).await.unwrap();
+    is_live(&first).await;
+    let bad = factum::codec::encode(&Opened { cents: 1 }).unwrap();
+    let stream = factum::StreamName::new("account-bad").unwrap();
+    let done = store.append(factum::Append::to(stream, [bad])).await.unwrap().token;
+    for one in [&first, &second] {
+        let stopped = one.wait_for(done).await.unwrap_err().to_string();
+        assert!(stopped.contains("a bug in a projection"), "{stopped}");
+    }
+    assert_eq!(reads.held("").await.unwrap(), []);
+    // Either may be asked to mend it.
+    let still = second.rebuild().await.unwrap_err().to_string();
+    assert!(still.contains("a bug in a projection"), "{still}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_and_goes_the_model_is_what_the_log_makes() {
+    let mut random = seeded();
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    let mut running: Vec<Projected<Balances>> = Vec::new();
+    for round in 0..200 {
+        let done = write_some(&store, &mut random, 5, 7).await;
+        match random.u8(0..6) {
+            0..2 if running.len() < 8 => running.push(balances(&factum, reads.clone()).await),
+            2 if !running.is_empty() => running.swap_remove(random.usize(..running.len())).stop().await,
+            // It goes on until it notices.
+            3 if !running.is_empty() => drop(running.swap_remove(random.usize(..running.len()))),
+            4 => tokio::time::sleep(Duration::from_millis(random.u64(0..5000))).await,
+            _ => {}
+        }
+        if let Some(one) = running.get(random.usize(..running.len().max(1))) {
+            one.wait_for_within(done, LONG).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+            assert_eq!(one.all().await.unwrap(), fold(&store).await, "round {round}");
+        }
+    }
+}
