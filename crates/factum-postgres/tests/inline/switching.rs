@@ -173,13 +173,13 @@ struct Picky {
     mended: Arc<AtomicBool>,
 }
 
-impl factum::Projection for Picky {
+impl Projection for Picky {
     const NAME: &'static str = "picky";
     const ON_FAILURE: factum::OnFailure = factum::OnFailure::Park;
     type Event = Note;
     type Row = u64;
 
-    fn evolve(&self, row: Option<u64>, _: &factum::Recorded<Note>) -> Option<u64> {
+    fn evolve(&self, row: Option<u64>, _: &Recorded<Note>) -> Option<u64> {
         assert!(self.mended.load(SeqCst), "a bug in a projection");
         Some(row.unwrap_or(0) + 1)
     }
