@@ -534,7 +534,7 @@ mod tests {
                 "takes none away" => step.letters.retain(|(_, letter)| letter.is_some()),
                 "trims" => {
                     let trim = |letter: &mut Option<String>| {
-                        *letter = letter.as_deref().map(str::trim).map(Into::into)
+                        *letter = letter.as_deref().map(str::trim).map(Into::into);
                     };
                     step.letters.iter_mut().for_each(|(_, letter)| trim(letter));
                 }

@@ -9,7 +9,10 @@ use std::{
     convert::Infallible,
     io::Read as _,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -133,26 +136,38 @@ impl Drop for Worker {
     }
 }
 
+/// Places orders until it is over. How many.
+async fn write(store: Arc<PostgresStore>, over: Arc<AtomicBool>) -> u64 {
+    let mut n = 0;
+    while !over.load(Ordering::SeqCst) {
+        let event = NewEvent::json("Placed", &json!({ "n": n })).unwrap();
+        let stream = StreamName::new(format!("order-{}", n % KEYS)).unwrap();
+        store.append(Append::to(stream, [event])).await.unwrap();
+        n += 1;
+        tokio::time::sleep(Duration::from_millis(4)).await;
+    }
+    n
+}
+
+/// Each order was sent once, and those of a key in their order.
+fn check(parcels: &[Recorded<ParcelEvent>], orders: u64, seed: u64) {
+    let (mut of_key, mut once) = (BTreeMap::<String, Vec<u64>>::new(), HashSet::new());
+    for parcel in parcels {
+        let ParcelEvent::Sent { n } = parcel.event;
+        assert!(once.insert(n), "order {n} was sent twice (seed {seed})");
+        of_key.entry(parcel.record.stream.id().to_owned()).or_default().push(n);
+    }
+    assert_eq!(once.len() as u64, orders, "each order was sent");
+    assert!(of_key.values().all(|sent| sent.is_sorted()), "each key in its order (seed {seed}): {of_key:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_stopped_past_its_lease_and_resumed_does_nothing_twice() {
     let (bench, seed) = (Bench::new().await, proof::seed());
     let mut random = fastrand::Rng::with_seed(seed);
     let mut workers: Vec<_> = (0..WORKERS).map(|_| Worker::start(&bench.schema)).collect();
-    let (over, store) = (Arc::new(std::sync::atomic::AtomicBool::new(false)), bench.store.clone());
-    let writer = tokio::spawn({
-        let over = over.clone();
-        async move {
-            let mut n = 0;
-            while !over.load(std::sync::atomic::Ordering::SeqCst) {
-                let event = NewEvent::json("Placed", &json!({ "n": n })).unwrap();
-                let stream = StreamName::new(format!("order-{}", n % KEYS)).unwrap();
-                store.append(Append::to(stream, [event])).await.unwrap();
-                n += 1;
-                tokio::time::sleep(Duration::from_millis(4)).await;
-            }
-            n
-        }
-    });
+    let over = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write(bench.store.clone(), over.clone()));
     let rounds = proof::scaled(20, 100);
     let (mut stopped, mut killed, mut drained) = (0, 0, 0);
     for round in 0..rounds {
@@ -177,7 +192,7 @@ async fn a_worker_stopped_past_its_lease_and_resumed_does_nothing_twice() {
         }
         tokio::time::sleep(Duration::from_millis(random.u64(0..200))).await;
     }
-    over.store(true, std::sync::atomic::Ordering::SeqCst);
+    over.store(true, Ordering::SeqCst);
     let orders = writer.await.unwrap();
     let sent = async || {
         let parcels = bench.store.read_to_end(Read::query(ParcelEvent::query().unwrap())).await.unwrap();
@@ -197,14 +212,7 @@ async fn a_worker_stopped_past_its_lease_and_resumed_does_nothing_twice() {
     workers.into_iter().for_each(Worker::drain);
     let held = bench.store.reads().holds().held("shipping/").await.unwrap();
     assert!(held.is_empty(), "whoever was drained holds nothing: {held:?}");
-    let (mut of_key, mut once) = (BTreeMap::<String, Vec<u64>>::new(), HashSet::new());
-    for parcel in sent().await {
-        let ParcelEvent::Sent { n } = parcel.event;
-        assert!(once.insert(n), "order {n} was sent twice (seed {seed})");
-        of_key.entry(parcel.record.stream.id().to_owned()).or_default().push(n);
-    }
-    assert_eq!(once.len() as u64, orders, "each order was sent");
-    assert!(of_key.values().all(|sent| sent.is_sorted()), "each key in its order (seed {seed}): {of_key:?}");
+    check(&sent().await, orders, seed);
     proof::tell(
         "workers",
         &json!({ "seed": seed, "orders": orders, "stopped past the lease": stopped, "killed": killed, "drained": drained, "sent twice": 0, "lost": 0 }),

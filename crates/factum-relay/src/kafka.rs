@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use crate::{
     inbox::Stamp,
     line::{Line, PATIENCE, silent},
-    message::{Message, Route},
+    message::Message,
     relay::Broker,
+    route::Route,
 };
 
 /// What a relay depends on. Who sets one of these otherwise is told.

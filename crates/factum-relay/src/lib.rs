@@ -83,6 +83,7 @@
 mod inbox;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(any(feature = "kafka", feature = "nats", feature = "rabbitmq", feature = "redis"))]
 mod line;
 mod message;
 #[cfg(feature = "nats")]
@@ -92,7 +93,11 @@ mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
 mod relay;
+#[cfg(any(feature = "kafka", feature = "nats", feature = "rabbitmq", feature = "redis"))]
+mod route;
+#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
 mod url;
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
 mod waves;
 
 #[cfg(feature = "kafka")]

@@ -17,8 +17,9 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     inbox::Stamp,
     line::{Line, PATIENCE, silent},
-    message::{Message, Route},
+    message::Message,
     relay::Broker,
+    route::Route,
     url::shown,
     waves::in_waves,
 };

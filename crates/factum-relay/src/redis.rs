@@ -12,8 +12,9 @@ use tokio::time::timeout;
 use crate::{
     inbox::Stamp,
     line::{Line, PATIENCE, silent},
-    message::{Message, Route},
+    message::Message,
     relay::Broker,
+    route::Route,
     url::shown,
 };
 

@@ -87,7 +87,7 @@ impl Victim for Brokers {
     async fn run(&mut self) {
         let Some(cluster) = &self.0 else { return };
         self.1 += 1;
-        if self.1 % 2 == 0 {
+        if self.1.is_multiple_of(2) {
             // Longer than the relay's patience: it gives up what is on its way.
             tokio::time::sleep(PATIENCE + PATIENCE / 2).await;
         }

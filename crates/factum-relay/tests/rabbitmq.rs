@@ -159,7 +159,6 @@ async fn what_keeps_it_from_publishing_is_said_in_a_sentence(server: &Server) {
                 panic!("{stuck:?}")
             };
             assert!(!why.contains("secret") && !why.contains('\n'), "{why}");
-            println!("{why}");
             why
         }
     };

@@ -235,7 +235,7 @@ impl<P> Deref for SqlProjected<P> {
 
 impl Sqlite {
     /// Keeps a read model in SQL up to date, in the background: first what is in the log, then what comes. It goes on where it
-    /// was left, exactly once, and takes the model over from any other worker.
+    /// was left, exactly once. Where another worker keeps the model, see [`Factum::consume`].
     ///
     /// # Errors
     /// Those of [`Factum::consume`].

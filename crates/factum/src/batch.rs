@@ -24,6 +24,8 @@ pub struct Batch {
     pub from: Option<Token>,
     /// The checkpoint that it gets.
     pub to: Token,
+    /// Whether readers see what is filled.
+    pub(crate) is_shown: bool,
     pieces: Vec<Piece>,
 }
 
@@ -90,7 +92,7 @@ impl Batch {
     }
 
     pub(crate) fn of(from: Option<Token>, to: Token, pieces: Vec<Piece>) -> Self {
-        Self { from, to, pieces }
+        Self { from, to, is_shown: false, pieces }
     }
 
     /// The records as events. What several projections read as the same events is decoded once.
@@ -100,6 +102,11 @@ impl Batch {
 
     pub(crate) fn pieces(&self) -> &[Piece] {
         &self.pieces
+    }
+
+    /// The records.
+    pub(crate) fn records(&self) -> Vec<RecordedEvent> {
+        self.pieces.iter().flat_map(|piece| piece.records().into_owned()).collect()
     }
 
     /// How many records these are.

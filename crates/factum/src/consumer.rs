@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     batch::{Batch, Filled},
@@ -73,6 +73,24 @@ pub trait Filler: Send + Sync {
     /// # Errors
     /// [`Error::Fenced`] and failures of the store. The filler is not used again then.
     async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<Filled>;
+
+    /// Tries again what it has set aside up to the checkpoint `at`, where it does so.
+    ///
+    /// # Errors
+    /// As for [`fill`](Filler::fill).
+    async fn retry_parked(
+        &mut self,
+        _lease: &Lease,
+        _at: Option<Token>,
+        _log: &dyn EventStore,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    /// How many keys are held up by what it has set aside, and how many events that is.
+    fn parked(&self) -> (usize, usize) {
+        (0, 0)
+    }
 }
 
 /// Fills a new generation with what the visible events of the log make, up to `to`, and shows it. The model's store is one that
@@ -137,6 +155,10 @@ pub struct Status {
     pub lag: Duration,
     /// Events per second, of late.
     pub rate: f64,
+    /// Streams that are held up by events that are parked.
+    pub parked_streams: usize,
+    /// Events that are parked.
+    pub parked_events: usize,
     /// How a rebuild comes on, if there is one.
     pub rebuilding: Option<RebuildProgress>,
     /// What it is doing.
@@ -145,12 +167,15 @@ pub struct Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { position, head, lag_events, lag, rate, rebuilding, state } = self;
+        let Self { position, head, lag_events, lag, rate, rebuilding, state, .. } = self;
         write!(f, "{state}; at position {position} of {head}")?;
         if *lag_events > 0 {
             write!(f, ", {lag_events} events and {:.1} s behind", lag.as_secs_f64())?;
         }
         write!(f, "; {rate:.0} events/s")?;
+        if self.parked_events > 0 {
+            write!(f, "; {} events of {} streams are parked", self.parked_events, self.parked_streams)?;
+        }
         match rebuilding {
             Some(progress) => write!(f, "; rebuilding, {progress}"),
             None => Ok(()),
@@ -174,7 +199,8 @@ struct Inner {
 }
 
 impl Factum {
-    /// Starts to keep a model of this form up to date, in the background. It takes the model over from any other worker, unless
+    /// Starts to keep a model of this form up to date, in the background. Where other processes can have the log open, too, and one of
+    /// them keeps the model, it stands by and takes over when that one has gone; else it takes the model over from any other worker, unless
     /// the model is of another history of the log: then it has stopped, and takes it over in a
     /// [rebuild](Consumer::rebuild).
     ///
@@ -277,6 +303,8 @@ impl Consumer {
             lag_events,
             lag,
             rate: progress.rate.now(),
+            parked_streams: progress.parked.0,
+            parked_events: progress.parked.1,
             rebuilding: progress.rebuilding.map(|rebuilding| rebuilding.now()),
             state: progress.state,
         })
@@ -289,6 +317,17 @@ impl Consumer {
     /// It has begun when this returns. See [`Rebuild`] for its progress, and for how to give it up.
     pub fn rebuild(&self) -> Rebuild {
         Rebuild::begin(self)
+    }
+
+    /// Tries what is parked again, in order, with what waits behind it. What still cannot be applied stays parked; `status` tells how
+    /// much that is.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if another worker keeps the model, the reason why it has stopped if it has, and failures of the stores.
+    pub async fn retry_parked(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        self.order(Command::Retry(answer));
+        answered.await.unwrap_or_else(|_| Err(ended(self.name())))
     }
 
     /// Stops it after the batch at hand, and waits for that. It goes on there the next time.

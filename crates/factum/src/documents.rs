@@ -1,5 +1,7 @@
 //! Documents: read models with one JSON text per key, folded from events in batches or in the append's own transaction.
 
+mod parked;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt,
@@ -16,9 +18,12 @@ use crate::{
     consumer::{Filler, Form},
     error::{Corrupt, Error, Result},
     event::RecordedEvent,
-    projection::MultiProjection,
+    handler::Parking,
+    position::{Position, Token},
+    projection::{MultiProjection, OnFailure},
     query::Query,
     reads::{Lease, ReadStore, Step},
+    store::EventStore,
     worker::said,
 };
 
@@ -151,7 +156,7 @@ impl<P: MultiProjection> Form for Kept<P> {
 
     fn filler(&self, generation: u32) -> Box<dyn Filler> {
         let (projection, reads) = (self.projection.clone(), self.reads.clone());
-        Box::new(DocumentFiller { reads, generation, table: Table::new(projection) })
+        Box::new(DocumentFiller { reads, generation, table: Table::new(projection), parking: None })
     }
 }
 
@@ -159,6 +164,8 @@ struct DocumentFiller<P: MultiProjection> {
     reads: Arc<dyn ReadStore>,
     generation: u32,
     table: Table<P>,
+    /// What is set aside, once that is known.
+    parking: Option<Parking>,
 }
 
 /// The rows at hand, and what events make of them.
@@ -201,13 +208,46 @@ type Failed = (usize, Error);
 #[async_trait]
 impl<P: MultiProjection> Filler for DocumentFiller<P> {
     async fn fill(&mut self, lease: &Lease, batch: Batch) -> Result<Filled> {
+        if P::ON_FAILURE == OnFailure::Park && batch.is_shown {
+            return self.fill_or_park(lease, batch).await;
+        }
         let (from, to) = (batch.from, batch.to);
-        let mut plan = self.table.plan(batch.decode());
-        let rows = loop {
+        let (mut plan, rows) = self.work(batch.decode()).await?;
+        let problem = plan.problem.take();
+        let checkpoint = match problem {
+            None => Some(to),
+            Some(_) => plan.decoded.checkpoint_after(plan.records, from, to),
+        };
+        if let Some(to) = checkpoint
+            && (problem.is_none() || plan.records > 0)
+        {
+            self.commit(lease, from, to, rows, Vec::new()).await?;
+        }
+        Ok(Filled { checkpoint, problem })
+    }
+
+    async fn retry_parked(&mut self, lease: &Lease, at: Option<Token>, log: &dyn EventStore) -> Result<()> {
+        match at {
+            // Where nothing has been applied, nothing can be set aside.
+            Some(at) if P::ON_FAILURE == OnFailure::Park => self.redrive(lease, at, log).await,
+            _ => Ok(()),
+        }
+    }
+
+    fn parked(&self) -> (usize, usize) {
+        self.parking.as_ref().map_or((0, 0), Parking::size)
+    }
+}
+
+impl<P: MultiProjection> DocumentFiller<P> {
+    /// The rows that these events make, up to the first record that cannot be applied.
+    async fn work(&mut self, decoded: Decoded<P::Event>) -> Result<(Plan<P::Event>, Changed)> {
+        let mut plan = self.table.plan(decoded);
+        loop {
             let failed = match self.fetch(&plan).await? {
                 Some(failed) => failed,
                 None => match self.table.apply(&plan).map(|()| self.table.changed(&plan)) {
-                    Ok(Ok(rows)) => break rows,
+                    Ok(Ok(rows)) => return Ok((plan, rows)),
                     // Which record it was is found the second time.
                     Ok(Err((key, _))) if plan.unwritable.insert(key.clone()) => {
                         self.table.forget();
@@ -220,23 +260,23 @@ impl<P: MultiProjection> Filler for DocumentFiller<P> {
             plan.end_before(failed);
             // What is in memory may be half changed: begin the batch again.
             self.table.forget();
-        };
-        let problem = plan.problem.take();
-        let checkpoint = match problem {
-            None => Some(to),
-            Some(_) => plan.decoded.checkpoint_after(plan.records, from, to),
-        };
-        if let Some(to) = checkpoint
-            && (problem.is_none() || plan.records > 0)
-        {
-            self.table.bytes += rows.iter().map(|(key, row)| size_of_row(key, row.as_deref())).sum::<usize>();
-            let step = Step { generation: self.generation, from, to, rows, letters: Vec::new() };
-            self.reads.commit(lease, step).await?;
         }
+    }
+
+    async fn commit(
+        &mut self,
+        lease: &Lease,
+        from: Option<Token>,
+        to: Token,
+        rows: Changed,
+        letters: Vec<(Position, Option<String>)>,
+    ) -> Result<()> {
+        self.table.bytes += rows.iter().map(|(key, row)| size_of_row(key, row.as_deref())).sum::<usize>();
+        self.reads.commit(lease, Step { generation: self.generation, from, to, rows, letters }).await?;
         if self.table.rows.len() > CACHED_ROWS || self.table.bytes > CACHED_BYTES {
             self.table.forget();
         }
-        Ok(Filled { checkpoint, problem })
+        Ok(())
     }
 }
 
@@ -435,7 +475,8 @@ mod tests {
         let form = Kept { projection: Arc::new(Pages), reads: reads.clone() as Arc<dyn ReadStore> };
         let lease = reads.claim("pages").await.unwrap();
         let generation = form.create(&lease).await.unwrap().number;
-        let mut filler = DocumentFiller { reads: form.reads, generation, table: Table::new(form.projection) };
+        let table = Table::new(form.projection);
+        let mut filler = DocumentFiller { reads: form.reads, generation, table, parking: None };
         let (mut from, mut most) = (None, 0);
         for n in 0..12 {
             let stream = StreamName::new(format!("page-{n}")).unwrap();

@@ -27,6 +27,7 @@ use crate::{
     worker::unharmed,
 };
 
+pub(crate) use self::letters::{Bounds, Parking, stored as stored_letters};
 pub(crate) use self::processor::{is_of_this_process, new_holder};
 pub use self::{
     event_bus::EventBus,

@@ -64,8 +64,8 @@ pub use self::{
     name::{EventType, StreamName},
     pass::Pass,
     position::{LogIdentity, Position, Revision, Token},
-    process::{Effect, Input, ProcessManager, Timer},
-    projection::{Difference, MultiProjection, Projected, Projection, ReadModel, Rows},
+    process::{Effect, Input, Process, ProcessManager, Timer},
+    projection::{Difference, MultiProjection, OnFailure, Projected, Projection, ReadModel, Rows},
     query::{Criterion, Query},
     read::{AsOf, Direction, Page, Read, Source, Start},
     reads::{MemoryReads, ReadStore},
@@ -77,6 +77,7 @@ pub use self::{
     tagged::{Tagged, Whatever},
     tags::Tags,
     time::{Clock, ManualClock, SystemClock, Timestamp},
+    timers::Timers,
 };
 /// For implementors of this crate's traits that have `async` functions.
 pub use async_trait::async_trait;

@@ -10,10 +10,30 @@ use crate::{
     documents::{Documents, parse},
     error::Result,
     handle::Factum,
+    handler::{DeadLetter, stored_letters},
     query::Query,
     reads::{Generation, ReadStore, Scan},
     store::EventStore,
 };
+
+/// Streams that a projection may have parked, at most: beyond that it stops.
+pub const PARKED_STREAMS: usize = 1000;
+
+/// What becomes of an event that a projection cannot apply: one that cannot be decoded, on which it panics, or whose row cannot be
+/// JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The projection stops before it, and says so.
+    Stop,
+    /// It is set aside, and so are those that follow it in its stream; other streams go on. That is so in what readers see; a
+    /// [rebuild](Consumer::rebuild), and the filling of a new version, fails as with [`Stop`](OnFailure::Stop), and readers go on with
+    /// what they had. With more than [`PARKED_STREAMS`] streams it stops.
+    ///
+    /// What is parked is tried again, in order, when the projection starts and by [`retry_parked`](Consumer::retry_parked): after the
+    /// mistake was mended, nothing more is to be done. Where events of several streams change one row, those that were parked are
+    /// applied after what others have done to it meanwhile: if that matters, rebuild.
+    Park,
+}
 
 /// Differences that [`Projected::verify`] lists, at most.
 pub const DIFFERENCES: usize = 10_000;
@@ -46,6 +66,8 @@ pub trait Projection: Send + Sync + 'static {
     const NAME: &'static str;
     /// Raise it whenever the rows should come out differently: the model is then filled anew, and switched when it is ready.
     const VERSION: u32 = 1;
+    /// What becomes of an event that cannot be applied: the projection stops, unless it says otherwise.
+    const ON_FAILURE: OnFailure = OnFailure::Stop;
     /// What it is made from. Every event that [`query`](Projection::query) selects must be one.
     type Event: EventSet;
     /// A row. It is stored as JSON and must come back from it as it was: the next event finds either the row that is still in
@@ -102,6 +124,8 @@ pub trait MultiProjection: Send + Sync + 'static {
     const NAME: &'static str;
     /// Raise it whenever the rows should come out differently, as [`Projection::VERSION`].
     const VERSION: u32 = 1;
+    /// What becomes of an event that cannot be applied, as [`Projection::ON_FAILURE`].
+    const ON_FAILURE: OnFailure = OnFailure::Stop;
     /// What it is made from: one [`Event`](crate::Event), or several in an enum of them.
     type Event: EventSet;
     /// A row. Where rows of different kinds live in one model, an enum of them. It must come back from JSON as it was, like
@@ -131,6 +155,7 @@ pub trait MultiProjection: Send + Sync + 'static {
 impl<P: Projection> MultiProjection for P {
     const NAME: &'static str = P::NAME;
     const VERSION: u32 = P::VERSION;
+    const ON_FAILURE: OnFailure = P::ON_FAILURE;
     type Event = P::Event;
     type Row = P::Row;
 
@@ -201,7 +226,7 @@ impl fmt::Display for Difference {
 
 impl Factum {
     /// Keeps a read model up to date, in the background: first what is in the log, then what comes. It goes on where it was
-    /// left, exactly once, and takes the model over from any other worker.
+    /// left, exactly once. Where another worker keeps the model, see [`consume`](Factum::consume).
     ///
     /// # Errors
     /// Those of [`consume`](Factum::consume).
@@ -266,6 +291,18 @@ impl<P: MultiProjection> Projected<P> {
     /// As for [`get`](Self::get).
     pub async fn all(&self) -> Result<Vec<(String, P::Row)>> {
         self.model.all().await
+    }
+
+    /// The events that are set aside, in the order of their positions: see [`OnFailure::Park`].
+    ///
+    /// # Errors
+    /// Failures of the read store.
+    pub async fn parked(&self) -> Result<Vec<DeadLetter>> {
+        let reads = &*self.model.reads;
+        match reads.catalog(P::NAME).await?.active {
+            Some(active) => stored_letters(reads, P::NAME, active.number).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Compares the model with what the visible events of the log make, up to where the model is. Nothing: they agree.

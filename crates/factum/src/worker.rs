@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Rebuild(Asker),
     /// Gives up a rebuild, whoever asked for it.
     Cancel(oneshot::Sender<()>),
+    /// Tries again what is parked.
+    Retry(oneshot::Sender<Result<()>>),
     /// Looks how far the one is that keeps the model, if this one stands by.
     Look,
     Stop,
@@ -63,6 +65,8 @@ pub(crate) struct Progress {
     pub(crate) token: Option<Token>,
     pub(crate) state: State,
     pub(crate) rebuilding: Option<Rebuilding>,
+    /// Keys that are held up, and events that are parked.
+    pub(crate) parked: (usize, usize),
     pub(crate) rate: Rate,
 }
 
@@ -178,6 +182,8 @@ pub(crate) struct Worker {
     failures: u32,
     /// Since when it has looked further than is stored, if that matters to others.
     untold: Option<Instant>,
+    /// Whether what is parked was tried again since the model was claimed.
+    retried: bool,
 }
 
 impl Worker {
@@ -187,8 +193,13 @@ impl Worker {
         form: Arc<dyn Form>,
         orders: mpsc::UnboundedReceiver<Command>,
     ) -> (Self, watch::Receiver<Progress>) {
-        let progress =
-            Progress { token: None, state: State::CatchingUp, rebuilding: None, rate: Rate::new() };
+        let progress = Progress {
+            token: None,
+            state: State::CatchingUp,
+            rebuilding: None,
+            parked: (0, 0),
+            rate: Rate::new(),
+        };
         let (progress, receiver) = watch::channel(progress);
         let lease = Lease { model: form.name().to_owned(), epoch: UNCLAIMED };
         let tenure = (!road.store().is_exclusive()).then(|| Tenure::new(form.clone()));
@@ -209,6 +220,7 @@ impl Worker {
             open: false,
             failures: 0,
             untold: None,
+            retried: false,
         };
         (worker, receiver)
     }
@@ -283,6 +295,15 @@ impl Worker {
                 let _ = done.send(());
                 cancelled?;
             }
+            Some(Command::Retry(answer)) => {
+                let retried = match (&self.active, &self.stopped) {
+                    (None, Some(why)) => Err(why.clone()),
+                    _ => self.retry_parked().await,
+                };
+                // Nobody is there to hear it if the caller has gone.
+                let _ = answer.send(retried.clone());
+                retried?;
+            }
             Some(Command::Look) => {}
             Some(Command::Stop) | None => return Ok(Turn::Over),
         }
@@ -307,6 +328,7 @@ impl Worker {
                 self.form.rehearse().await?;
             }
             self.lease = self.form.reads().claim(&self.lease.model).await?;
+            self.retried = false;
             catalog = self.form.reads().catalog(&self.lease.model).await?;
             // One that began in between is fenced now, but keeps what it has made.
             if let Some(newer) = self.outdated_by(&catalog) {
@@ -358,6 +380,11 @@ impl Worker {
         }
         if let (None, None, Some(error)) = (&self.active, &self.building, self.stopped.clone()) {
             self.halt(&error);
+        }
+        if !self.retried {
+            // The program may know better by now.
+            self.retry_parked().await?;
+            self.retried = true;
         }
         Ok(())
     }
@@ -475,6 +502,16 @@ impl Worker {
         Ok(())
     }
 
+    /// Tries again what is parked in what readers see.
+    async fn retry_parked(&mut self) -> Result<()> {
+        let Some(lane) = &mut self.active else { return Ok(()) };
+        let Lane { filler, generation, .. } = lane;
+        unharmed(KEEPING, filler.retry_parked(&self.lease, generation.checkpoint, &*self.store)).await?;
+        let parked = filler.parked();
+        self.show(|progress| progress.parked = parked);
+        Ok(())
+    }
+
     /// Gives a rebuild up. The filling of a new version is no rebuild: without it there would be nothing to see.
     async fn cancel_rebuild(&mut self) -> Result<()> {
         self.answer_rebuilds(&Err(cancelled(&self.lease.model)));
@@ -554,7 +591,8 @@ impl Worker {
         let mut count = 0;
         let handled = match what {
             What::Events(pieces) => {
-                let batch = Batch::of(lane.generation.checkpoint, token, pieces);
+                let mut batch = Batch::of(lane.generation.checkpoint, token, pieces);
+                batch.is_shown = which == Which::Active;
                 count = batch.len();
                 lane.fill(&self.lease, batch).await
             }
@@ -607,10 +645,12 @@ impl Worker {
     fn tell(&self) {
         let token = self.active.as_ref().and_then(|lane| lane.seen);
         let live = self.active.as_ref().is_some_and(|lane| lane.live);
+        let parked = self.active.as_ref().map_or((0, 0), |lane| lane.filler.parked());
         let building = self.building.is_some();
         self.show(|progress| {
             progress.token = later(progress.token, token);
             progress.state = if live { State::Live } else { State::CatchingUp };
+            progress.parked = parked;
             progress.rebuilding =
                 building.then(|| progress.rebuilding.take().unwrap_or_else(Rebuilding::new));
         });
@@ -676,6 +716,11 @@ impl Worker {
                     Some(Command::Cancel(done)) => {
                         self.answer_rebuilds(&Err(cancelled(&self.lease.model)));
                         let _ = done.send(());
+                    }
+                    Some(Command::Retry(answer)) => {
+                        let why = "the read model waits for its stores, or for another worker that keeps it; ask again later";
+                        let why = self.standby.as_ref().map_or_else(|| why.to_owned(), |(error, _)| error.to_string());
+                        let _ = answer.send(Err(Error::Unavailable { why, outcome: Outcome::No }));
                     }
                     // Of many who ask at once, one is enough.
                     Some(Command::Look) => match self.standby {

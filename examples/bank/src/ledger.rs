@@ -4,7 +4,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use factum_log::LogStore;
 use factum_postgres::PostgresStore;
 use factum_sqlite::Sqlite;
 use jiff::civil::Date;
+use tokio::time::sleep;
 
 use crate::{
     balances::Balances,
@@ -25,12 +26,9 @@ use crate::{
 /// given up.
 const NEWS_AFTER: Duration = Duration::from_secs(3);
 const GIVEN_UP_AFTER: u32 = 5;
-/// How often to look how far another process has brought the read model, and after how long without progress it is taken back
-/// for the first time.
-const LOOKS_EVERY: Duration = Duration::from_millis(50);
-const TAKEN_BACK_AFTER: Duration = Duration::from_secs(1);
-/// How often it is tried to take a read model that others take as well.
-const TRIES: u32 = 20;
+/// How often it is tried to rebuild a read model that another process keeps, and how long to wait in between.
+const TRIES: u32 = 25;
+const LOOKS_EVERY: Duration = Duration::from_millis(500);
 
 /// Where a ledger is.
 #[derive(Clone)]
@@ -46,6 +44,8 @@ pub(crate) enum Place {
 pub(crate) struct Ledger {
     pub(crate) factum: Factum,
     open: Open,
+    /// The read model, if this process has asked for it.
+    kept: Mutex<Option<Projected<Balances>>>,
 }
 
 /// What is open. The read model is opened when it is asked for: commands do without it.
@@ -203,13 +203,17 @@ impl Ledger {
 
     /// The same, if it is not kept inline.
     pub(crate) async fn in_background(&self) -> Result<Projected<Balances>, Exit> {
-        let mut tries = 0..TRIES;
-        loop {
-            match self.factum.project_in(Balances, self.reads()?).await {
-                // Another process has taken it at this very moment.
-                Err(Error::Fenced { .. }) if tries.next().is_some() => tokio::time::sleep(LOOKS_EVERY).await,
-                kept => return Ok(kept?),
-            }
+        self.let_go().await;
+        let kept = self.factum.project_in(Balances, self.reads()?).await?;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept.clone());
+        Ok(kept)
+    }
+
+    /// Stops keeping the read model, so that another process need not wait to see that this one is gone.
+    async fn let_go(&self) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(kept) = kept {
+            kept.stop().await;
         }
     }
 
@@ -221,10 +225,17 @@ impl Ledger {
         }
         let head = self.head().await?;
         let balances = self.in_background().await?;
-        balances.rebuild().await.map_err(|error| match error {
-            Error::Fenced { .. } => Exit::from(error).but("try again when the other process is done"),
-            error => error.into(),
-        })?;
+        let mut tries = 0..TRIES;
+        loop {
+            match balances.rebuild().await {
+                // Another process keeps it: a command, which is done soon.
+                Err(Error::Unavailable { .. }) if tries.next().is_some() => sleep(LOOKS_EVERY).await,
+                Err(error @ (Error::Unavailable { .. } | Error::Fenced { .. })) => {
+                    return Err(Exit::from(error).but("try again when the other process is done"));
+                }
+                rebuilt => break rebuilt?,
+            }
+        }
         let mut balances = Kept::Background(balances);
         // One that was behind is shown as soon as it is no further behind.
         self.catch_up(&mut balances, head).await?;
@@ -237,7 +248,7 @@ impl Ledger {
 
     /// Waits until the read model has come as far as `token`, however far that is, as long as it moves.
     pub(crate) async fn catch_up(&self, balances: &mut Kept, token: Token) -> Result<(), Exit> {
-        let (mut last, mut without_progress, mut patience) = (None, 0, TAKEN_BACK_AFTER);
+        let (mut last, mut without_progress) = (None, 0);
         // What is kept inline is never behind.
         while let Kept::Background(kept) = balances {
             match kept.wait_for_within(token, NEWS_AFTER).await {
@@ -252,14 +263,8 @@ impl Ledger {
                     say(format!("the read model catches up: {} events behind", count(status.lag_events)));
                 }
                 Err(error) => match kept.status().await?.state {
-                    // Another process has the ledger open too. It does the same work, so there is nothing to quarrel about.
-                    State::Stopped(Error::Fenced { .. }) => {
-                        if self.is_brought_to(token, patience).await? {
-                            return Ok(());
-                        }
-                        *balances = self.balances().await?;
-                        patience *= 2;
-                    }
+                    // Another process has it kept inline from now on.
+                    State::Stopped(Error::Fenced { .. }) => *balances = self.balances().await?,
                     State::Stopped(reason @ Error::LogRewound(_)) => {
                         let remedy = "`bank rebuild` makes the read model again from this log";
                         return Err(Exit::from(reason).but(remedy));
@@ -274,21 +279,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether another process brings the read model as far as `token`. It is waited for as long as it moves within `patience`.
-    async fn is_brought_to(&self, token: Token, patience: Duration) -> Result<bool, Exit> {
-        let (reads, mut last, mut still) = (self.reads()?, None, Duration::ZERO);
-        while still < patience {
-            let shown = reads.catalog(Balances::NAME).await?.active.and_then(|active| active.checkpoint);
-            if shown.is_some_and(|shown| shown.log == token.log && shown.position >= token.position) {
-                return Ok(true);
-            }
-            still = if shown == last { still + LOOKS_EVERY } else { Duration::ZERO };
-            last = shown;
-            tokio::time::sleep(LOOKS_EVERY).await;
-        }
-        Ok(false)
-    }
-
     /// The end of the log.
     pub(crate) async fn head(&self) -> Result<Token, Exit> {
         Ok(self.factum.store().head().await?.token)
@@ -296,6 +286,7 @@ impl Ledger {
 
     /// Closes the log, so that what is wrong with that is heard of.
     pub(crate) async fn close(self) -> Result<(), Exit> {
+        self.let_go().await;
         match self.open {
             Open::Directory { log, .. } => Ok(log.close().await?),
             Open::Postgres(_) => Ok(()),
@@ -306,7 +297,11 @@ impl Ledger {
 fn open_directory(directory: &Path, begin: bool) -> Result<Ledger, Error> {
     let log = factum_log::Options::new(directory.join("log")).create(begin).open()?;
     let read_model = directory.join("read.db");
-    Ok(Ledger { factum: Factum::new(log.clone()), open: Open::Directory { log, read_model } })
+    Ok(Ledger {
+        factum: Factum::new(log.clone()),
+        open: Open::Directory { log, read_model },
+        kept: Mutex::default(),
+    })
 }
 
 async fn open_postgres(url: &str, schema: &str, begin: bool) -> Result<Ledger, Error> {
@@ -317,7 +312,7 @@ async fn open_postgres(url: &str, schema: &str, begin: bool) -> Result<Ledger, E
     let store = PostgresStore::open(url, options).await?;
     // Where the read model is kept inline, whoever writes keeps it.
     store.inlined(Balances).await?;
-    Ok(Ledger { factum: Factum::new(store.clone()), open: Open::Postgres(store) })
+    Ok(Ledger { factum: Factum::new(store.clone()), open: Open::Postgres(store), kept: Mutex::default() })
 }
 
 /// The day that a clock shows, in UTC.

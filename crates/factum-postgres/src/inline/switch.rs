@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use deadpool_postgres::{ClientWrapper, Object};
 use factum::{
-    Error, MultiProjection, Read, ReadStore, Result, Token,
+    Error, MultiProjection, Position, Read, ReadStore, Result, Token,
     batch::Batch,
     consumer::Form,
     documents::{Documents, Fold},
@@ -124,9 +124,14 @@ impl Switch {
         let lease = reads.take_over(model).await?;
         // What it was kept in the background to, or a new one.
         let active = reads.catalog(model).await?.active.filter(|active| active.version == version);
+        let parked = match active {
+            Some(active) => !reads.letters(model, active.number, Position::START, 1).await?.is_empty(),
+            None => false,
+        };
         let mut generation = match active {
-            Some(active) => active,
-            None => reads.create(&lease, version).await?,
+            // One that lacks what is parked is not what an append can go on with.
+            Some(active) if !parked => active,
+            _ => reads.create(&lease, version).await?,
         };
         let form = documents.kept_in(Arc::new(reads.clone()));
         // Nearly all of it, while appends go on.

@@ -1,5 +1,10 @@
 //! Switching on over a log that is written, off again, and to another version; and those who do not know of it.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
+
 use factum::{Error, EventStore};
 use factum_postgres::Writing;
 
@@ -160,4 +165,40 @@ async fn held_up_when_writing(bench: &Bench) {
             bench.pass()
         ))
         .await;
+}
+
+/// Stops at a title until it is mended, and in the background parks it.
+#[derive(Clone, Default)]
+struct Picky {
+    mended: Arc<AtomicBool>,
+}
+
+impl Projection for Picky {
+    const NAME: &'static str = "picky";
+    const ON_FAILURE: factum::OnFailure = factum::OnFailure::Park;
+    type Event = Note;
+    type Row = u64;
+
+    fn evolve(&self, row: Option<u64>, _: &Recorded<Note>) -> Option<u64> {
+        assert!(self.mended.load(SeqCst), "a bug in a projection");
+        Some(row.unwrap_or(0) + 1)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_parked_in_the_background_is_not_missing_inline() {
+    let bench = Bench::new().await;
+    let store = bench.process(Writing::Single).await;
+    let (factum, picky) = (Factum::new(store.clone()), Picky::default());
+    let background = factum.project(picky.clone(), store.reads()).await.unwrap();
+    let done = store.append(one("1", &["a"], 1)).await.unwrap();
+    background.wait_for_within(&done, LONG).await.unwrap();
+    assert_eq!((background.get("1").await.unwrap(), background.parked().await.unwrap().len()), (None, 1));
+    background.stop().await;
+    let refused = store.inline(picky.clone()).await.unwrap_err().to_string();
+    assert!(refused.contains("a bug in a projection"), "{refused}");
+    picky.mended.store(true, SeqCst);
+    let inline = store.inline(picky).await.unwrap();
+    assert_eq!(inline.get("1").await.unwrap(), Some(1));
+    assert_eq!(inline.verify().await.unwrap(), []);
 }

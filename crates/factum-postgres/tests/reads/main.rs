@@ -3,6 +3,8 @@
 
 mod letters;
 mod models;
+#[path = "../../../factum/tests/domain/parked.rs"]
+mod parked;
 #[path = "../../../factum/tests/domain/passes.rs"]
 mod passes;
 #[path = "../../../factum/tests/domain/projections.rs"]

@@ -12,12 +12,15 @@ use tempfile::TempDir;
 
 use super::{free_port, storm::Victim};
 
+/// How a server is started, in this directory and on this port.
+type Start = Box<dyn Fn(&Path, u16) -> Command + Send>;
+
 /// A server that is started the same way each time, with the same directory and port.
 pub(crate) struct Server {
     name: &'static str,
     directory: TempDir,
     port: u16,
-    command: Box<dyn Fn(&Path, u16) -> Command + Send>,
+    command: Start,
     process: Option<Group>,
     /// What it needs beside it.
     _helper: Option<Group>,
@@ -113,11 +116,7 @@ impl Server {
         Self::start("rabbitmq", Box::new(command), Some(helper)).await
     }
 
-    async fn start(
-        name: &'static str,
-        command: Box<dyn Fn(&Path, u16) -> Command + Send>,
-        helper: Option<Group>,
-    ) -> Self {
+    async fn start(name: &'static str, command: Start, helper: Option<Group>) -> Self {
         let directory = tempfile::Builder::new().prefix(&format!("factum-{name}-")).tempdir().unwrap();
         let mut server = Self { name, directory, port: free_port(), command, process: None, _helper: helper };
         server.run().await;
@@ -138,9 +137,7 @@ impl Victim for Server {
     /// Starts it, and waits until it listens.
     async fn run(&mut self) {
         let log = self.directory.path().join("output");
-        let file = |path: &Path| std::fs::File::options().append(true).create(true).open(path).unwrap();
-        #[allow(clippy::disallowed_methods, reason = "a server's output is no data file of the product's")]
-        let (out, err) = (file(&log), file(&log));
+        let (out, err) = (appended(&log), appended(&log));
         let mut command = (self.command)(self.directory.path(), self.port);
         let mut process = Group::start(command.stdout(out).stderr(err));
         for _ in 0..2_400 {
@@ -160,6 +157,11 @@ impl Victim for Server {
             std::fs::read_to_string(&log).unwrap_or_default()
         );
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a server's output is no data file of the product's")]
+fn appended(file: &Path) -> std::fs::File {
+    std::fs::File::options().append(true).create(true).open(file).unwrap()
 }
 
 #[allow(clippy::disallowed_methods, reason = "a server's settings are no data file of the product's")]

@@ -210,7 +210,7 @@ impl Published {
             match inbox.arrive(stamp).await.unwrap() {
                 Arrival::New => taken.entry(&stamp.key).or_default().push(position),
                 Arrival::Repeat => {
-                    assert!(first[&stamp.id] > 1, "{} came late, and not as a repeat", stamp.id)
+                    assert!(first[&stamp.id] > 1, "{} came late, and not as a repeat", stamp.id);
                 }
                 Arrival::Rewound => panic!("{} of another history", stamp.id),
             }

@@ -3,8 +3,11 @@
 
 mod files;
 mod letters;
+#[path = "../../../factum/tests/domain/parked.rs"]
+mod parked;
 #[path = "../../../factum/tests/domain/passes.rs"]
 mod passes;
+mod processes;
 #[path = "../../../factum/tests/domain/projections.rs"]
 mod projections;
 #[path = "../../../factum/tests/domain/rebuilds.rs"]

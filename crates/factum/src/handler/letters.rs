@@ -149,6 +149,16 @@ impl Parking {
         self.queues.contains_key(key)
     }
 
+    /// The keys that are held up.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.queues.keys().cloned().collect()
+    }
+
+    /// Where the events of a key are that are set aside, in their order.
+    pub(crate) fn places(&self, key: &str) -> Vec<Position> {
+        self.queues.get(key).into_iter().flat_map(|queue| queue.letters.keys().copied()).collect()
+    }
+
     /// Keys that are held up, and letters in all.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.queues.len(), self.keys_by_position.len())

@@ -1,5 +1,6 @@
 //! What must hold of a process manager, whatever goes wrong around it.
 
+mod between;
 mod crashes;
 mod runtime;
 mod shop;
@@ -166,4 +167,15 @@ async fn a_deadline_passes_and_one_that_was_stopped_does_not() {
     };
     assert_eq!(of("1"), ["Placed", "Reserved", "Released", "Cancelled"]);
     assert_eq!(of("2"), ["Placed", "Reserved", "Charged", "Shipped"]);
+}
+
+#[tokio::test]
+async fn a_refusal_that_nobody_is_left_to_hear_is_not_lost() {
+    let (factum, _) = world();
+    let mut hands = Hands::new(Fulfilment::default(), &factum, 100);
+    factum.execute(&Shop::id("broken-for-good"), shop::Place).await.unwrap();
+    let stuck = hands.settle(100).await.unwrap_err();
+    let Trouble::Refused(why) = &stuck.trouble else { panic!("{stuck:?}") };
+    assert!(why.contains("it cannot be cancelled") && why.contains("nobody is left"), "{why}");
+    assert_eq!(kinds(&factum, "shop").await, ["Placed", "Reserved", "Charged", "Refunded", "Released"]);
 }

@@ -8,6 +8,7 @@ mod commands;
 mod evolution;
 mod hiding;
 mod idempotency;
+mod parked;
 mod passes;
 mod processes;
 mod projections;

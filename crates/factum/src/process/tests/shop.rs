@@ -172,6 +172,9 @@ impl ProcessManager for Fulfilment {
                 let broken = order.starts_with("broken");
                 factum.execute(&Shop::id(order), Ship { broken }).await?
             }
+            Wish::Cancel { order } if order.ends_with("for-good") => {
+                return Err(Trouble::refused("it cannot be cancelled"));
+            }
             Wish::Cancel { order } => factum.execute(&Shop::id(order), Cancel).await?,
         };
         Ok(())
