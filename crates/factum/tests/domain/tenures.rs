@@ -315,7 +315,7 @@ async fn one_that_has_stopped_keeps_nobody_waiting() {
     let second = factum.project(Picky, reads.clone()).await.unwrap();
     is_live(&first).await;
     let bad = factum::codec::encode(&Opened { cents: 1 }).unwrap();
-    let stream = factum::StreamName::new("account-bad").unwrap();
+    let stream = StreamName::new("account-bad").unwrap();
     let done = store.append(Append::to(stream, [bad])).await.unwrap().token;
     for one in [&first, &second] {
         let stopped = one.wait_for(done).await.unwrap_err().to_string();
