@@ -99,7 +99,11 @@ impl Kafka {
             return Err(invalid("it is the relay's own: leave it out".to_owned()));
         }
         self.settings.insert(name.to_owned(), value.to_owned());
-        self.config().create_native_config().map_err(|error| invalid(error.to_string()))?;
+        // Nothing of the value is told: it may be a key or a password.
+        let refused = |_| {
+            invalid("librdkafka does not take it, or not this value; see its list of settings".to_owned())
+        };
+        self.config().create_native_config().map_err(refused)?;
         Ok(self)
     }
 

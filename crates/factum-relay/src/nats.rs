@@ -1,6 +1,9 @@
 //! NATS JetStream.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
+};
 
 use async_nats::{
     ConnectErrorKind, ConnectOptions, Event, HeaderMap, ServerAddr,
@@ -45,13 +48,19 @@ const LARGER_THAN_STREAM: u64 = 10054;
 /// to make; a limit on it with `discard: old` drops messages whether anybody has read them or not, one with `discard: new` makes the relay wait.
 ///
 /// The server drops a repeat by itself within the stream's `duplicate_window`. That is a saving, not the guarantee: the window is a time.
-#[derive(Debug)]
 pub struct JetStream {
     url: ServerAddr,
     place: String,
     subject: Route,
     patience: Duration,
     line: Line<Open>,
+}
+
+/// The URL may hold a password, which is not shown.
+impl fmt::Debug for JetStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JetStream({})", self.place)
+    }
 }
 
 /// A connection, and whether it still is one. The client would make it anew by itself, and then send what nobody waits for any more.
@@ -217,7 +226,10 @@ fn headers(message: &Message) -> HeaderMap {
             headers.insert(name, value);
         }
     };
-    insert("Nats-Msg-Id", &message.id.to_string());
+    // What the server drops repeats by, among all that any relay sends to the stream: another relay's message of the same event is none, nor
+    // is one of the same place in another history.
+    let Message { id, epoch, relay, .. } = message;
+    insert("Nats-Msg-Id", &format!("{relay}:{}:{epoch}:{}", id.log, id.position));
     insert("content-type", message.content_type());
     for (attribute, value) in message.attributes() {
         insert(&format!("ce-{attribute}"), &value);

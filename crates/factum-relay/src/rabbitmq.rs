@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -52,7 +53,6 @@ const PERSISTENT: u8 = 2;
 /// them is the operator's work. A queue with `x-message-ttl`, or with a length limit that drops its oldest (`drop-head`), loses messages however they were published.
 ///
 /// RabbitMQ may refuse one message and take the next, so a key has one message on its way at a time, while keys do not wait for each other.
-#[derive(Debug)]
 pub struct RabbitMq {
     url: AMQPUri,
     place: String,
@@ -63,6 +63,13 @@ pub struct RabbitMq {
     /// Channels that nobody uses, with the number of their connection. A channel has one batch at a time: what comes back can only be told
     /// by its id, and must not be taken for somebody else's.
     idle: Mutex<Vec<(u64, Channel)>>,
+}
+
+/// The URL may hold a password, which is not shown.
+impl fmt::Debug for RabbitMq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RabbitMq({})", self.place)
+    }
 }
 
 /// How messages that were sent together have failed.

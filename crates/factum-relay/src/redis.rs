@@ -130,8 +130,14 @@ impl RedisStreams {
         let failed = match asked {
             Ok(Ok(answers)) => match refusal(answers) {
                 None => return self.replicated(number, &mut connection).await.map_err(stuck),
-                // The connection is fine: the server has said no.
-                Some((done, error)) => return Err(Stuck { done, trouble: self.trouble(&error) }),
+                Some((done, error)) => {
+                    let trouble = self.trouble(&error);
+                    if trouble.is_infrastructure() {
+                        // It may be a primary that is none any more: the name leads to the new one.
+                        self.line.hang_up(number).await;
+                    }
+                    return Err(Stuck { done, trouble });
+                }
             },
             Ok(Err(error)) => self.trouble(&error),
             Err(_) => silent(&self.place, self.patience),
@@ -198,6 +204,7 @@ impl RedisStreams {
             Ok(Ok(have)) if have >= self.replicas => return Ok(()),
             Ok(Ok(have)) => {
                 let Self { place, replicas, .. } = self;
+                self.line.hang_up(number).await;
                 return Err(Trouble::infrastructure(format!(
                     "{have} of {replicas} replicas of {place} have what was published"
                 )));

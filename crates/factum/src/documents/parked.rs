@@ -8,6 +8,7 @@ use crate::{
     handler::{Bounds, Parking, Trouble},
     position::{Position, Token},
     projection::{MultiProjection, PARKED_STREAMS},
+    query::Query,
     read::Read,
     reads::Lease,
     store::EventStore,
@@ -159,12 +160,15 @@ impl<P: MultiProjection> DocumentFiller<P> {
         let mut parking = self.take_parking().await?;
         for key in parking.keys() {
             while let Some(first) = parking.places(&key).first() {
-                let stream = crate::StreamName::new(key.clone())?;
+                // By a query: a stream that is tombstoned has no events, and is no error.
+                let stream = Query::stream(crate::StreamName::new(key.clone())?);
                 let before = at.log.at(Position(first.0.saturating_sub(1)));
-                let page = log.read(Read::stream(stream).beyond(before).limit(RETRIED)).await?;
+                let page = log.read(Read::query(stream).beyond(before).limit(RETRIED)).await?;
                 let seen = match (&page.next, page.events.last()) {
                     (Some(_), Some(last)) => last.position,
-                    _ => Position(u64::MAX),
+                    // It has looked over what is hidden, and is not at the end.
+                    (Some(_), None) => page.token.position,
+                    (None, _) => Position(u64::MAX),
                 };
                 let places = parking.places(&key);
                 let set_aside = |record: &RecordedEvent| places.binary_search(&record.position).is_ok();

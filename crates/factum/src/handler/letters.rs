@@ -173,16 +173,26 @@ impl Parking {
         queue
     }
 
-    /// Why nothing more can be set aside, if that is so.
+    /// Why nothing can be set aside under a new key, if that is so.
     pub(crate) fn is_full(&self) -> Option<Error> {
         let (keys, letters) = self.size();
+        (keys >= self.bounds.keys || letters >= self.bounds.letters).then(|| self.too_much())
+    }
+
+    /// Why nothing can be set aside at all, not even behind what is, if that is so.
+    pub(crate) fn has_too_many(&self) -> Option<Error> {
+        (self.keys_by_position.len() >= self.bounds.letters).then(|| self.too_much())
+    }
+
+    fn too_much(&self) -> Error {
+        let (keys, letters) = self.size();
         let Bounds { keys: most_keys, letters: most, .. } = self.bounds;
-        (keys >= most_keys || letters >= most).then(|| {
+        {
             let why = format!(
                 "{letters} events of {keys} keys are set aside, and no more than {most} of {most_keys} may be; mend what refuses them, then retry, skip or discard some"
             );
             Error::invalid(format!("the consumer `{}`", self.consumer), why)
-        })
+        }
     }
 
     /// Sets an event aside that could not be handled.
@@ -241,8 +251,8 @@ impl Parking {
         self.changed.insert(position, Some(letter.clone()));
     }
 
-    /// Does what somebody has asked for at a place in the log: it concerns what was set aside before that.
-    pub(crate) fn obey(&mut self, order: &Order, at: Position) {
+    /// Does what somebody has asked for. To do it twice is to do it once: each order says what it is about.
+    pub(crate) fn obey(&mut self, order: &Order) {
         match order {
             Order::RetryAsked { key: Some(key) } => self.retry_key(key),
             Order::RetryAsked { key: None } => {
@@ -250,11 +260,11 @@ impl Parking {
                 keys.iter().for_each(|key| self.retry_key(key));
             }
             Order::SkipAsked { position, .. } => self.remove(*position),
-            Order::DiscardAsked { key, .. } => {
+            Order::DiscardAsked { key, through, .. } => {
                 let queue = self.queues.get(key);
-                let before = queue.into_iter().flat_map(|queue| queue.letters.range(..at));
-                let before: Vec<_> = before.map(|(position, _)| *position).collect();
-                before.into_iter().for_each(|position| self.remove(position));
+                let seen = queue.into_iter().flat_map(|queue| queue.letters.range(..=*through));
+                let seen: Vec<_> = seen.map(|(position, _)| *position).collect();
+                seen.into_iter().for_each(|position| self.remove(position));
             }
         }
     }

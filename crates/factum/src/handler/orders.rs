@@ -44,6 +44,8 @@ pub enum Order {
     DiscardAsked {
         /// The key.
         key: String,
+        /// Up to and with the event at this place: what is set aside later was not known to whoever asked.
+        through: Position,
         /// Why.
         why: String,
     },
@@ -147,7 +149,7 @@ impl Parked {
     /// # Errors
     /// [`Error::NotFound`] if nothing is set aside under this key, those of [`list`](Self::list) and of an append.
     pub async fn retry(&self, key: &str) -> Result<Token> {
-        self.check_key(key).await?;
+        self.last_of(key).await?;
         self.ask(Order::RetryAsked { key: Some(key.to_owned()) }).await
     }
 
@@ -177,15 +179,15 @@ impl Parked {
     /// [`list`](Self::list) and of an append.
     pub async fn discard(&self, key: &str, why: &str) -> Result<Token> {
         check_reason(why)?;
-        self.check_key(key).await?;
-        self.ask(Order::DiscardAsked { key: key.to_owned(), why: why.to_owned() }).await
+        let through = self.last_of(key).await?;
+        self.ask(Order::DiscardAsked { key: key.to_owned(), through, why: why.to_owned() }).await
     }
 
-    async fn check_key(&self, key: &str) -> Result<()> {
-        if self.list().await?.iter().any(|letter| letter.key == key) {
-            return Ok(());
-        }
-        Err(Error::NotFound {
+    /// The last event that is set aside under a key.
+    async fn last_of(&self, key: &str) -> Result<Position> {
+        let letters = self.list().await?;
+        let last = letters.iter().filter(|letter| letter.key == key).map(|letter| letter.position).max();
+        last.ok_or_else(|| Error::NotFound {
             what: format!("event of the key `{key}` that `{}` has set aside", self.consumer),
         })
     }

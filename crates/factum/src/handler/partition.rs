@@ -1,6 +1,12 @@
 //! The worker of one partition: follows the log, hands records to the sink, sets aside what cannot be handled, backs off.
 
-use std::{borrow::Cow, ops::Range, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -12,7 +18,7 @@ use super::{
     Sink, Stuck, Trouble,
     letters::{Bounds, Parking},
     orders,
-    partitions::{SLICES, slice_of},
+    partitions::{Layout, SLICES, slice_of},
 };
 use crate::{
     batch::Batch,
@@ -27,7 +33,7 @@ use crate::{
     read::{AsOf, Read},
     reads::{Generation, Lease, ReadStore, Step},
     store::LOOK_AGAIN,
-    worker::{LOOKED_FAR, Rate, feed, jittered, unharmed},
+    worker::{LOOKED_FAR, Rate, feed, jittered, said, unharmed},
 };
 
 /// Records that a sink is handed at once: in the beginning, and at most.
@@ -51,7 +57,6 @@ pub(super) struct Plan {
     pub(super) model: String,
     pub(super) slices: Range<u32>,
     pub(super) bounds: Bounds,
-    pub(super) from_now: bool,
     pub(super) hold: Hold,
 }
 
@@ -265,7 +270,7 @@ impl Worker {
                 if record.stream == self.plan.orders {
                     self.obey(record);
                 } else if let Some(key) = self.held_up(record) {
-                    if let Turn::Over = self.make_room(self.parking.is_full()).await? {
+                    if let Turn::Over = self.make_room(self.parking.has_too_many()).await? {
                         return Ok(Turn::Over);
                     }
                     // What held it up may have been dealt with meanwhile.
@@ -301,7 +306,7 @@ impl Worker {
             return records;
         }
         let own = |record: &&RecordedEvent| {
-            record.stream == *orders || slices.contains(&slice_of(&sink.key(record)))
+            record.stream == *orders || slices.contains(&slice_of(&key_of(&**sink, record)))
         };
         Cow::Owned(records.iter().filter(own).cloned().collect())
     }
@@ -311,7 +316,7 @@ impl Worker {
         if self.parking.is_empty() {
             return None;
         }
-        Some(self.plan.sink.key(record)).filter(|key| self.parking.holds(key))
+        Some(key_of(&*self.plan.sink, record)).filter(|key| self.parking.holds(key))
     }
 
     /// How far from a record on all can be handed over at once.
@@ -356,7 +361,7 @@ impl Worker {
             return Ok((done, turn));
         }
         tracing::warn!(consumer = self.plan.sink.name(), position = record.position.0, %trouble, "an event is set aside");
-        self.parking.set_aside(record, self.plan.sink.key(record), &trouble);
+        self.parking.set_aside(record, key_of(&*self.plan.sink, record), &trouble);
         self.come_to(records, done + 1, to);
         Ok((done + 1, Turn::Went))
     }
@@ -394,9 +399,30 @@ impl Worker {
             traceparent = first.and_then(|record| record.metadata.traceparent()),
         );
         let accepting = async { Ok(self.plan.sink.accept(records).await) };
-        let accepted = unharmed("the handling of events", accepting).instrument(span).await;
+        let mut accepting = std::pin::pin!(unharmed("the handling of events", accepting).instrument(span));
+        let accepted = match tokio::time::timeout(self.plan.hold.ttl, &mut accepting).await {
+            Ok(accepted) => accepted,
+            Err(_) => {
+                self.tell_of_delay(records);
+                accepting.await
+            }
+        };
         self.shown.took(begun);
         accepted
+    }
+
+    /// Nothing is wrong that anybody knows of, but somebody should look.
+    fn tell_of_delay(&self, records: &[RecordedEvent]) {
+        let at = records.first().map_or(0, |record| record.position.0);
+        let why = format!(
+            "`{}` has had {} events from position {at} on in hand for longer than {} s",
+            self.plan.sink.name(),
+            records.len(),
+            self.plan.hold.ttl.as_secs_f64()
+        );
+        tracing::warn!(consumer = self.plan.sink.name(), why, "a consumer waits for its handler");
+        let error = Error::Unavailable { why, outcome: Outcome::Unknown };
+        self.view.send_modify(|view| view.state = State::Waiting(error));
     }
 
     /// Waits for the surroundings to be well again. What has been done is stored first: it may take long.
@@ -453,7 +479,7 @@ impl Worker {
     fn obey(&mut self, record: &RecordedEvent) {
         if let Some(order) = orders::order_in(record) {
             tracing::info!(consumer = self.plan.sink.name(), ?order, "an order is obeyed");
-            self.parking.obey(&order, record.position);
+            self.parking.obey(&order);
         }
     }
 
@@ -508,11 +534,25 @@ impl Worker {
     }
 }
 
+/// The key of a record; its stream, if the sink panics over it: it is set aside when it is handled, if at all.
+fn key_of(sink: &dyn Sink, record: &RecordedEvent) -> String {
+    let key = catch_unwind(AssertUnwindSafe(|| sink.key(record)));
+    key.unwrap_or_else(|panic| {
+        let (consumer, position, panic) = (sink.name(), record.position.0, said(&*panic));
+        tracing::warn!(
+            consumer,
+            position,
+            panic,
+            "the key of an event cannot be found; it is its stream now"
+        );
+        record.stream.as_str().to_owned()
+    })
+}
+
 /// Makes the place for checkpoint and dead letters.
 async fn begin(plan: &Plan, lease: &Lease) -> Result<Generation> {
     let mut generation = plan.reads.create(lease, 1).await?;
-    if plan.from_now {
-        let to = plan.road.store().head().await?.token;
+    if let Some(to) = Layout::begins_after(&*plan.reads, plan.sink.name()).await? {
         let step =
             Step { generation: generation.number, from: None, to, rows: Vec::new(), letters: Vec::new() };
         plan.reads.commit(lease, step).await?;

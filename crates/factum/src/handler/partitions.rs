@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{
     error::{Error, Result},
-    position::Position,
+    position::{Position, Token},
     reads::{ReadStore, Step, check_model_name},
     store::EventStore,
 };
@@ -15,6 +15,8 @@ pub const SLICES: u32 = 1024;
 const NAME_CHARS: usize = 40;
 /// Where the number of partitions is kept: a row of the model that has the consumer's name.
 const ROW: &str = "partitions";
+/// Where is kept what the consumer begins after, if that is not the beginning of the log.
+const BEGINS: &str = "begins_after";
 
 /// Into how many partitions a consumer's work is divided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +53,12 @@ impl Layout {
     ///
     /// # Errors
     /// [`Error::InvalidInput`] if it has another, or the name is that of a read model.
-    pub(crate) async fn settle(&self, reads: &dyn ReadStore, store: &dyn EventStore) -> Result<()> {
+    pub(crate) async fn settle(
+        &self,
+        reads: &dyn ReadStore,
+        store: &dyn EventStore,
+        from_now: bool,
+    ) -> Result<()> {
         loop {
             if let Some(stored) = Self::stored(reads, &self.consumer).await? {
                 if stored == *self {
@@ -64,7 +71,7 @@ impl Layout {
                 );
                 return Err(Error::invalid(what, why));
             }
-            match self.make(reads, store).await {
+            match self.make(reads, store, from_now).await {
                 // Somebody else has made it, or is about to.
                 Ok(()) | Err(Error::Fenced { .. }) => {}
                 failed => return failed,
@@ -72,7 +79,21 @@ impl Layout {
         }
     }
 
-    async fn make(&self, reads: &dyn ReadStore, store: &dyn EventStore) -> Result<()> {
+    /// What the partitions of a consumer begin after: one place for all of them, however late somebody begins with one. `None`: the
+    /// beginning of the log.
+    pub(crate) async fn begins_after(reads: &dyn ReadStore, consumer: &str) -> Result<Option<Token>> {
+        let shown = reads.get(consumer, BEGINS).await?;
+        let Some((_, row)) = shown.rows.first() else { return Ok(None) };
+        let read = serde_json::from_str(row);
+        read.map(Some).map_err(|_| {
+            Error::invalid(
+                format!("the place at which `{consumer}` began"),
+                format!("it is stored as `{row}`"),
+            )
+        })
+    }
+
+    async fn make(&self, reads: &dyn ReadStore, store: &dyn EventStore, from_now: bool) -> Result<()> {
         let lease = reads.claim(&self.consumer).await?;
         let catalog = reads.catalog(&self.consumer).await?;
         // Looked at once nobody else can make it.
@@ -84,8 +105,13 @@ impl Layout {
             return Err(Error::invalid(format!("the consumer's name `{}`", self.consumer), why));
         }
         let generation = reads.create(&lease, 1).await?.number;
-        let to = store.head().await?.token.log.at(Position::START);
-        let rows = vec![(ROW.to_owned(), Some(self.partitions.to_string()))];
+        let head = store.head().await?.token;
+        let to = head.log.at(Position::START);
+        let mut rows = vec![(ROW.to_owned(), Some(self.partitions.to_string()))];
+        if from_now {
+            let head = serde_json::to_string(&head).map_err(|e| Error::invalid("a token", e.to_string()))?;
+            rows.push((BEGINS.to_owned(), Some(head)));
+        }
         reads.commit(&lease, Step { generation, from: None, to, rows, letters: Vec::new() }).await?;
         reads.activate(&lease, generation).await
     }

@@ -104,12 +104,13 @@ impl Processing {
     }
 
     /// How long a worker that does not answer any more keeps its partitions from others: 10 s unless said otherwise, at least a tenth
-    /// of a second. An event must not be held by the handler for longer.
+    /// of a second. A handler may take longer for an event: its worker keeps the partition while it lives.
     pub fn lease(self, lease: Duration) -> Self {
         Self { lease: lease.max(Duration::from_millis(100)), ..self }
     }
 
-    /// Begins at the end of the log when it starts for the first time. What happened before is none of its business.
+    /// Begins at the end of the log, as it is when this consumer starts for the first time. What happened before is none of its
+    /// business.
     pub fn from_now(self) -> Self {
         Self { from_now: true, ..self }
     }
@@ -126,7 +127,7 @@ impl Processing {
         })?;
         let (name, query) = (self.sink.name().to_owned(), self.sink.query()?);
         let layout = Layout::new(&name, self.partitions)?;
-        layout.settle(&*reads, &**self.factum.store()).await?;
+        layout.settle(&*reads, &**self.factum.store(), self.from_now).await?;
         let bounds = Bounds {
             attempts: self.attempts,
             keys: self.parked_keys,
@@ -143,7 +144,6 @@ impl Processing {
                 model: layout.model(partition),
                 slices: layout.slices(partition),
                 bounds,
-                from_now: self.from_now,
                 hold: Hold {
                     name: partition_hold(&name, &format!("{partition:04}")),
                     holder: me.clone(),
@@ -373,7 +373,8 @@ impl Processor {
         Ok(ProcessorStatus { head: head.position, lag_events, lag, partitions })
     }
 
-    /// Stops it, and waits for that: what is in hand is finished, what is done is stored, and its partitions are free for others.
+    /// Stops it, and waits for that: what is in hand is finished, what is done is stored, and its partitions are free for others. A
+    /// handler that takes longer than the lease is dropped where it is.
     pub async fn stop(&self) {
         self.inner.stop.send_replace(true);
         let mut ended = self.inner.ended.clone();

@@ -14,10 +14,14 @@ use tokio::{
 };
 
 use super::{
-    partition::{self, Plan},
+    partition::{self, Plan, View},
     processor::{Views, is_of_this_process},
 };
-use crate::{consumer::State, error::Result, reads::ReadStore};
+use crate::{
+    consumer::State,
+    error::{Error, Result},
+    reads::ReadStore,
+};
 
 /// See the module.
 pub(super) struct Supervisor {
@@ -29,7 +33,8 @@ pub(super) struct Supervisor {
     kept: BTreeMap<usize, Kept>,
     /// Some worker has ended.
     ended: Arc<Notify>,
-    draining: bool,
+    /// Since when it is to end.
+    draining: Option<Instant>,
 }
 
 /// A partition that is kept here.
@@ -44,7 +49,7 @@ impl Supervisor {
     pub(super) fn new(name: &str, me: &str, lease: Duration, plans: Vec<Arc<Plan>>, views: Views) -> Self {
         let (kept, ended) = Default::default();
         let (name, me) = (name.to_owned(), me.to_owned());
-        Self { name, me, lease, plans, views, kept, ended, draining: false }
+        Self { name, me, lease, plans, views, kept, ended, draining: None }
     }
 
     fn reads(&self) -> Arc<dyn ReadStore> {
@@ -64,13 +69,15 @@ impl Supervisor {
 
     /// Keeps its share until it is told to stop, and then until everything in hand is finished.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        while !(self.draining && self.kept.is_empty()) {
+        while self.draining.is_none() || !self.kept.is_empty() {
             let ended = self.ended.clone();
             tokio::select! {
                 () = tokio::time::sleep(self.lease / 5) => {}
                 () = ended.notified() => {}
                 // That nobody is there any more to tell it means the same.
-                _ = stop.wait_for(|stop| *stop), if !self.draining => self.draining = true,
+                _ = stop.wait_for(|stop| *stop), if self.draining.is_none() => {
+                    self.draining = Some(Instant::now());
+                }
             }
             if let Err(error) = self.round().await {
                 tracing::warn!(consumer = self.name, %error, "who keeps which partition cannot be agreed on");
@@ -91,18 +98,38 @@ impl Supervisor {
 
     /// Keeps what it has, gives up what is too much, takes what is missing.
     pub(super) async fn round(&mut self) -> Result<()> {
-        self.bury().await?;
+        if self.draining.is_some() {
+            // Before anything that may fail: who waits for the end does not wait for the store.
+            self.kept.values().for_each(|kept| {
+                kept.stop.send_replace(true);
+            });
+        }
+        self.bury().await;
         let reads = self.reads();
+        let mut failed = None;
         for (partition, kept) in &self.kept {
             let asked = Instant::now();
-            if self.plans[*partition].hold.keep(&*reads).await? {
-                kept.until.send_replace(until(asked, self.lease));
-            } else {
-                // Somebody has taken it: this process was held up for too long.
+            if self.draining.is_some_and(|since| since.elapsed() > self.lease) {
+                // A handler that does not come to an end is not waited for any longer.
                 kept.until.send_replace(asked);
+                continue;
+            }
+            match self.plans[*partition].hold.keep(&*reads).await {
+                Ok(true) => {
+                    kept.until.send_replace(until(asked, self.lease));
+                }
+                // Somebody has taken it: this process was held up for too long.
+                Ok(false) => {
+                    kept.until.send_replace(asked);
+                }
+                // It ends by itself, unless it can be kept in time.
+                Err(error) => failed = Some(error),
             }
         }
-        let share = if self.draining { 0 } else { self.share(&*reads).await? };
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let share = if self.draining.is_some() { 0 } else { self.share(&*reads).await? };
         let surplus = self.kept.len().saturating_sub(share);
         for kept in self.kept.values().rev().take(surplus) {
             kept.stop.send_replace(true);
@@ -120,16 +147,24 @@ impl Supervisor {
     }
 
     /// Frees the partitions whose workers have ended.
-    async fn bury(&mut self) -> Result<()> {
+    async fn bury(&mut self) {
         let reads = self.reads();
         let over: Vec<_> =
             self.kept.iter().filter(|(_, kept)| kept.worker.is_finished()).map(|(n, _)| *n).collect();
         for partition in over {
+            let Some(kept) = self.kept.remove(&partition) else { continue };
+            // What it was doing here says nothing of what becomes of the partition elsewhere.
+            self.views[partition].send_replace(View::new());
+            if let Err(panic) = kept.worker.await {
+                let what = format!("the worker of partition {partition} of `{}`", self.name);
+                let error = Error::invalid(what, format!("it broke, and is begun again: {panic}"));
+                tracing::error!(consumer = self.name, %error, "a consumer's worker broke");
+                self.views[partition].send_modify(|view| view.state = State::Waiting(error));
+            }
             let hold = &self.plans[partition].hold;
-            reads.holds().let_go(&hold.name, &hold.holder).await?;
-            self.kept.remove(&partition);
+            // Where that fails, it is free a little later.
+            let _ = reads.holds().let_go(&hold.name, &hold.holder).await;
         }
-        Ok(())
     }
 
     /// How many partitions each worker has to keep, so that all are kept.

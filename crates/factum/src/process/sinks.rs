@@ -28,6 +28,7 @@ use crate::{
     name::{EventType, StreamName},
     position::{Revision, Token},
     query::{Criterion, Query},
+    read::Read,
     worker::said,
 };
 
@@ -154,8 +155,16 @@ impl<P: ProcessManager> Hand<'_, P> {
 
     /// Tells the instance, unless the command was done after all: by somebody else, before it was refused here.
     async fn refuse(&mut self, id: EventId, raw: &Raw, why: String) -> Result<(), Trouble> {
+        // Not only since this attempt began: an earlier one may have done it, and its worker died before it could say so.
+        let query = Query::tags([command_tag(id)])?;
+        let since = self.seen.log.at(self.record.position);
+        let read = Read::query(query.clone()).beyond(since).limit(1);
+        if !self.manager.factum.store().read(read).await?.events.is_empty() {
+            tracing::warn!(%id, why, "a command is refused that was done before: it counts as done");
+            return Ok(());
+        }
         let refused = NewEvent::json(COMMAND_REFUSED, &CommandRefused { id, command: raw.clone(), why })?;
-        let done = Guard::Query { query: Query::tags([command_tag(id)])?, after: self.seen };
+        let done = Guard::Query { query, after: since };
         let id = EventId::derived(super::NAMESPACE, format!("{id}\nrefused"));
         let stream = &self.record.stream;
         if let Some(token) = self.record(stream, refused.with_id(id), Some(done)).await? {

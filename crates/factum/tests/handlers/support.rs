@@ -143,14 +143,16 @@ pub struct Failing {
     pub at: Arc<Mutex<Option<(usize, bool)>>>,
     /// Whether steps with dead letters are refused.
     pub no_letters: Arc<AtomicBool>,
+    /// Whether it cannot be reached by anybody who holds a name or would.
+    pub away: Arc<AtomicBool>,
     /// Whether it answers to nobody who would hold a name.
     pub holds_lost: Arc<AtomicBool>,
 }
 
 impl Failing {
     pub fn new() -> Self {
-        let (commits, at, no_letters, holds_lost) = Default::default();
-        Self { inner: MemoryReads::new(), commits, at, no_letters, holds_lost }
+        let (commits, at, no_letters, away, holds_lost) = Default::default();
+        Self { inner: MemoryReads::new(), commits, at, no_letters, away, holds_lost }
     }
 }
 
@@ -221,6 +223,9 @@ impl ReadStore for Failing {
 #[factum::async_trait]
 impl Holds for Failing {
     async fn hold(&self, name: &str, holder: &str, ttl: Duration) -> factum::Result<factum::reads::Hold> {
+        if self.away.load(SeqCst) {
+            return Err(down());
+        }
         if self.holds_lost.load(SeqCst) {
             // A connection that hangs.
             tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -228,6 +233,9 @@ impl Holds for Failing {
         self.inner.holds().hold(name, holder, ttl).await
     }
     async fn let_go(&self, name: &str, holder: &str) -> factum::Result<()> {
+        if self.away.load(SeqCst) {
+            return Err(down());
+        }
         self.inner.holds().let_go(name, holder).await
     }
     async fn held(&self, prefix: &str) -> factum::Result<Vec<factum::reads::Hold>> {

@@ -52,12 +52,57 @@ async fn the_surroundings_are_waited_for_and_no_event_is_to_blame() {
 async fn begun_at_the_end_it_handles_what_comes_and_not_what_was() {
     let (factum, reads, shipping) = (factum(), Arc::new(MemoryReads::new()), Shipping::default());
     place(&factum, "order-a", [1, 2]).await;
-    let processor = factum.handler(shipping.clone()).from_now().start(reads.clone()).await.unwrap();
-    processor.stop().await;
+    let start = || factum.handler(shipping.clone()).partitions(4).from_now().start(reads.clone());
+    let processor = start().await.unwrap();
+    // At once: no worker has looked at the log yet.
     let to = place(&factum, "order-a", [3]).await;
-    let processor = factum.handler(shipping.clone()).from_now().start(reads).await.unwrap();
     processor.wait_for(to).await.unwrap();
-    assert_eq!(shipping.done.of("order-a"), [3], "its place is settled when it begins for the first time");
+    processor.stop().await;
+    let to = place(&factum, "order-a", [4]).await;
+    let processor = start().await.unwrap();
+    processor.wait_for(to).await.unwrap();
+    assert_eq!(shipping.done.of("order-a"), [3, 4], "its place is settled when it begins for the first time");
+}
+
+/// What keeps the order cannot be found for one event.
+struct Keyed(Shipping);
+
+#[factum::async_trait]
+impl EventHandler for Keyed {
+    const NAME: &'static str = "keyed";
+    type Event = OrderEvent;
+    fn key(&self, record: &factum::RecordedEvent) -> String {
+        assert!(record.stream != "order-b", "order-b has no key");
+        record.stream.as_str().to_owned()
+    }
+    async fn handle(&self, event: &Recorded<OrderEvent>) -> Result<(), Trouble> {
+        self.0.handle(event).await
+    }
+}
+
+#[tokio::test]
+async fn a_panic_where_the_key_is_looked_for_holds_up_nobody() {
+    let (factum, shipping) = (factum(), Shipping::poisoned_by([2]));
+    for (stream, n) in [("order-a", 1), ("order-b", 2), ("order-b", 3), ("order-c", 4)] {
+        place(&factum, stream, [n]).await;
+    }
+    let handler = factum.handler(Keyed(shipping.clone())).partitions(2).attempts(1);
+    let processor = handler.start(Arc::new(MemoryReads::new())).await.unwrap();
+    let to = factum.store().head().await.unwrap().token;
+    settled(&processor, to).await;
+    assert_eq!((shipping.done.count(), keys(processor.parked()).await), (2, vec!["b".into(), "b".into()]));
+}
+
+/// Who ends does not wait for a store that is away.
+#[tokio::test(start_paused = true)]
+async fn it_stops_while_the_store_of_its_checkpoint_cannot_be_reached() {
+    let (factum, reads, shipping) = (factum(), Failing::new(), Shipping::default());
+    let to = place(&factum, "order-a", [1]).await;
+    let processor = factum.handle(shipping.clone(), reads.clone()).await.unwrap();
+    processor.wait_for(to).await.unwrap();
+    reads.away.store(true, SeqCst);
+    let stopped = tokio::time::timeout(std::time::Duration::from_secs(60), processor.stop()).await;
+    assert!(stopped.is_ok(), "it does not come to an end");
 }
 
 #[tokio::test]
