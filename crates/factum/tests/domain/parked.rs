@@ -288,3 +288,23 @@ async fn unless_asked_to_it_parks_nothing() {
     assert!(matches!(stopped, Err(Error::InvalidInput { .. })), "{stopped:?}");
     assert!(model.retry_parked().await.is_err());
 }
+
+/// A stream that is forgotten for good takes with it what was parked of it, and nothing else stands still.
+#[tokio::test]
+async fn a_tombstoned_stream_is_forgotten_with_what_was_parked_of_it() {
+    let store = MemoryStore::new();
+    let (factum, what, reads) = (Factum::new(store.clone()), Entries::default(), reads());
+    let model = entries(&factum, &what, reads.clone()).await;
+    let done = write(&store, [(1, true), (1, false), (2, true), (2, false)]).await;
+    model.wait_for(done).await.unwrap();
+    model.stop().await;
+    let first = StreamName::new("account-1").unwrap();
+    store.tombstone(&first, factum::ExpectedRevision::Any).await.unwrap();
+    what.mended.store(true, SeqCst);
+    let model = entries(&factum, &what, reads).await;
+    let done = write(&store, [(3, false)]).await;
+    model.wait_for(done).await.unwrap();
+    let keys: Vec<String> = model.all().await.unwrap().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["2", "3"]);
+    assert_eq!(model.parked().await.unwrap(), []);
+}

@@ -215,6 +215,8 @@ struct Hesitant {
 enum Order {
     Do,
     Refuse,
+    /// Does it, and cannot say so any more.
+    DoAndDie,
     HesitateAnd(Then),
 }
 
@@ -249,7 +251,7 @@ impl ProcessManager for Hesitant {
     async fn perform(&self, Wish::Say(ball, event): Wish, factum: Identified<Factum>) -> Result<(), Trouble> {
         let order = self.orders.lock().unwrap().remove(0);
         let does = match order {
-            Order::Do => true,
+            Order::Do | Order::DoAndDie => true,
             Order::Refuse => false,
             Order::HesitateAnd(then) => {
                 self.began.notify_one();
@@ -261,7 +263,10 @@ impl ProcessManager for Hesitant {
         };
         if does {
             factum.execute(&Ball::id(ball), Say(event)).await?;
-            return Ok(());
+            return match order {
+                Order::DoAndDie => Err(Trouble::infrastructure("the process has died")),
+                _ => Ok(()),
+            };
         }
         if let Order::HesitateAnd(_) = order {
             self.go.notified().await;
@@ -290,8 +295,11 @@ async fn held_up(first: Then, second: Order) -> (Vec<String>, Vec<String>) {
         };
         tokio::join!(held_up, meanwhile).0
     };
-    let stuck = outcome.unwrap_err();
-    assert!(stuck.trouble.is_infrastructure(), "{stuck:?}");
+    match first {
+        Then::Do => assert!(outcome.unwrap_err().trouble.is_infrastructure()),
+        // What it would refuse is done: there is nothing to try again.
+        Then::Refuse => assert!(outcome.unwrap()),
+    }
     one.settle(10).await.unwrap();
     (kinds(&factum, "ball").await, kinds(&factum, "hesitant").await)
 }
@@ -301,6 +309,22 @@ async fn what_is_done_is_not_refused_by_whoever_was_held_up() {
     let (balls, own) = held_up(Then::Refuse, Order::Do).await;
     assert_eq!(balls, ["Thrown", "Caught"]);
     assert_eq!(own, ["Reacted", "Performed"]);
+}
+
+/// Its first attempt was done, and its worker died before it could say so; the second sees the world as the first has left it.
+#[tokio::test]
+async fn what_is_done_is_not_refused_by_the_next_attempt() {
+    let (factum, _) = world();
+    let hesitant = Hesitant::default();
+    *hesitant.orders.lock().unwrap() = vec![Order::DoAndDie, Order::Refuse];
+    let mut hands = Hands::new(hesitant, &factum, 100);
+    say(&factum, "1", BallEvent::Thrown).await;
+    let store = factum.store().clone();
+    assert!(hands.inbox.step(&*store, 10).await.unwrap());
+    assert!(hands.outbox.step(&*store, 10).await.unwrap_err().trouble.is_infrastructure());
+    hands.settle(10).await.unwrap();
+    assert_eq!(kinds(&factum, "ball").await, ["Thrown", "Caught"]);
+    assert_eq!(kinds(&factum, "hesitant").await, ["Reacted", "Performed"]);
 }
 
 #[tokio::test]
