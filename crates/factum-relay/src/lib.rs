@@ -75,7 +75,7 @@
 //! |---|---|---|---|---|---|
 //! | Redis | field `ce_…` | field `data` | `ce_partitionkey` | field `content-type` | |
 //! | RabbitMQ | header `cloudEvents_…` | body | header | property | properties `message_id`, `type`, `correlation_id`, `timestamp` |
-//! | NATS | header `ce-…`, percent-encoded | payload | header | header `content-type` | `Nats-Msg-Id` |
+//! | NATS | header `ce-…`, percent-encoded | payload | header | header `content-type` | `Nats-Msg-Id`: `RELAY:LOGID:EPOCH:POSITION` |
 //! | Kafka | header `ce_…` | value | the record's key | header `content-type` | |
 //!
 //! [`Stamp`] reads what an [`Inbox`] needs from any of them.

@@ -112,6 +112,9 @@ impl RabbitMq {
     }
 
     /// The exchange that all messages go to, with the event's type as routing key.
+    ///
+    /// Messages that are routed to different queues overtake each other. A receiver that reads several of them, and drops repeats by an
+    /// [`Inbox`](crate::Inbox), remembers a place for each queue, or routes by the key: `routing_key_by(|message| message.key.clone())`.
     #[must_use]
     pub fn exchange(self, name: impl Into<String>) -> Self {
         let by_type = Route::by(|message| message.event.event_type.as_str().to_owned());
