@@ -120,9 +120,9 @@ pub enum Arrival {
 ///
 /// ```
 /// use factum_relay::{Arrival, Inbox, Lane, Seen, Stamp};
-/// # use std::collections::HashMap;
 /// # mod db {
-/// #     use super::*;
+/// #     use factum_relay::{Lane, Seen};
+/// #     use std::collections::HashMap;
 /// #     #[derive(Default)] pub struct Database { pub rows: HashMap<Lane, Seen>, pub total: u64 }
 /// #     pub struct Transaction<'d> { pub db: &'d mut Database, pub rows: HashMap<Lane, Seen>, pub total: u64 }
 /// #     impl Database { pub fn begin(&mut self) -> Transaction<'_> { let (rows, total) = (self.rows.clone(), self.total); Transaction { db: self, rows, total } } }
