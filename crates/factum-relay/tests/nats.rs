@@ -12,11 +12,7 @@ use async_nats::jetstream::{
 };
 use factum::{Sink, Stuck, Trouble};
 use factum_relay::{JetStream, Stamp};
-use support::{
-    log, record, relay, seed,
-    server::Server,
-    storm::{Storm, measure},
-};
+use support::{log, record, relay, seed, server::Server, storm::Storm};
 
 fn url(server: &Server) -> String {
     format!("nats://127.0.0.1:{}", server.port())
@@ -127,12 +123,4 @@ async fn what_will_never_be_taken_is_refused_and_what_may_is_waited_for() {
     assert!(why.contains("maximum messages exceeded"), "{why}");
     stream.purge().await.unwrap();
     relay.accept(&events[2..3]).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it measures, and proves nothing"]
-async fn throughput() {
-    let server = Server::nats("").await;
-    drop(stream(&server, settings("events")).await);
-    measure("nats", Arc::new(JetStream::at(&url(&server)).unwrap())).await;
 }

@@ -13,12 +13,7 @@ use lapin::{
     options::{BasicGetOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use support::{
-    log, record, relay, seed,
-    server::Server,
-    storm::{Storm, measure},
-    tls, which,
-};
+use support::{log, record, relay, seed, server::Server, storm::Storm, tls, which};
 
 fn url(server: &Server) -> String {
     format!("amqp://127.0.0.1:{}/%2f", server.port())
@@ -217,12 +212,4 @@ async fn what_the_server_does_not_take_is_told_apart() {
     what_is_too_large_is_refused_and_nothing_else(&server).await;
     a_message_says_all_that_the_event_does(&server).await;
     what_keeps_it_from_publishing_is_said_in_a_sentence(&server).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it measures, and proves nothing"]
-async fn throughput() {
-    let server = Server::rabbitmq("").await;
-    declare(&server, "events", FieldTable::default()).await;
-    measure("rabbitmq", Arc::new(RabbitMq::at(&url(&server)).unwrap())).await;
 }

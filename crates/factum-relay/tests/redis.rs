@@ -11,12 +11,7 @@ use factum_relay::{RedisStreams, Stamp};
 use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamRangeReply};
 #[cfg(feature = "tls")]
 use support::tls;
-use support::{
-    log, record, relay, seed,
-    server::Server,
-    storm::{Storm, measure},
-    which,
-};
+use support::{log, record, relay, seed, server::Server, storm::Storm, which};
 
 async fn client(server: &Server) -> MultiplexedConnection {
     let client = redis::Client::open(url(server)).unwrap();
@@ -166,11 +161,4 @@ async fn the_servers_certificate_must_be_trusted() {
     assert!(why.contains("certificate"), "{why}");
     papers.run_again("the_servers_certificate_must_be_trusted", &url);
     assert_eq!(received(&server, "events").await.len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it measures, and proves nothing"]
-async fn throughput() {
-    let server = Server::redis(&[]).await;
-    measure("redis", Arc::new(RedisStreams::at(&url(&server)).unwrap())).await;
 }

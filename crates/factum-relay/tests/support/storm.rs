@@ -226,19 +226,3 @@ impl Published {
         );
     }
 }
-
-/// Says how many messages a second one worker publishes, of many keys and of one.
-pub(crate) async fn measure<B: Broker>(name: &str, broker: Arc<B>) {
-    for keys in [1_000, 1] {
-        let storm = Storm { seed: 1, messages: if keys == 1 { 2_000 } else { 20_000 }, keys, workers: 1 };
-        let (factum, mut rng) = (super::log(), Rng::with_seed(storm.seed));
-        while storm.append(&factum, &mut rng).await < storm.messages {}
-        let (events, relay) = (all(&factum).await, storm.relay(&factum, &broker, &Arc::default()));
-        let began = tokio::time::Instant::now();
-        for batch in events.chunks(500) {
-            relay.accept(batch).await.unwrap();
-        }
-        let rate = events.len() as f64 / began.elapsed().as_secs_f64();
-        println!("{name}, {keys} keys, batches of 500: {rate:.0} messages/s");
-    }
-}
