@@ -14,7 +14,7 @@ use factum::{
     StreamState, Token,
     prelude::*,
     read::Source,
-    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step},
+    reads::{Lease, Step},
 };
 use tokio::sync::Semaphore;
 
@@ -101,8 +101,8 @@ pub(crate) struct Gated {
 }
 
 impl Gated {
-    pub(crate) fn new(inner: impl ReadStore) -> Self {
-        Self { inner: Arc::new(inner), open: Arc::new(Semaphore::new(0)), waiting: Arc::default() }
+    pub(crate) fn new(inner: impl ReadStore) -> Wrapped<Self> {
+        Wrapped(Self { inner: Arc::new(inner), open: Arc::new(Semaphore::new(0)), waiting: Arc::default() })
     }
 
     pub(crate) fn open(&self) {
@@ -111,57 +111,14 @@ impl Gated {
 }
 
 #[async_trait]
-impl ReadStore for Gated {
-    async fn claim(&self, model: &str) -> factum::Result<Lease> {
-        self.inner.claim(model).await
-    }
-    async fn catalog(&self, model: &str) -> factum::Result<Catalog> {
-        self.inner.catalog(model).await
-    }
-    async fn create(&self, lease: &Lease, version: u32) -> factum::Result<Generation> {
-        self.inner.create(lease, version).await
-    }
-    async fn discard(&self, lease: &Lease) -> factum::Result<()> {
-        self.inner.discard(lease).await
-    }
-    async fn activate(&self, lease: &Lease, generation: u32) -> factum::Result<()> {
-        self.inner.activate(lease, generation).await
+impl Around for Gated {
+    fn inner(&self) -> &dyn ReadStore {
+        &*self.inner
     }
     async fn commit(&self, lease: &Lease, step: Step) -> factum::Result<()> {
         self.waiting.fetch_add(1, SeqCst);
         self.open.acquire().await.unwrap().forget();
         self.inner.commit(lease, step).await
-    }
-    async fn rows(
-        &self,
-        model: &str,
-        generation: u32,
-        keys: Vec<String>,
-    ) -> factum::Result<Vec<Option<String>>> {
-        self.inner.rows(model, generation, keys).await
-    }
-    async fn get(&self, model: &str, key: &str) -> factum::Result<Snapshot> {
-        self.inner.get(model, key).await
-    }
-    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> factum::Result<Snapshot> {
-        self.inner.page(model, after, limit).await
-    }
-    async fn scan(&self, model: &str) -> factum::Result<Scan> {
-        self.inner.scan(model).await
-    }
-
-    async fn letters(
-        &self,
-        model: &str,
-        generation: u32,
-        after: Position,
-        limit: usize,
-    ) -> factum::Result<Vec<(Position, String)>> {
-        self.inner.letters(model, generation, after, limit).await
-    }
-
-    fn holds(&self) -> &dyn Holds {
-        self.inner.holds()
     }
 }
 

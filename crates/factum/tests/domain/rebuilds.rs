@@ -16,7 +16,7 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(30);
 
-async fn counted_model(events: i64) -> (MemoryStore, Factum, Gated, Projected<Once>) {
+async fn counted_model(events: i64) -> (MemoryStore, Factum, Wrapped<Gated>, Projected<Once>) {
     let store = MemoryStore::new();
     let factum = Factum::new(store.clone());
     for _ in 0..events / 1000 {

@@ -1,6 +1,9 @@
 //! A small domain (accounts, in whole cents), and stores that meddle and fail.
 #![allow(dead_code, unreachable_pub, reason = "each user of this file takes what it needs")]
 
+#[path = "around.rs"]
+mod around;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
@@ -14,9 +17,12 @@ use factum::{
     Append, Appended, Error, EventStore, EventStoreExt, Head, Limits, MemoryReads, MemoryStore, Outcome,
     Page, Read, ReadStore, StreamName, StreamState, Token,
     prelude::*,
-    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step},
+    reads::{Catalog, Generation, Lease, Step},
 };
 use tokio::sync::Notify;
+
+#[allow(unused_imports, reason = "each user of this file takes what it needs")]
+pub use self::around::{Around, Wrapped};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AccountEvent {
@@ -291,8 +297,8 @@ pub struct Faulty<R = MemoryReads> {
 }
 
 impl<R: ReadStore> Faulty<R> {
-    pub fn new(inner: R, at: u64, fault: Fault, for_ever: bool) -> Self {
-        Self { inner, calls: Arc::default(), at, fault, for_ever, struck: Arc::default() }
+    pub fn new(inner: R, at: u64, fault: Fault, for_ever: bool) -> Wrapped<Self> {
+        Wrapped(Self { inner, calls: Arc::default(), at, fault, for_ever, struck: Arc::default() })
     }
 
     pub fn calls(&self) -> u64 {
@@ -314,31 +320,25 @@ impl<R: ReadStore> Faulty<R> {
 }
 
 #[async_trait]
-impl<R: ReadStore> ReadStore for Faulty<R> {
-    async fn claim(&self, model: &str) -> factum::Result<Lease> {
-        self.inner.claim(model).await
+impl<R: ReadStore> Around for Faulty<R> {
+    fn inner(&self) -> &dyn ReadStore {
+        &self.inner
     }
-
     async fn catalog(&self, model: &str) -> factum::Result<Catalog> {
         self.call(self.inner.catalog(model)).await
     }
-
     async fn create(&self, lease: &Lease, version: u32) -> factum::Result<Generation> {
         self.call(self.inner.create(lease, version)).await
     }
-
     async fn discard(&self, lease: &Lease) -> factum::Result<()> {
         self.call(self.inner.discard(lease)).await
     }
-
     async fn activate(&self, lease: &Lease, generation: u32) -> factum::Result<()> {
         self.call(self.inner.activate(lease, generation)).await
     }
-
     async fn commit(&self, lease: &Lease, step: Step) -> factum::Result<()> {
         self.call(self.inner.commit(lease, step)).await
     }
-
     async fn rows(
         &self,
         model: &str,
@@ -346,35 +346,5 @@ impl<R: ReadStore> ReadStore for Faulty<R> {
         keys: Vec<String>,
     ) -> factum::Result<Vec<Option<String>>> {
         self.call(self.inner.rows(model, generation, keys)).await
-    }
-
-    async fn get(&self, model: &str, key: &str) -> factum::Result<Snapshot> {
-        self.inner.get(model, key).await
-    }
-
-    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> factum::Result<Snapshot> {
-        self.inner.page(model, after, limit).await
-    }
-
-    async fn scan(&self, model: &str) -> factum::Result<Scan> {
-        self.inner.scan(model).await
-    }
-
-    async fn scratch(&self) -> factum::Result<Arc<dyn ReadStore>> {
-        self.inner.scratch().await
-    }
-
-    async fn letters(
-        &self,
-        model: &str,
-        generation: u32,
-        after: Position,
-        limit: usize,
-    ) -> factum::Result<Vec<(Position, String)>> {
-        self.inner.letters(model, generation, after, limit).await
-    }
-
-    fn holds(&self) -> &dyn Holds {
-        self.inner.holds()
     }
 }

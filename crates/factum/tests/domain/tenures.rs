@@ -13,7 +13,7 @@ use factum::{
     Append, Consumer, Error, EventStore, MemoryReads, NewEvent, Outcome, Projected, ReadStore, State,
     StreamName,
     prelude::*,
-    reads::{Catalog, Generation, Hold, Holds, Lease, Scan, Snapshot, Step},
+    reads::{Hold, Holds},
 };
 
 use crate::support::*;
@@ -35,8 +35,8 @@ struct Own {
 }
 
 impl Own {
-    fn of(inner: &MemoryReads) -> Self {
-        Self { inner: inner.clone(), cut: Arc::default() }
+    fn of(inner: &MemoryReads) -> Wrapped<Self> {
+        Wrapped(Self { inner: inner.clone(), cut: Arc::default() })
     }
 
     fn check(&self) -> factum::Result<()> {
@@ -65,45 +65,9 @@ impl Holds for Own {
 }
 
 #[async_trait]
-impl ReadStore for Own {
-    async fn claim(&self, model: &str) -> factum::Result<Lease> {
-        self.inner.claim(model).await
-    }
-    async fn catalog(&self, model: &str) -> factum::Result<Catalog> {
-        self.inner.catalog(model).await
-    }
-    async fn create(&self, lease: &Lease, version: u32) -> factum::Result<Generation> {
-        self.inner.create(lease, version).await
-    }
-    async fn discard(&self, lease: &Lease) -> factum::Result<()> {
-        self.inner.discard(lease).await
-    }
-    async fn activate(&self, lease: &Lease, generation: u32) -> factum::Result<()> {
-        self.inner.activate(lease, generation).await
-    }
-    async fn commit(&self, lease: &Lease, step: Step) -> factum::Result<()> {
-        self.inner.commit(lease, step).await
-    }
-    async fn rows(&self, model: &str, n: u32, keys: Vec<String>) -> factum::Result<Vec<Option<String>>> {
-        self.inner.rows(model, n, keys).await
-    }
-    async fn get(&self, model: &str, key: &str) -> factum::Result<Snapshot> {
-        self.inner.get(model, key).await
-    }
-    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> factum::Result<Snapshot> {
-        self.inner.page(model, after, limit).await
-    }
-    async fn scan(&self, model: &str) -> factum::Result<Scan> {
-        self.inner.scan(model).await
-    }
-    async fn letters(
-        &self,
-        model: &str,
-        generation: u32,
-        after: Position,
-        limit: usize,
-    ) -> factum::Result<Vec<(Position, String)>> {
-        self.inner.letters(model, generation, after, limit).await
+impl Around for Own {
+    fn inner(&self) -> &dyn ReadStore {
+        &self.inner
     }
     fn holds(&self) -> &dyn Holds {
         self

@@ -15,7 +15,7 @@ use factum::{
     NewEvent, Outcome, Page, Read, ReadStore, Retention, State, StreamName, StreamState, Token,
     prelude::*,
     read::Start,
-    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step},
+    reads::{Lease, Step},
 };
 use tokio::{
     runtime::{Builder, Handle},
@@ -73,28 +73,16 @@ struct Gate {
 }
 
 impl Unsteady {
-    fn new(inner: impl ReadStore) -> Self {
+    fn new(inner: impl ReadStore) -> Wrapped<Self> {
         let (commits, refused) = Default::default();
-        Self { inner: Arc::new(inner), down: Arc::default(), commits, refused, gate: None }
+        Wrapped(Self { inner: Arc::new(inner), down: Arc::default(), commits, refused, gate: None })
     }
 }
 
 #[async_trait]
-impl ReadStore for Unsteady {
-    async fn claim(&self, model: &str) -> factum::Result<Lease> {
-        self.inner.claim(model).await
-    }
-    async fn catalog(&self, model: &str) -> factum::Result<Catalog> {
-        self.inner.catalog(model).await
-    }
-    async fn create(&self, lease: &Lease, version: u32) -> factum::Result<Generation> {
-        self.inner.create(lease, version).await
-    }
-    async fn discard(&self, lease: &Lease) -> factum::Result<()> {
-        self.inner.discard(lease).await
-    }
-    async fn activate(&self, lease: &Lease, generation: u32) -> factum::Result<()> {
-        self.inner.activate(lease, generation).await
+impl Around for Unsteady {
+    fn inner(&self) -> &dyn ReadStore {
+        &*self.inner
     }
     async fn commit(&self, lease: &Lease, step: Step) -> factum::Result<()> {
         if self.down.load(SeqCst) {
@@ -114,42 +102,6 @@ impl ReadStore for Unsteady {
             committed
         };
         runtime.spawn(work).await.unwrap()
-    }
-    async fn rows(
-        &self,
-        model: &str,
-        generation: u32,
-        keys: Vec<String>,
-    ) -> factum::Result<Vec<Option<String>>> {
-        self.inner.rows(model, generation, keys).await
-    }
-    async fn get(&self, model: &str, key: &str) -> factum::Result<Snapshot> {
-        self.inner.get(model, key).await
-    }
-    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> factum::Result<Snapshot> {
-        self.inner.page(model, after, limit).await
-    }
-
-    async fn scan(&self, model: &str) -> factum::Result<Scan> {
-        self.inner.scan(model).await
-    }
-
-    async fn scratch(&self) -> factum::Result<Arc<dyn ReadStore>> {
-        self.inner.scratch().await
-    }
-
-    async fn letters(
-        &self,
-        model: &str,
-        generation: u32,
-        after: Position,
-        limit: usize,
-    ) -> factum::Result<Vec<(Position, String)>> {
-        self.inner.letters(model, generation, after, limit).await
-    }
-
-    fn holds(&self) -> &dyn Holds {
-        self.inner.holds()
     }
 }
 
@@ -516,7 +468,7 @@ async fn a_commit_that_outlives_its_worker(case: Ends) -> factum::Result<()> {
     let gate =
         Arc::new(Gate { open: Semaphore::new(0), begun: Notify::new(), ended, runtime: Handle::current() });
     let direct = Unsteady::new(reads());
-    let late = Unsteady { gate: Some(gate.clone()), ..direct.clone() };
+    let late = Wrapped(Unsteady { gate: Some(gate.clone()), ..direct.0.clone() });
     // The worker's task is aborted where it waits for its commit, as at the end of a runtime.
     let short = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let project = {

@@ -1,6 +1,9 @@
 //! A domain of orders, a handler that can be told to fail, and stores of read models that fail.
 #![allow(unreachable_pub, reason = "each module of this test takes what it needs")]
 
+#[path = "../domain/around.rs"]
+mod around;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -11,11 +14,13 @@ use std::{
 };
 
 use factum::{
-    Append, Error, EventHandler, MemoryReads, MemoryStore, NewEvent, Outcome, Parked, Position, Processor,
-    ReadStore, StreamName, Token, Trouble,
+    Append, Error, EventHandler, MemoryReads, MemoryStore, NewEvent, Outcome, Parked, Processor, ReadStore,
+    StreamName, Token, Trouble,
     prelude::*,
-    reads::{Catalog, Generation, Holds, Lease, Scan, Snapshot, Step},
+    reads::{Holds, Lease, Step},
 };
+
+pub use self::around::{Around, Wrapped};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum OrderEvent {
@@ -150,9 +155,9 @@ pub struct Failing {
 }
 
 impl Failing {
-    pub fn new() -> Self {
+    pub fn new() -> Wrapped<Self> {
         let (commits, at, no_letters, away, holds_lost) = Default::default();
-        Self { inner: MemoryReads::new(), commits, at, no_letters, away, holds_lost }
+        Wrapped(Self { inner: MemoryReads::new(), commits, at, no_letters, away, holds_lost })
     }
 }
 
@@ -161,21 +166,9 @@ fn down() -> Error {
 }
 
 #[factum::async_trait]
-impl ReadStore for Failing {
-    async fn claim(&self, model: &str) -> factum::Result<Lease> {
-        self.inner.claim(model).await
-    }
-    async fn catalog(&self, model: &str) -> factum::Result<Catalog> {
-        self.inner.catalog(model).await
-    }
-    async fn create(&self, lease: &Lease, version: u32) -> factum::Result<Generation> {
-        self.inner.create(lease, version).await
-    }
-    async fn discard(&self, lease: &Lease) -> factum::Result<()> {
-        self.inner.discard(lease).await
-    }
-    async fn activate(&self, lease: &Lease, generation: u32) -> factum::Result<()> {
-        self.inner.activate(lease, generation).await
+impl Around for Failing {
+    fn inner(&self) -> &dyn ReadStore {
+        &self.inner
     }
     async fn commit(&self, lease: &Lease, step: Step) -> factum::Result<()> {
         if self.no_letters.load(SeqCst) && !step.letters.is_empty() {
@@ -188,32 +181,6 @@ impl ReadStore for Failing {
             Some((at, true)) if at == n => self.inner.commit(lease, step).await.and(Err(down())),
             _ => self.inner.commit(lease, step).await,
         }
-    }
-    async fn rows(
-        &self,
-        model: &str,
-        generation: u32,
-        keys: Vec<String>,
-    ) -> factum::Result<Vec<Option<String>>> {
-        self.inner.rows(model, generation, keys).await
-    }
-    async fn get(&self, model: &str, key: &str) -> factum::Result<Snapshot> {
-        self.inner.get(model, key).await
-    }
-    async fn page(&self, model: &str, after: Option<String>, limit: usize) -> factum::Result<Snapshot> {
-        self.inner.page(model, after, limit).await
-    }
-    async fn scan(&self, model: &str) -> factum::Result<Scan> {
-        self.inner.scan(model).await
-    }
-    async fn letters(
-        &self,
-        model: &str,
-        generation: u32,
-        after: Position,
-        limit: usize,
-    ) -> factum::Result<Vec<(Position, String)>> {
-        self.inner.letters(model, generation, after, limit).await
     }
     fn holds(&self) -> &dyn Holds {
         self
