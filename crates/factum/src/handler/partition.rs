@@ -29,11 +29,12 @@ use crate::{
     name::StreamName,
     pass::{News, Road, What},
     position::{Position, Token},
+    progress::Rate,
     query::Query,
     read::{AsOf, Read},
     reads::{Generation, Lease, ReadStore, Step},
     store::LOOK_AGAIN,
-    worker::{LOOKED_FAR, Rate, feed, jittered, said, unharmed},
+    worker::{LOOKED_FAR, feed, jittered, said, unharmed},
 };
 
 /// Records that a sink is handed at once: in the beginning, and at most.

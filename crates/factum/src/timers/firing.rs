@@ -21,10 +21,10 @@ use crate::{
     handle::Factum,
     handler::{Trouble, is_of_this_process, new_holder},
     metrics,
+    progress::Progress,
     query::Query,
     reads::ReadStore,
     time::Timestamp,
-    worker::Progress,
 };
 
 /// Timers that are set off at once, at most.
