@@ -137,9 +137,19 @@ impl Parked {
         letters.into_iter().find(|letter| letter.position == position).ok_or_else(|| self.none(position))
     }
 
+    /// Whether some partition is yet to come to this place of the log.
+    async fn is_ahead(&self, position: Position) -> Result<bool> {
+        let head = self.factum.store().head().await?.token.position;
+        let partitions = self.partitions().await?;
+        Ok(position <= head && partitions.iter().any(|partition| partition.position < position))
+    }
+
     fn none(&self, position: Position) -> Error {
         Error::NotFound {
-            what: format!("event at position {position} that `{}` has set aside", self.consumer),
+            what: format!(
+                "event at position {position} that `{}` has set aside or waits before",
+                self.consumer
+            ),
         }
     }
 
@@ -163,12 +173,18 @@ impl Parked {
 
     /// Gives one event up, and goes on with what waits behind it. Who asked (`acting_as`) and why stays in the log.
     ///
+    /// Also one that is not set aside, but before which a partition waits, since its handler says that its surroundings are at fault
+    /// ([`PartitionStatus::state`] names its position). If they are well again before the order is seen, it is handled all the same.
+    ///
     /// # Errors
-    /// [`Error::NotFound`] if that event is not set aside, [`Error::InvalidInput`] without a reason, those of [`list`](Self::list) and
+    /// [`Error::NotFound`] if that event is not set aside and every partition has passed it, [`Error::InvalidInput`] without a reason, those of [`list`](Self::list) and
     /// of an append.
     pub async fn skip(&self, position: Position, why: &str) -> Result<Token> {
         check_reason(why)?;
-        self.at(position).await?;
+        let set_aside = self.list().await?.iter().any(|letter| letter.position == position);
+        if !set_aside && !self.is_ahead(position).await? {
+            return Err(self.none(position));
+        }
         self.ask(Order::SkipAsked { position, why: why.to_owned() }).await
     }
 
