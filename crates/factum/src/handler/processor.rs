@@ -25,7 +25,7 @@ use crate::{
     pass::Road,
     position::{Position, Token},
     query::Query,
-    reads::ReadStore,
+    reads::{self, ReadStore},
     store::EventStore,
 };
 
@@ -439,25 +439,36 @@ pub(super) async fn look(
     let mut partitions = Vec::new();
     for (number, model) in (0..).zip(layout.models()) {
         let hold = partition_hold(name, &format!("{number:04}"));
-        let active = reads.catalog(&model).await?.active;
-        let letters = match active {
-            Some(active) => stored(reads, &model, active.number).await?,
-            None => Vec::new(),
-        };
-        let keys: BTreeSet<&str> = letters.iter().map(|letter| letter.key.as_str()).collect();
-        let token = active.and_then(|active| active.checkpoint);
-        let status = PartitionStatus {
-            number,
-            position: token.map_or(Position::START, |token| token.position),
-            worker: held.iter().find(|held| held.name == hold).map(|held| held.holder.clone()),
-            state: None,
-            parked_keys: keys.len(),
-            dead_letters: letters.len(),
-            rate: 0.0,
-        };
-        partitions.push((status, token));
+        partitions.push(look_at(reads, number, &model, &hold, &held).await?);
     }
     Ok(partitions)
+}
+
+/// One of them, whose checkpoint is that of a model, kept by who holds a name.
+pub(super) async fn look_at(
+    reads: &dyn ReadStore,
+    number: u32,
+    model: &str,
+    hold: &str,
+    held: &[reads::Hold],
+) -> Result<(PartitionStatus, Option<Token>)> {
+    let active = reads.catalog(model).await?.active;
+    let letters = match active {
+        Some(active) => stored(reads, model, active.number).await?,
+        None => Vec::new(),
+    };
+    let keys: BTreeSet<&str> = letters.iter().map(|letter| letter.key.as_str()).collect();
+    let token = active.and_then(|active| active.checkpoint);
+    let status = PartitionStatus {
+        number,
+        position: token.map_or(Position::START, |token| token.position),
+        worker: held.iter().find(|held| held.name == hold).map(|held| held.holder.clone()),
+        state: None,
+        parked_keys: keys.len(),
+        dead_letters: letters.len(),
+        rate: 0.0,
+    };
+    Ok((status, token))
 }
 
 /// What a worker holds that keeps a partition.
