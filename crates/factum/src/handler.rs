@@ -130,8 +130,8 @@ pub struct Stuck {
 /// Why an event was not handled.
 ///
 /// An [`Error`] of a store becomes one with `?`: a store that is away, full, fenced or takes no more appends is
-/// [`Infrastructure`](Trouble::Infrastructure), the rest [`Refused`](Trouble::Refused). So is a conflict: the next attempt reads anew, and
-/// one that conflicts each time is parked.
+/// [`Infrastructure`](Trouble::Infrastructure), a conflict is [`Conflict`](Trouble::Conflict) (one that conflicts each time is parked), and
+/// the rest [`Refused`](Trouble::Refused).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     /// The event cannot be read as what the handler asks for: it is set aside at once.
@@ -140,6 +140,10 @@ pub enum Trouble {
     /// The handler has refused it: it is tried a few times more, then set aside.
     #[error("it was refused: {0}")]
     Refused(String),
+    /// Somebody else was quicker: another attempt reads anew and may do better. It is tried as one that was refused; a process manager does
+    /// not hear of it as of a refusal.
+    #[error("it could not be done: {0}")]
+    Conflict(String),
     /// Something that the handler needs is not there, and no event is at fault: it is tried again for as long as it takes.
     #[error("{0}")]
     Infrastructure(String),
@@ -172,7 +176,7 @@ impl From<Error> for Trouble {
             | Error::Poisoned { .. }
             | Error::Fenced { .. } => Self::infrastructure(error),
             // Each attempt reads anew and may do better; but one that does so for ever must not hold up everybody.
-            Error::Conflict(_) | Error::LogRewound(_) => Self::refused(error),
+            Error::Conflict(_) | Error::LogRewound(_) => Self::Conflict(error.to_string()),
             // Of this event's doing, or of the place that it is about.
             Error::IdConflict { .. }
             | Error::InvalidInput { .. }

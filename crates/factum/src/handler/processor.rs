@@ -415,6 +415,11 @@ impl Processor {
         Ok(ProcessorStatus { head: head.position, lag_events, lag, partitions })
     }
 
+    /// Where its checkpoint is.
+    pub(crate) fn reads(&self) -> &dyn ReadStore {
+        &*self.inner.reads
+    }
+
     /// Whether it has been stopped, and has finished what it had in hand.
     pub(super) fn is_over(&self) -> bool {
         self.inner.ended.has_changed().is_err()

@@ -285,9 +285,11 @@ fn what_becomes_of_an_event_with_each_error_of_a_store() {
         Error::Poisoned { cause: String::new(), outcome: Outcome::No },
         Error::Fenced { what: String::new(), by: String::new() },
     ];
-    let set_aside = [
+    let conflicts: [Error; 2] = [
         Conflict { guard, actual: Actual::NoStream }.into(),
         LogRewound { token: log.at(Position(7)), log, head: Position(3) }.into(),
+    ];
+    let refused = [
         Error::IdConflict { stream: stream(), id: EventId::new(), problem: IdProblem::OtherContent },
         Error::invalid("a test", "it must be"),
         Error::LimitExceeded { limit: Limit::EventBytes, allowed: 1, actual: 2 },
@@ -295,10 +297,14 @@ fn what_becomes_of_an_event_with_each_error_of_a_store() {
         Error::Tombstoned { stream: stream() },
         Corrupt { segment: "x".into(), offset: 1, positions: None, problem: String::new() }.into(),
     ];
-    for (errors, infrastructure) in [(&waited_for[..], true), (&set_aside[..], false)] {
-        for error in errors {
-            assert_eq!(Trouble::from(error.clone()).is_infrastructure(), infrastructure, "{error:?}");
-        }
+    for error in waited_for {
+        assert!(matches!(Trouble::from(error.clone()), Trouble::Infrastructure(_)), "{error:?}");
+    }
+    for error in conflicts {
+        assert!(matches!(Trouble::from(error.clone()), Trouble::Conflict(_)), "{error:?}");
+    }
+    for error in refused {
+        assert!(matches!(Trouble::from(error.clone()), Trouble::Refused(_)), "{error:?}");
     }
 }
 
