@@ -417,3 +417,20 @@ async fn a_checkpoint_of_another_log_stops_it_and_is_not_waited_for() {
     // As if another process kept it: only the checkpoint is seen.
     advised(processor.wait_for(to).await.unwrap_err());
 }
+
+#[test]
+fn a_place_of_another_history_says_what_is_to_be_done() {
+    let log = factum::LogIdentity { log_id: uuid::Uuid::nil(), epoch: 2 };
+    let of_epoch = |epoch| factum::LogIdentity { epoch, ..log }.at(Position(7));
+    let text = |token| LogRewound { token, log, head: Position(3) }.to_string();
+    let (older, lost) = (text(of_epoch(1)), text(of_epoch(2)));
+    assert!(older.starts_with("position 7 is of epoch 1 of the log, which is now in epoch 2"), "{older}");
+    assert!(older.contains("`factum continue-epoch` lets both go on"), "{older}");
+    assert!(lost.starts_with("position 7 is past the log's head at 3"), "{lost}");
+    for text in [older, lost] {
+        assert!(
+            text.contains("rebuild a read model") && text.contains("give a handler another name"),
+            "{text}"
+        );
+    }
+}
