@@ -28,6 +28,8 @@ Examples:
   In PostgreSQL, where the consumer may be running meanwhile:
       factum consumer parked postgres://ada@db.example/shop confirmations
 
+A projection's parked events are listed too; it takes no orders, but tries them again whenever it starts.
+
 What is asked becomes an event in the stream `$consumer-NAME`; the consumer obeys when it comes to it. A log in a directory that a
 program has open can be looked at; orders wait until the program has stopped, or are given by it (`factum.parked(..)`).";
 
@@ -39,9 +41,9 @@ pub(crate) struct Consumer {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Print how far a consumer is, who keeps its partitions, and how much is set aside; changes nothing
+    /// Print how far a consumer or projection is, who keeps it, and how much is set aside; changes nothing
     Status(Which),
-    /// List the events that it could not handle, and those that wait behind them; changes nothing
+    /// List the events that it could not handle or apply, and those that wait behind them; changes nothing
     Parked {
         #[command(flatten)]
         which: Which,
@@ -65,11 +67,11 @@ enum Verb {
         #[command(flatten)]
         by: By,
     },
-    /// Have it not handle one event, and go on with what waits behind it
+    /// Have it not handle one event that is set aside or that it waits with, and go on with what comes after it
     Skip {
         #[command(flatten)]
         which: Which,
-        /// Where the event is, as `factum consumer parked` lists it
+        /// Where the event is, as `factum consumer parked` lists it, or the consumer's state says what it waits with
         position: u64,
         /// Why: it stays in the log
         #[arg(long, value_name = "TEXT")]
@@ -127,11 +129,14 @@ impl Consumer {
     pub(crate) fn run(self, out: &mut String) -> Result<(), Exit> {
         in_runtime(async {
             match self.verb {
-                Verb::Status(which) => status(&which.look().await?, out).await,
+                Verb::Status(which) => status(&which.name.clone(), &which.look().await?, out).await,
                 Verb::Parked { which, key, format } => {
-                    let letters = which.look().await?.list().await?;
+                    let projection = which.name.clone();
+                    let parked = which.look().await?;
+                    let letters = parked.list().await?;
+                    let projection = parked.is_projection().await?.then_some(projection);
                     let wanted = |letter: &&DeadLetter| key.as_ref().is_none_or(|key| *key == letter.key);
-                    list(letters.iter().filter(wanted), format, out)
+                    list(letters.iter().filter(wanted), projection.as_deref(), format, out)
                 }
                 Verb::Retry { which, key, by, .. } => {
                     which
@@ -185,10 +190,11 @@ impl Which {
     async fn open(self, to_write: bool) -> Result<Stores, Exit> {
         let place = self.log.place()?;
         let of_file = |reads: Option<PathBuf>| match reads {
-            Some(file) if file.exists() => {
-                Ok(Some(Arc::new(Sqlite::open(file).map_err(refused)?) as Arc<dyn ReadStore>))
+            // An order is an event in the log: nothing here ever writes to this file.
+            Some(file) => {
+                let reads = Sqlite::open_read_only(file).map_err(refused)?;
+                Ok::<_, Exit>(Some(Arc::new(reads) as Arc<dyn ReadStore>))
             }
-            Some(file) => Err(Exit::new(Kind::NotFound, format!("there is no file {}", file.display()))),
             None => Ok(None),
         };
         match place {
@@ -212,12 +218,18 @@ impl Which {
     }
 }
 
-async fn status(parked: &Parked, out: &mut String) -> Result<(), Exit> {
+async fn status(name: &str, parked: &Parked, out: &mut String) -> Result<(), Exit> {
+    let is_projection = parked.is_projection().await?;
     for partition in parked.partitions().await? {
-        let _ = write!(out, "partition {}: at position {}, ", partition.number, partition.position);
+        let _ = match is_projection {
+            true => write!(out, "projection `{name}`: at position {}", partition.position),
+            false => write!(out, "partition {}: at position {}", partition.number, partition.position),
+        };
         let _ = match &partition.worker {
-            Some(worker) => write!(out, "kept by {worker}"),
-            None => write!(out, "kept by nobody"),
+            Some(worker) => write!(out, ", kept by {worker}"),
+            // Where one process has the log, its projections need not agree with others on who keeps them.
+            None if is_projection => Ok(()),
+            None => write!(out, ", kept by nobody"),
         };
         let letters = many(partition.dead_letters as u64, "event", "events");
         let keys = many(partition.parked_keys as u64, "key", "keys");
@@ -232,6 +244,7 @@ async fn status(parked: &Parked, out: &mut String) -> Result<(), Exit> {
 
 fn list<'a>(
     letters: impl Iterator<Item = &'a DeadLetter>,
+    projection: Option<&str>,
     format: Format,
     out: &mut String,
 ) -> Result<(), Exit> {
@@ -240,11 +253,18 @@ fn list<'a>(
         count += 1;
         match format {
             Format::Text => {
-                let _ = writeln!(out, "{letter}");
+                let _ = match projection {
+                    Some(name) => writeln!(out, "projection `{name}`: {letter}"),
+                    None => writeln!(out, "{letter}"),
+                };
             }
             Format::JsonLines => {
-                let line = serde_json::to_string(letter);
-                let _ = writeln!(out, "{}", line.map_err(|error| Exit::new(Kind::Other, error.to_string()))?);
+                let line = serde_json::to_value(letter);
+                let mut line = line.map_err(|error| Exit::new(Kind::Other, error.to_string()))?;
+                if let (Some(name), Some(line)) = (projection, line.as_object_mut()) {
+                    line.insert("projection".to_owned(), name.into());
+                }
+                let _ = writeln!(out, "{line}");
             }
         }
     }

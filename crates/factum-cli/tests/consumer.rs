@@ -10,7 +10,8 @@ use std::{
 };
 
 use factum::{
-    Append, EventHandler, EventStore, EventStoreExt, NewEvent, Processor, Query, Read, StreamName, Trouble,
+    Append, EventHandler, EventStore, EventStoreExt, NewEvent, OnFailure, Processor, Projection, Query, Read,
+    StreamName, Trouble,
     handler::{Order, Standing},
     prelude::*,
 };
@@ -154,10 +155,116 @@ async fn mistakes_are_told_in_a_sentence() {
         (&["skip", log, "mails", "1", "--why", "", "--reads", reads], 3, "it is empty; say why"),
         (&["skip", log, "mails", "1", "--reads", reads], 2, "--why"),
         (&["retry", "/nowhere", "mails", "--all", "--reads", reads], 10, "there is no log in /nowhere"),
+        (&["retry", log, "letters", "--all", "--reads", reads], 10, "there is no consumer `letters`"),
+        (&["parked", log, "mails_p0", "--reads", reads], 10, "but as a partition of `mails`"),
     ];
     for (arguments, code, said) in cases {
         let (out, text, ended) = consumer(arguments);
         assert_eq!((out.as_str(), ended), ("", *code), "{arguments:?}: {text}");
         assert!(text.contains(said), "{arguments:?}: {text}");
+    }
+}
+
+/// The names of the files in a directory with what is in them.
+fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.unwrap();
+        (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
+    };
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut files: Vec<_> =
+        entries.filter(|entry| entry.as_ref().unwrap().path().is_file()).map(read).collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn a_database_of_something_else_is_refused_and_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    place(directory.path(), &[("order-a", 1)]).await;
+    run(directory.path(), Mails { poison: vec![1], ..Mails::default() }).await;
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    // A database of no tables: as foreign as any.
+    std::fs::write(path("foreign.db"), "").unwrap();
+    let before = files(directory.path());
+    let verbs: [&[&str]; 5] = [
+        &["status"],
+        &["parked"],
+        &["retry", "--all"],
+        &["skip", "1", "--why", "gone"],
+        &["discard", "order-a", "--why", "gone"],
+    ];
+    for (file, said) in [("foreign.db", "there is no read model of factum in"), ("no.db", "there is no file")]
+    {
+        for verb in verbs {
+            let (first, more) = verb.split_first().unwrap();
+            let (log, reads) = (path("log"), path(file));
+            let asked = [&[*first, &log, "mails"][..], more, &["--reads", &reads]].concat();
+            let (out, text, ended) = consumer(&asked);
+            assert_eq!((out.as_str(), ended, text.lines().count()), ("", 10, 1), "{asked:?}: {text}");
+            assert!(text.contains(said), "{asked:?}: {text}");
+        }
+    }
+    for verb in ["status", "parked"] {
+        assert_eq!(consumer(&[verb, &path("log"), "mails", "--reads", &path("read.db")]).2, 0);
+    }
+    assert!(files(directory.path()) == before, "{:?}", files(directory.path()));
+}
+
+/// Cannot count what is poison.
+struct Totals;
+
+impl Projection for Totals {
+    const NAME: &'static str = "totals";
+    const ON_FAILURE: OnFailure = OnFailure::Park;
+    type Event = OrderEvent;
+    type Row = u64;
+
+    fn evolve(&self, row: Option<u64>, event: &Recorded<OrderEvent>) -> Option<u64> {
+        let OrderEvent::Placed { n } = event.event;
+        assert!(n != 2, "two is too many");
+        Some(row.unwrap_or(0) + n)
+    }
+}
+
+#[tokio::test]
+async fn what_a_projection_has_parked_is_listed_and_takes_no_orders() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, reads) = (directory.path().join("log"), directory.path().join("read.db"));
+    place(directory.path(), &[("order-partitions", 1), ("order-b", 2), ("order-b", 3)]).await;
+    let store = LogStore::open(&log).unwrap();
+    let factum = Factum::new(store.clone());
+    let totals = factum.project(Totals, Sqlite::open(&reads).unwrap()).await.unwrap();
+    totals.wait_for(store.head().await.unwrap().token).await.unwrap();
+    totals.stop().await;
+    drop((factum, totals));
+    store.close().await.unwrap();
+    drop(store);
+    let (log, reads) = (log.to_str().unwrap(), reads.to_str().unwrap());
+    let on =
+        |verb: &str, more: &[&str]| consumer(&[&[verb, log, "totals", "--reads", reads][..], more].concat());
+
+    let (out, said, code) = on("status", &[]);
+    assert_eq!((said.as_str(), code), ("", 0));
+    assert!(out.starts_with("projection `totals`: at position "), "{out}");
+    assert!(out.ends_with("; 2 events of 1 key set aside\n") && !out.contains("kept by"), "{out}");
+    let (out, _, _) = on("parked", &[]);
+    assert_eq!(out.lines().count(), 2, "{out}");
+    assert!(out.starts_with("projection `totals`: `Placed` at position "), "{out}");
+    assert!(out.contains("two is too many") && out.contains("waits behind another"), "{out}");
+    let (out, _, _) = on("parked", &["--key", "order-b", "--format", "json-lines"]);
+    let letter: serde_json::Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert_eq!((&letter["projection"], &letter["standing"]), (&"totals".into(), &"parked".into()), "{out}");
+    let position = letter["position"].to_string();
+    let orders: [(&str, &[&str]); 4] = [
+        ("retry", &["--all"]),
+        ("retry", &["--key", "order-b"]),
+        ("skip", &[&position, "--why", "gone"]),
+        ("discard", &["order-b", "--why", "gone"]),
+    ];
+    for (verb, more) in orders {
+        let (out, said, code) = on(verb, more);
+        assert_eq!((out.as_str(), code, said.lines().count()), ("", 3, 1), "{verb}: {said}");
+        assert!(said.contains("it is a projection, which takes no orders: mend it"), "{verb}: {said}");
     }
 }

@@ -24,8 +24,8 @@ mod value;
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 
-use factum::Result;
-use rusqlite::{Connection, OpenFlags};
+use factum::{Error, Result};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use self::{
     fault::{Fault, explain},
@@ -111,6 +111,36 @@ impl Sqlite {
         Ok(Self { connections: Arc::new(connections), place })
     }
 
+    /// Opens a database with read models to look at them, and changes nothing: no table is made, no journal is begun, and what would write
+    /// is refused. A program may have it open meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such file, or no read models of factum in it, [`Error::InvalidInput`] if it is no SQLite database,
+    /// and as for [`open`](Self::open).
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let place: Arc<str> = format!("`{}`", path.display()).into();
+        if !path.exists() {
+            return Err(Error::NotFound { what: format!("file {}", path.display()) });
+        }
+        let looked = look_only(path).and_then(|connection| Ok((models::is_set_up(&connection)?, connection)));
+        let connection = match looked {
+            Ok((true, connection)) => connection,
+            Ok((false, _)) => {
+                let what =
+                    format!("read model of factum in {place}: it is a SQLite database of something else");
+                return Err(Error::NotFound { what });
+            }
+            Err(Fault::Sqlite(error)) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
+                return Err(Error::invalid(format!("the file {place}"), "it is no SQLite database"));
+            }
+            Err(fault) => return Err(explain(&place, fault)),
+        };
+        let writer = Threads::start(vec![connection], &place)?;
+        let connections = Connections { file: None, in_memory: false, writer };
+        Ok(Self { connections: Arc::new(connections), place })
+    }
+
     /// A database in memory, gone with the last clone. For tests.
     ///
     /// # Errors
@@ -157,6 +187,28 @@ fn connect(path: &Path, read_only: bool) -> Result<Connection, Fault> {
     if read_only {
         connection.pragma_update(None, "query_only", true)?;
     }
+    Ok(connection)
+}
+
+/// A connection that leaves nothing behind. SQLite makes files beside a database with a write-ahead log even for those who only read, and
+/// leaves them lying, as files of whoever that was.
+fn look_only(path: &Path) -> Result<Connection, Fault> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    // Without a log nobody has it open, and all that there is is in the file.
+    let nobody = !Path::new(&log).exists();
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = match absolute.to_str().filter(|_| nobody) {
+        Some(path) => {
+            let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+            let uri = format!("file:{path}?immutable=1");
+            Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+        }
+        None => Connection::open_with_flags(path, flags)?,
+    };
+    connection.busy_timeout(PATIENCE)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
 

@@ -47,6 +47,12 @@ pub(crate) fn set_up(connection: &mut Connection, place: &str) -> Result<(), Fau
     Ok(tx.commit()?)
 }
 
+/// Whether the catalog is there.
+pub(crate) fn is_set_up(connection: &Connection) -> Result<bool, Fault> {
+    let count = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('factum_models', 'factum_generations', 'factum_letters', 'factum_holds')";
+    Ok(connection.query_row(count, [], |row| row.get::<_, u32>(0))? == 4)
+}
+
 /// Begins a transaction that will write: it waits for its turn now, not in the middle.
 pub(crate) fn begin(connection: &mut Connection) -> Result<Transaction<'_>, Fault> {
     Ok(connection.transaction_with_behavior(TransactionBehavior::Immediate)?)

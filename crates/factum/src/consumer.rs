@@ -11,13 +11,14 @@ use crate::{
     event::RecordedEvent,
     handle::Factum,
     position::{Position, Token},
+    progress::Progress,
     query::Query,
     read::{AsOf, Read},
     reads::{Generation, Lease, ReadStore, check_model_name},
     rebuild::{Rebuild, RebuildProgress},
     store::EventStore,
     time::{Clock, SystemClock},
-    worker::{Command, LOOKS_EVERY, Progress, Worker},
+    worker::{Command, LOOKS_EVERY, Worker},
 };
 
 /// How long [`Consumer::wait_for`] waits.

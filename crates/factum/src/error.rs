@@ -250,24 +250,22 @@ pub struct LogRewound {
 impl fmt::Display for LogRewound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { token, log, head } = self;
+        let at = token.position;
+        let anew = "rebuild a read model from the start, and give a handler another name to begin anew";
         if token.log.log_id != log.log_id {
+            let (theirs, ours) = (token.log.log_id, log.log_id);
             write!(
                 f,
-                "the token is from log {}, but this is log {}: connect to the log it came from, or rebuild from the start",
-                token.log.log_id, log.log_id
+                "position {at} is of log {theirs}, but this is log {ours}: connect to the log it came from, or {anew}"
             )
         } else if token.log.epoch != log.epoch {
+            let (then, now) = (token.log.epoch, log.epoch);
             write!(
                 f,
-                "the token is from epoch {} of the log, which is now in epoch {} (a restore or failover may have lost events): rebuild from the start",
-                token.log.epoch, log.epoch
+                "position {at} is of epoch {then} of the log, which is now in epoch {now} (a restore or failover may have lost events): {anew}; where nothing was lost, PostgreSQL's `factum continue-epoch` lets both go on"
             )
         } else {
-            write!(
-                f,
-                "the token is at position {}, past the log's head at {head}: the log lost events, rebuild from the start",
-                token.position
-            )
+            write!(f, "position {at} is past the log's head at {head}: the log lost events; {anew}")
         }
     }
 }

@@ -129,8 +129,9 @@ pub struct Stuck {
 
 /// Why an event was not handled.
 ///
-/// An [`Error`] of a store becomes one with `?`: what may pass is [`Infrastructure`](Trouble::Infrastructure), the rest
-/// [`Refused`](Trouble::Refused).
+/// An [`Error`] of a store becomes one with `?`: a store that is away, full, fenced or takes no more appends is
+/// [`Infrastructure`](Trouble::Infrastructure), a conflict is [`Conflict`](Trouble::Conflict) (one that conflicts each time is parked), and
+/// the rest [`Refused`](Trouble::Refused).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     /// The event cannot be read as what the handler asks for: it is set aside at once.
@@ -139,6 +140,10 @@ pub enum Trouble {
     /// The handler has refused it: it is tried a few times more, then set aside.
     #[error("it was refused: {0}")]
     Refused(String),
+    /// Somebody else was quicker: another attempt reads anew and may do better. It is tried as one that was refused; a process manager does
+    /// not hear of it as of a refusal.
+    #[error("it could not be done: {0}")]
+    Conflict(String),
     /// Something that the handler needs is not there, and no event is at fault: it is tried again for as long as it takes.
     #[error("{0}")]
     Infrastructure(String),
@@ -163,10 +168,23 @@ impl Trouble {
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        // Who lost a race decides again the next time; who is fenced or has a poisoned store cannot know anything of the event.
-        let passes = error.is_retryable()
-            || matches!(error, Error::Conflict(_) | Error::Fenced { .. } | Error::Poisoned { .. });
-        if passes { Self::infrastructure(error) } else { Self::refused(error) }
+        match error {
+            // It passes, or the process is opened anew: who is fenced or has a poisoned store cannot know anything of the event.
+            Error::Unavailable { .. }
+            | Error::Timeout { .. }
+            | Error::StorageFull { .. }
+            | Error::Poisoned { .. }
+            | Error::Fenced { .. } => Self::infrastructure(error),
+            // Each attempt reads anew and may do better; but one that does so for ever must not hold up everybody.
+            Error::Conflict(_) | Error::LogRewound(_) => Self::Conflict(error.to_string()),
+            // Of this event's doing, or of the place that it is about.
+            Error::IdConflict { .. }
+            | Error::InvalidInput { .. }
+            | Error::LimitExceeded { .. }
+            | Error::NotFound { .. }
+            | Error::Tombstoned { .. }
+            | Error::Corrupt(_) => Self::refused(error),
+        }
     }
 }
 

@@ -29,6 +29,7 @@ pub mod pass;
 pub mod position;
 pub mod prelude;
 pub mod process;
+mod progress;
 pub mod projection;
 pub mod query;
 pub mod read;

@@ -179,7 +179,7 @@ pub trait ProcessManager: Send + Sync + 'static {
     /// # Errors
     /// What kept it from it. [`Trouble::Refused`] becomes an [input](Input::Refused) of the instance. For
     /// [`Trouble::Infrastructure`] it is tried again for as long as it takes, while the other instances of its partition wait, too. For
-    /// [`Trouble::Undecodable`] the instance is parked. A command's refusal and an error of the store become one of these with `?`:
-    /// what may pass is infrastructure, the rest a refusal.
+    /// [`Trouble::Conflict`] a few times more; then, as at once for [`Trouble::Undecodable`], the instance is parked. A command's refusal
+    /// and an error of the store become one of these with `?`: what may pass is infrastructure, a conflict stays one, the rest is a refusal.
     async fn perform(&self, command: Self::Command, factum: Identified<Factum>) -> Result<(), Trouble>;
 }

@@ -20,6 +20,8 @@ use crate::{
 
 /// For how long a worker has a name that it does not keep: so long others wait for one that is gone.
 const TTL: Duration = Duration::from_secs(10);
+/// How long ago it may have been kept last for the model to be claimed: a claim that is on its way for a while, too, is then still in time.
+const FRESH: Duration = Duration::from_secs(5);
 /// How often it is kept.
 const KEPT_EVERY: Duration = Duration::from_secs(3);
 /// How often those who stand by look whether it is free.
@@ -28,8 +30,11 @@ pub(crate) const STANDING_BY: Duration = Duration::from_millis(500);
 /// The name of a model, and whether this worker has it.
 pub(crate) struct Tenure {
     form: Arc<dyn Form>,
+    /// What this worker calls itself, until it gives the name up: who lets go is another than who takes it later.
     holder: String,
     keeping: Option<Keeping>,
+    /// Lets go of what it had before.
+    leaving: Option<JoinHandle<()>>,
 }
 
 /// The task that keeps a name, for as long as this is there.
@@ -42,8 +47,8 @@ struct Keeping {
 
 impl Tenure {
     pub(crate) fn new(form: Arc<dyn Form>) -> Self {
-        let holder = format!("{}/v{}", new_holder(), form.version());
-        Self { form, holder, keeping: None }
+        let holder = holder_of(&*form);
+        Self { form, holder, keeping: None, leaving: None }
     }
 
     /// Takes the name, from an older version of the program also if that still has it: else a new one could only begin when the last
@@ -54,6 +59,9 @@ impl Tenure {
     pub(crate) async fn take(&mut self) -> Result<()> {
         if self.is_held() {
             return Ok(());
+        }
+        if let Some(leaving) = self.leaving.take() {
+            let _ = leaving.await;
         }
         let (name, holds) = (self.form.name(), self.form.reads().holds());
         let mut asked = Instant::now();
@@ -96,10 +104,29 @@ impl Tenure {
 
     /// Whether nobody else can have had the name since it was taken.
     pub(crate) async fn is_unbroken(&self) -> Result<bool> {
-        let Some(keeping) = &self.keeping else { return Ok(false) };
+        let Some(keeping) = self.keeping.as_ref().filter(|_| self.is_held()) else { return Ok(false) };
         let hold = self.form.reads().holds().hold(self.form.name(), &self.holder, TTL).await?;
         let kept = *keeping.kept.borrow();
         Ok(hold.holder == self.holder && kept.is_some_and(|kept| kept.elapsed() < TTL))
+    }
+
+    /// Makes sure that the name was this worker's a moment ago, right before it claims the model. Else it lets it go: somebody else may
+    /// have it by now, who is not to be fenced.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] saying that it was held up.
+    pub(crate) async fn check_fresh(&mut self) -> Result<()> {
+        let kept = self.keeping.as_ref().and_then(|keeping| *keeping.kept.borrow());
+        if kept.is_some_and(|kept| kept.elapsed() < FRESH) {
+            return Ok(());
+        }
+        self.let_go().await;
+        let why = format!(
+            "the worker of the read model `{}` was held up for more than {} s when it was about to take it over; it begins anew",
+            self.form.name(),
+            FRESH.as_secs()
+        );
+        Err(Error::Unavailable { why, outcome: Outcome::No })
     }
 
     /// Ends when a name is lost that was held.
@@ -112,16 +139,25 @@ impl Tenure {
 
     /// Lets the name go, some time soon.
     pub(crate) fn give_up(&mut self) {
-        self.keeping = None;
+        if let Some(Keeping { end, task, .. }) = self.keeping.take() {
+            drop(end);
+            self.leaving = Some(task);
+            self.holder = holder_of(&*self.form);
+        }
     }
 
     /// Lets the name go, and waits for that.
     pub(crate) async fn let_go(&mut self) {
-        if let Some(Keeping { end, task, .. }) = self.keeping.take() {
-            drop(end);
-            let _ = task.await;
+        self.give_up();
+        if let Some(leaving) = self.leaving.take() {
+            let _ = leaving.await;
         }
     }
+}
+
+/// A name that nobody has had before, with the version.
+fn holder_of(form: &dyn Form) -> String {
+    format!("{}/v{}", new_holder(), form.version())
 }
 
 /// Keeps a name until it is lost.
@@ -132,7 +168,7 @@ async fn keep(form: &dyn Form, holder: &str, tell: &watch::Sender<Option<Instant
         let asked = Instant::now();
         match form.reads().holds().hold(form.name(), holder, TTL).await {
             // Who comes later than that may have missed another's time.
-            Ok(hold) => last = (hold.holder == holder && asked - kept < TTL).then_some(asked),
+            Ok(hold) => last = (hold.holder == holder && kept.elapsed() < TTL).then_some(asked),
             // What else is done with the store says so; the next time is soon enough.
             Err(_) => continue,
         }

@@ -21,9 +21,10 @@ use crate::{
     error::{Error, Outcome, Result},
     pass::{self, News, Road, What},
     position::{Position, Token},
+    progress::{Progress, Rate, Rebuilding},
     query::Query,
     reads::{Catalog, Generation, Lease},
-    rebuild::{Asker, RebuildProgress, cancelled},
+    rebuild::{Asker, cancelled},
     store::EventStore,
     tenure::{STANDING_BY, Tenure},
 };
@@ -56,85 +57,6 @@ pub(crate) enum Command {
     /// Looks how far the one is that keeps the model, if this one stands by.
     Look,
     Stop,
-}
-
-/// What a consumer tells.
-#[derive(Clone, Debug)]
-pub(crate) struct Progress {
-    /// How far readers see.
-    pub(crate) token: Option<Token>,
-    pub(crate) state: State,
-    pub(crate) rebuilding: Option<Rebuilding>,
-    /// Keys that are held up, and events that are parked.
-    pub(crate) parked: (usize, usize),
-    pub(crate) rate: Rate,
-}
-
-/// How a rebuild comes on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rebuilding {
-    position: Position,
-    head: Position,
-    /// Events per second.
-    events: Rate,
-    /// Positions per second.
-    positions: Rate,
-}
-
-impl Rebuilding {
-    fn new() -> Self {
-        let (position, head) = (Position::START, Position::START);
-        Self { position, head, events: Rate::new(), positions: Rate::new() }
-    }
-
-    fn come_to(&mut self, position: Position, head: Position, events: usize) {
-        self.events.count(events as u64);
-        self.positions.count(position.0.saturating_sub(self.position.0));
-        (self.position, self.head) = (position, head.max(position));
-    }
-
-    pub(crate) fn now(&self) -> RebuildProgress {
-        let (position, head, rate) = (self.position, self.head, self.events.now());
-        let left = (head.0 - position.0) as f64 / self.positions.now();
-        let time_left = Duration::try_from_secs_f64(left).ok().filter(|_| position > Position::START);
-        RebuildProgress { position, head, rate, time_left }
-    }
-}
-
-impl Progress {
-    pub(crate) fn position(&self) -> Position {
-        self.token.map_or(Position::START, |token| token.position)
-    }
-}
-
-/// Events per second, over a second or two.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rate {
-    since: Instant,
-    events: u64,
-    before: f64,
-}
-
-impl Rate {
-    const SPAN: Duration = Duration::from_secs(1);
-
-    pub(crate) fn new() -> Self {
-        Self { since: Instant::now(), events: 0, before: 0.0 }
-    }
-
-    pub(crate) fn count(&mut self, events: u64) {
-        if self.since.elapsed() >= Self::SPAN {
-            *self = Self { since: Instant::now(), events: 0, before: self.now() };
-        }
-        self.events += events;
-    }
-
-    pub(crate) fn now(&self) -> f64 {
-        let elapsed = self.since.elapsed();
-        let rate = self.events as f64 / elapsed.as_secs_f64().max(0.001);
-        // A span that has hardly begun says little; one that is long over says all.
-        if elapsed < Self::SPAN && self.before > 0.0 { self.before } else { rate }
-    }
 }
 
 /// A generation on its way.
@@ -231,7 +153,7 @@ impl Worker {
     pub(crate) async fn begin(&mut self) -> Result<()> {
         match self.reopen().await {
             Ok(()) => self.open = true,
-            Err(error) if error.is_retryable() => self.wait(error),
+            Err(error) if self.may_pass(&error) => self.wait(error),
             Err(error @ Error::LogRewound(_)) => self.halt(&error),
             Err(error) => return Err(error),
         }
@@ -243,8 +165,7 @@ impl Worker {
             match unharmed(KEEPING, self.turn()).await {
                 Ok(Turn::Went) => {}
                 Ok(Turn::Over) => break,
-                // Fenced may also be said of a checkpoint that a crash of its database has taken back: opening tells.
-                Err(error) if error.is_retryable() || self.open && matches!(error, Error::Fenced { .. }) => {
+                Err(error) if self.may_pass(&error) => {
                     // Whether the last change happened may be unknown: forget everything, and look at what is stored.
                     self.open = false;
                     self.wait(error);
@@ -261,6 +182,13 @@ impl Worker {
             tenure.let_go().await;
         }
         self.halt(&ended(&self.lease.model));
+    }
+
+    /// Whether another attempt may do better. Fenced may also be said of a checkpoint that a crash of its database has taken back, and to
+    /// one that still has the model's name: opening tells.
+    fn may_pass(&self, error: &Error) -> bool {
+        let fenced = matches!(error, Error::Fenced { .. });
+        error.is_retryable() || fenced && (self.open || self.tenure.is_some())
     }
 
     async fn turn(&mut self) -> Result<Turn> {
@@ -327,8 +255,7 @@ impl Worker {
             if !known.into_iter().flatten().any(|generation| generation.version == version) {
                 self.form.rehearse().await?;
             }
-            self.lease = self.form.reads().claim(&self.lease.model).await?;
-            self.retried = false;
+            self.claim().await?;
             catalog = self.form.reads().catalog(&self.lease.model).await?;
             // One that began in between is fenced now, but keeps what it has made.
             if let Some(newer) = self.outdated_by(&catalog) {
@@ -397,12 +324,17 @@ impl Worker {
         let Some(tenure) = &mut self.tenure else { return Ok(()) };
         if self.lease.epoch != UNCLAIMED {
             let fenced = catalog.epoch != self.lease.epoch;
-            // Who was fenced by one that did not ask for the name is not to come back by itself.
-            if tenure.is_held() && (!fenced || tenure.is_unbroken().await?) {
+            if tenure.is_held() && !fenced {
+                return Ok(());
+            }
+            let unbroken = tenure.is_unbroken().await?;
+            self.lease.epoch = UNCLAIMED;
+            if unbroken {
+                // By one that has asked nobody, or was held up between its hold and its claim. It is for that one to stand by.
+                self.answer_rebuilds(&Err(interrupted(&self.lease.model)));
                 return Ok(());
             }
             tenure.give_up();
-            self.lease.epoch = UNCLAIMED;
         }
         let Err(error) = tenure.take().await else {
             self.standby = None;
@@ -474,9 +406,18 @@ impl Worker {
         }
         if self.lease.epoch == UNCLAIMED {
             self.form.rehearse().await?;
-            self.lease = self.form.reads().claim(&self.lease.model).await?;
+            self.claim().await?;
         }
         self.form.create(&self.lease).await
+    }
+
+    async fn claim(&mut self) -> Result<()> {
+        if let Some(tenure) = &mut self.tenure {
+            tenure.check_fresh().await?;
+        }
+        self.lease = self.form.reads().claim(&self.lease.model).await?;
+        self.retried = false;
+        Ok(())
     }
 
     async fn start_rebuild(&mut self, mut asker: Asker) -> Result<()> {
@@ -785,6 +726,13 @@ fn not_here(why: &Error) -> Error {
         }
         other => other.clone(),
     }
+}
+
+/// What those are told who wait for a rebuild, of which nobody knows what the other has done with it.
+fn interrupted(model: &str) -> Error {
+    let why =
+        format!("another worker has claimed the read model `{model}` during its rebuild; ask for it again");
+    Error::Unavailable { why, outcome: Outcome::Unknown }
 }
 
 /// Ends when one of those who wait for a rebuild has gone. Never, if none does.

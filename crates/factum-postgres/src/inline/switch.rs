@@ -1,16 +1,16 @@
 //! Switching a model on and off: filled while appends go on, and then the rest while none does.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::{ClientWrapper, Object};
 use factum::{
-    Error, MultiProjection, Position, Read, ReadStore, Result, Token,
+    Error, EventId, MultiProjection, Position, Read, ReadStore, Result, Token,
     batch::Batch,
     consumer::Form,
     documents::{Documents, Fold},
-    reads::{Generation, Lease},
+    reads::{Generation, Holds as _, Lease},
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{REGISTERED, Registered};
 use crate::{
@@ -23,6 +23,13 @@ use crate::{
 
 /// How long a switch waits for the appends that are on their way; those that come meanwhile wait as long.
 pub(super) const HOLD_UP: &str = "10s";
+
+/// For how long a switch has the model's name without keeping it: longer than it holds up appends.
+const NAME_TTL: Duration = Duration::from_secs(30);
+/// How often it keeps it.
+const NAME_KEPT: Duration = Duration::from_secs(3);
+/// How often it takes the name from whoever has it, before it does without.
+const NAME_TRIES: u32 = 16;
 
 /// How far a model is.
 pub(super) enum Progress {
@@ -42,7 +49,12 @@ pub(super) async fn on<P: MultiProjection>(store: &PostgresStore, documents: &Do
     match registered(store, name).await? {
         Some(known) if known.version == version => Ok(()),
         Some(newer) if newer.version > version => Err(kept_by_newer(documents, newer.version)),
-        _ => switch.make(documents).await,
+        _ => {
+            let name = switch.take_name(documents).await?;
+            let made = switch.make(documents, &name).await;
+            name.let_go().await;
+            made
+        }
     }
 }
 
@@ -94,6 +106,33 @@ struct Switch {
     filling: Filling,
 }
 
+/// The name by which workers agree on who keeps the model. Whoever kept it in the background stands by meanwhile, else it would claim
+/// it again.
+struct Name {
+    model: String,
+    holder: String,
+    reads: PostgresReads,
+    kept: Mutex<Instant>,
+}
+
+impl Name {
+    /// Keeps it, if that has not been done for a while. One that is lost all the same is for the lease to notice.
+    async fn keep(&self) -> Result<()> {
+        let mut kept = self.kept.lock().await;
+        if kept.elapsed() >= NAME_KEPT {
+            let asked = Instant::now();
+            self.reads.hold(&self.model, &self.holder, NAME_TTL).await?;
+            *kept = asked;
+        }
+        Ok(())
+    }
+
+    async fn let_go(self) {
+        // Where that fails, it is over in a while.
+        let _ = self.reads.let_go(&self.model, &self.holder).await;
+    }
+}
+
 /// What reads the log and fills a generation, each on a connection of its own.
 struct Filling {
     store: PostgresStore,
@@ -114,7 +153,23 @@ impl Switch {
         Ok(Self { store: store.clone(), gate, filling })
     }
 
-    async fn make<P: MultiProjection>(self, documents: &Documents<P>) -> Result<()> {
+    /// Takes the model's name, from whoever has it.
+    async fn take_name<P: MultiProjection>(&self, documents: &Documents<P>) -> Result<Name> {
+        let (reads, model) = (self.filling.reads.clone(), documents.model().to_owned());
+        let holder = format!("inline-{}/v{}", EventId::new(), documents.version());
+        let mut asked = Instant::now();
+        for _ in 0..NAME_TRIES {
+            let hold = reads.hold(&model, &holder, NAME_TTL).await?;
+            if hold.holder == holder {
+                break;
+            }
+            reads.let_go(&model, &hold.holder).await?;
+            asked = Instant::now();
+        }
+        Ok(Name { model, holder, reads, kept: Mutex::new(asked) })
+    }
+
+    async fn make<P: MultiProjection>(self, documents: &Documents<P>, name: &Name) -> Result<()> {
         let Self { store, mut gate, filling } = self;
         let (reads, model, version) = (&filling.reads, documents.model(), documents.version());
         let catalog = reads.catalog(model).await?;
@@ -135,7 +190,7 @@ impl Switch {
         };
         let form = documents.kept_in(Arc::new(reads.clone()));
         // Nearly all of it, while appends go on.
-        filling.fill(&form, &lease, &mut generation).await?;
+        filling.fill(&form, &lease, &mut generation, name).await?;
         let held_up = async {
             let held_up = gate.transaction().await?;
             let off = in_schema("SELECT factum.keep_appends_off($1)", &store.inner.schema);
@@ -145,7 +200,7 @@ impl Switch {
         let explained = |fault: Fault| fault.explain(reads.place());
         let mut held_up = held_up.await.map_err(explained)?;
         // All that was appended is committed by now: the rest.
-        filling.fill(&form, &lease, &mut generation).await?;
+        filling.fill(&form, &lease, &mut generation, name).await?;
         let switched = async {
             catalog::make_inline(&mut held_up, &store.names(), &lease, generation.number.into()).await?;
             held_up.commit().await.map_err(|error| Fault::from(error).of_a_change())
@@ -156,7 +211,13 @@ impl Switch {
 
 impl Filling {
     /// Fills up to where the log is now.
-    async fn fill(&self, form: &impl Form, lease: &Lease, generation: &mut Generation) -> Result<()> {
+    async fn fill(
+        &self,
+        form: &impl Form,
+        lease: &Lease,
+        generation: &mut Generation,
+        name: &Name,
+    ) -> Result<()> {
         let mut filler = form.filler(generation.number);
         let all = Read::query(form.query()?);
         let mut next = Some(match generation.checkpoint {
@@ -168,6 +229,7 @@ impl Filling {
             None => all,
         });
         while let Some(read) = next.take() {
+            name.keep().await?;
             let page = read::page(&self.log, &self.store.inner.read, &read).await;
             let page = page.map_err(|fault| fault.explain(self.reads.place()))?;
             let filled =

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use factum::{Error, EventStore, MemoryStore, ReadStore, State, prelude::*};
+use factum::{Error, EventStore, MemoryStore, ReadStore, State, prelude::*, reads::Holds};
 use factum_sqlite::Sqlite;
 
 use crate::support::*;
@@ -269,4 +269,60 @@ async fn many_read_whole_models_side_by_side() {
         assert!(rows.next().await.unwrap().is_some());
     }
     assert_eq!(balances.verify().await.unwrap(), []);
+}
+
+/// The names of the files in a directory with what is in them.
+fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.unwrap();
+        (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
+    };
+    let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(read).collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn looking_changes_nothing_and_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let foreign = rusqlite::Connection::open(path("foreign.db")).unwrap();
+    foreign.execute_batch("CREATE TABLE balances (mine)").unwrap();
+    let foreign = rusqlite::Connection::open(path("wal.db")).unwrap();
+    foreign.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE balances (mine)").unwrap();
+    drop(foreign);
+    std::fs::write(path("empty.db"), "").unwrap();
+    std::fs::write(path("text.db"), "Dear diary, ".repeat(500)).unwrap();
+    let factum = Factum::new(MemoryStore::new());
+    let odd = path("50% of #2?.db");
+    let balances = factum.project(Balances::<1>, Sqlite::open(&odd).unwrap()).await.unwrap();
+    let token = write_some(&**factum.store(), &mut seeded(), 50, 5).await;
+    balances.wait_for(token).await.unwrap();
+    let rows = balances.all().await.unwrap().len();
+    // While a program has it open, and after.
+    let open = Sqlite::open_read_only(&odd).unwrap();
+    assert_eq!(open.page("balances", None, 100).await.unwrap().rows.len(), rows);
+    drop(open);
+    balances.stop().await;
+    drop(balances);
+    let before = files(directory.path());
+    assert!(before.iter().all(|(name, _)| name.ends_with(".db")), "{before:?}");
+    let reads = Sqlite::open_read_only(&odd).unwrap();
+    assert_eq!(reads.snapshot("balances").await.unwrap().rows.len(), rows);
+    assert_eq!(reads.held("").await.unwrap(), []);
+    let refused = reads.claim("balances").await.unwrap_err().to_string();
+    assert!(refused.contains("cannot be written"), "{refused}");
+    drop(reads);
+    let cases = [
+        ("missing.db", "there is no file "),
+        ("foreign.db", "it is a SQLite database of something else"),
+        ("wal.db", "it is a SQLite database of something else"),
+        ("empty.db", "there is no read model of factum in "),
+        ("text.db", "it is no SQLite database"),
+    ];
+    for (name, said) in cases {
+        let refused = Sqlite::open_read_only(path(name)).unwrap_err().to_string();
+        assert!(refused.contains(said) && refused.contains(name) && !refused.contains('\n'), "{refused}");
+    }
+    assert!(files(directory.path()) == before, "something was changed or left");
 }

@@ -1,9 +1,10 @@
 //! Events handed to whoever is interested, in this process: through the log, never past it.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     marker::PhantomData,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use async_trait::async_trait;
 use super::{Act, EventHandler, Processing, Processor, ProcessorStatus, Sink, Stuck, Trouble, act_on};
 use crate::{
     aggregate::{EventSet, Recorded},
-    error::Result,
+    error::{Error, Result},
     event::RecordedEvent,
     handle::Factum,
     query::Query,
@@ -43,14 +44,21 @@ use crate::{
 pub struct EventBus {
     factum: Factum,
     reads: Arc<dyn ReadStore>,
-    subscribers: Mutex<Vec<Processor>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    subscribers: Vec<Processor>,
+    /// Names of those that are about to begin.
+    beginning: BTreeSet<String>,
 }
 
 impl Factum {
     /// A bus of events, with the checkpoints of its subscribers in `reads`.
     pub fn event_bus(&self, reads: impl ReadStore) -> EventBus {
         let factum = self.on_road(self.road());
-        EventBus { factum, reads: Arc::new(reads), subscribers: Mutex::default() }
+        EventBus { factum, reads: Arc::new(reads), known: Mutex::default() }
     }
 }
 
@@ -58,7 +66,7 @@ impl EventBus {
     /// Hands this handler the events that it asks for, from now until the bus stops.
     ///
     /// # Errors
-    /// Those of [`Processing::start`].
+    /// [`Error::InvalidInput`] if a subscriber of this bus has that name already, and those of [`Processing::start`].
     pub async fn subscribe<H: EventHandler>(&self, handler: H) -> Result<Processor> {
         self.begin(self.factum.handler(handler)).await
     }
@@ -66,7 +74,7 @@ impl EventBus {
     /// Hands this function the events of a type, under the name of the subscriber.
     ///
     /// # Errors
-    /// Those of [`Processing::start`].
+    /// [`Error::InvalidInput`] if a subscriber of this bus has that name already, and those of [`Processing::start`].
     pub async fn on<E, F, Done>(&self, name: &str, handle: F) -> Result<Processor>
     where
         E: EventSet + Clone,
@@ -78,14 +86,21 @@ impl EventBus {
     }
 
     async fn begin(&self, processing: Processing) -> Result<Processor> {
+        let name = Beginning::of(self, processing.name())?;
         let processor = processing.start(self.reads.clone()).await?;
-        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).push(processor.clone());
+        self.known().subscribers.push(processor.clone());
+        drop(name);
         Ok(processor)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Nothing under this lock panics half-way.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The subscribers of this bus, in this process.
     pub fn subscribers(&self) -> Vec<Processor> {
-        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known().subscribers.clone()
     }
 
     /// How each subscriber is.
@@ -105,6 +120,32 @@ impl EventBus {
         for subscriber in self.subscribers() {
             subscriber.stop().await;
         }
+    }
+}
+
+/// A name that is taken, until its subscriber is there or could not begin.
+struct Beginning<'a> {
+    bus: &'a EventBus,
+    name: String,
+}
+
+impl<'a> Beginning<'a> {
+    fn of(bus: &'a EventBus, name: &str) -> Result<Self> {
+        let mut known = bus.known();
+        // Who was stopped may begin again.
+        known.subscribers.retain(|subscriber| !subscriber.is_over());
+        let is_taken = known.subscribers.iter().any(|subscriber| subscriber.name() == name);
+        if is_taken || !known.beginning.insert(name.to_owned()) {
+            let why = "this bus has a subscriber of that name already, and they would share the events; give each a name of its own";
+            return Err(Error::invalid(format!("the subscriber's name `{name}`"), why));
+        }
+        Ok(Self { bus, name: name.to_owned() })
+    }
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        self.bus.known().beginning.remove(&self.name);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeSet,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -17,7 +18,7 @@ use tracing::Instrument as _;
 use super::{
     Sink, Stuck, Trouble,
     letters::{Bounds, Parking},
-    orders,
+    orders::{self, Order},
     partitions::{Layout, SLICES, slice_of},
 };
 use crate::{
@@ -29,11 +30,12 @@ use crate::{
     name::StreamName,
     pass::{News, Road, What},
     position::{Position, Token},
+    progress::Rate,
     query::Query,
     read::{AsOf, Read},
     reads::{Generation, Lease, ReadStore, Step},
     store::LOOK_AGAIN,
-    worker::{LOOKED_FAR, Rate, feed, jittered, said, unharmed},
+    worker::{LOOKED_FAR, feed, jittered, said, unharmed},
 };
 
 /// Records that a sink is handed at once: in the beginning, and at most.
@@ -112,6 +114,10 @@ pub(super) struct Worker {
     run: usize,
     /// Records that are handed over one by one, because one of them has made the sink panic.
     singly: usize,
+    /// Events ahead that somebody has asked to skip: seen when it waited before one of them.
+    skipped: BTreeSet<Position>,
+    /// How far it has looked for that.
+    looked_ahead: Option<Token>,
 }
 
 enum Turn {
@@ -199,6 +205,8 @@ impl Worker {
             ),
             run: RUN.0,
             singly: 0,
+            skipped: BTreeSet::new(),
+            looked_ahead: None,
         };
         worker.tell();
         Ok(Some(worker))
@@ -269,12 +277,19 @@ impl Worker {
                 }
                 if record.stream == self.plan.orders {
                     self.obey(record);
+                } else if self.skipped.remove(&record.position) {
+                    tracing::info!(
+                        consumer = self.plan.sink.name(),
+                        position = record.position.0,
+                        "an event is skipped"
+                    );
+                    self.failures = 0;
                 } else if let Some(key) = self.held_up(record) {
-                    if let Turn::Over = self.make_room(self.parking.has_too_many()).await? {
+                    if let Turn::Over = self.make_room(self.parking.has_too_many(), record.position).await? {
                         return Ok(Turn::Over);
                     }
-                    // What held it up may have been dealt with meanwhile.
-                    if !self.parking.holds(&key) {
+                    // What held it up may have been dealt with meanwhile, or it itself given up.
+                    if !self.parking.holds(&key) || self.skipped.contains(&record.position) {
                         continue;
                     }
                     self.parking.queue(record, key);
@@ -323,8 +338,10 @@ impl Worker {
     fn end_of_run(&self, records: &[RecordedEvent], first: usize) -> usize {
         // Who has just failed is asked for little.
         let longest = if self.failures > 0 || self.singly > 0 { 1 } else { self.run };
-        let free =
-            |record: &&RecordedEvent| record.stream != self.plan.orders && self.held_up(record).is_none();
+        let free = |record: &&RecordedEvent| {
+            let is_order = record.stream == self.plan.orders;
+            !is_order && !self.skipped.contains(&record.position) && self.held_up(record).is_none()
+        };
         first + records[first..].iter().take(longest).take_while(free).count()
     }
 
@@ -353,11 +370,11 @@ impl Worker {
             return Err(Error::invalid(format!("the sink `{}`", self.plan.sink.name()), why));
         };
         if let Trouble::Infrastructure(why) = &trouble {
-            return Ok((done, self.wait(record, why).await?));
+            return Ok((done, self.wait(to.log.at(record.position), why).await?));
         }
         (self.failures, self.singly) = (0, self.singly.saturating_sub(done + 1));
         if let Some(why) = self.parking.is_full() {
-            let turn = self.make_room(Some(why)).await?;
+            let turn = self.make_room(Some(why), record.position).await?;
             return Ok((done, turn));
         }
         tracing::warn!(consumer = self.plan.sink.name(), position = record.position.0, %trouble, "an event is set aside");
@@ -425,25 +442,38 @@ impl Worker {
         self.view.send_modify(|view| view.state = State::Waiting(error));
     }
 
-    /// Waits for the surroundings to be well again. What has been done is stored first: it may take long.
-    async fn wait(&mut self, record: &RecordedEvent, why: &str) -> Result<Turn> {
+    /// Waits for the surroundings to be well again, and looks whether somebody has given up what it waits with: the order comes later in
+    /// the log than the event, and would never be come to. What has been done is stored first: it may take long.
+    async fn wait(&mut self, before: Token, why: &str) -> Result<Turn> {
         self.store(self.seen).await?;
         self.failures += 1;
         self.shown.waits();
-        let consumer = self.plan.sink.name();
-        tracing::warn!(consumer, position = record.position.0, why, "a consumer waits for its surroundings");
-        let why = format!("{why} (it tries the event at position {} again)", record.position);
+        let (consumer, position) = (self.plan.sink.name(), before.position);
+        tracing::warn!(consumer, position = position.0, why, "a consumer waits for its surroundings");
+        let why = format!("{why} (it tries the event at position {position} again)");
         let error = Error::Unavailable { why, outcome: Outcome::Unknown };
         self.view.send_modify(|view| view.state = State::Waiting(error));
         let mut stop = self.stop.clone();
         tokio::select! {
-            () = tokio::time::sleep(jittered(self.failures)) => Ok(Turn::Went),
-            () = told_to(&mut stop) => Ok(Turn::Over),
+            () = tokio::time::sleep(jittered(self.failures)) => {}
+            () = told_to(&mut stop) => return Ok(Turn::Over),
         }
+        let ahead = self.looked_ahead.filter(|ahead| ahead.log == before.log && ahead.position > position);
+        self.look_ahead(ahead.unwrap_or(before)).await?;
+        Ok(Turn::Went)
+    }
+
+    /// Obeys what is asked further on.
+    async fn look_ahead(&mut self, after: Token) -> Result<()> {
+        let page = Read::stream(self.plan.orders.clone()).beyond(after);
+        let page = self.plan.road.store().read(page).await?;
+        page.events.iter().for_each(|record| self.obey(record));
+        self.looked_ahead = Some(page.token);
+        Ok(())
     }
 
     /// Where no more can be set aside: says so loudly, and does only what makes room, until there is some.
-    async fn make_room(&mut self, full: Option<Error>) -> Result<Turn> {
+    async fn make_room(&mut self, full: Option<Error>, before: Position) -> Result<Turn> {
         let Some(mut why) = full else { return Ok(Turn::Went) };
         tracing::error!(consumer = self.plan.sink.name(), %why, "a consumer has stopped");
         self.store(self.seen).await?;
@@ -463,8 +493,8 @@ impl Worker {
                 self.redrive(&key).await?;
             }
             match self.parking.is_full() {
-                Some(still) => why = still,
-                None => return Ok(Turn::Went),
+                Some(still) if !self.skipped.contains(&before) => why = still,
+                _ => return Ok(Turn::Went),
             }
             let due = self.parking.next_due().map(|(_, due)| due);
             tokio::select! {
@@ -480,6 +510,12 @@ impl Worker {
         if let Some(order) = orders::order_in(record) {
             tracing::info!(consumer = self.plan.sink.name(), ?order, "an order is obeyed");
             self.parking.obey(&order);
+            let to_come = |position: Position| self.seen.is_none_or(|seen| position > seen.position);
+            if let Order::SkipAsked { position, .. } = order
+                && to_come(position)
+            {
+                self.skipped.insert(position);
+            }
         }
     }
 

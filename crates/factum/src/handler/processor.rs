@@ -25,7 +25,7 @@ use crate::{
     pass::Road,
     position::{Position, Token},
     query::Query,
-    reads::ReadStore,
+    reads::{self, ReadStore},
     store::EventStore,
 };
 
@@ -39,6 +39,8 @@ const LETTERS_PER_KEY: usize = 100;
 pub const LEASE: Duration = Duration::from_secs(10);
 /// How often it is looked whether a partition of another process has come to a place.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the stores may take to tell why it has not.
+const TO_TELL: Duration = Duration::from_secs(1);
 
 /// How a sink or handler is to be driven: see [`Factum::handler`].
 #[must_use = "nothing is handled before `start`"]
@@ -84,6 +86,10 @@ impl Factum {
 }
 
 impl Processing {
+    pub(super) fn name(&self) -> &str {
+        self.sink.name()
+    }
+
     /// Divides the work by the keys of the events, into 1 (unless said otherwise) to 1,024 partitions with a checkpoint each.
     /// Partitions go on side by side, in this process and in others that start the same consumer: each is kept by one worker at a
     /// time, and those of a process that has gone are taken over. How many they are is settled when the consumer starts for the first
@@ -289,11 +295,12 @@ impl Processor {
         &self.inner.parked
     }
 
-    /// Waits until everything up to `to` has been handled or set aside, wherever its partitions are kept, for at most 10 seconds.
+    /// Waits until everything up to `to` has been handled or set aside, wherever its partitions are kept, for at most 10 seconds. Stores
+    /// that fail for a while are asked again until then.
     ///
     /// # Errors
-    /// [`Error::Timeout`] saying how far it is, [`Error::LogRewound`] for a token of another history or beyond the end of the log, and
-    /// the reason why it stopped, if it did.
+    /// [`Error::Timeout`] saying how far it is, [`Error::LogRewound`] for a token of another history or beyond the end of the log, also if
+    /// it is the checkpoint that is of another one, and the reason why it stopped, if it did.
     pub async fn wait_for(&self, to: impl Into<Token> + Send) -> Result<()> {
         self.wait_for_within(to, PATIENCE).await
     }
@@ -303,48 +310,83 @@ impl Processor {
     /// # Errors
     /// As for [`wait_for`](Self::wait_for).
     pub async fn wait_for_within(&self, to: impl Into<Token> + Send, within: Duration) -> Result<()> {
-        let to = self.inner.store.locate(to.into()).await?;
+        let mut to = to.into();
         let arrival = async {
+            to = self.locate(to).await?;
             for partition in 0..self.inner.layout.partitions {
-                self.arrival(partition, to).await?;
+                self.arrival(partition, &mut to).await?;
             }
             Ok(())
         };
-        match tokio::time::timeout(within, arrival).await {
-            Ok(arrived) => arrived,
-            Err(_) => Err(Error::Timeout {
-                what: format!(
-                    "waiting for `{}` to reach position {} ({})",
-                    self.inner.name,
-                    to.position,
-                    self.status().await?
-                ),
-                after_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
-                outcome: Outcome::No,
-            }),
+        if let Ok(arrived) = tokio::time::timeout(within, arrival).await {
+            return arrived;
+        }
+        // What keeps it from telling is worth telling, too.
+        let how = tokio::time::timeout(TO_TELL, self.status()).await;
+        let how = match how {
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the stores do not answer".to_owned(),
+        };
+        let what = format!("waiting for `{}` to reach position {} ({how})", self.inner.name, to.position);
+        let after_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        Err(Error::Timeout { what, after_ms, outcome: Outcome::No })
+    }
+
+    /// The place in the present epoch of the log, as soon as the log says so.
+    async fn locate(&self, to: Token) -> Result<Token> {
+        loop {
+            match self.inner.store.locate(to).await {
+                Err(error) if error.is_retryable() => tokio::time::sleep(LOOK).await,
+                located => return located,
+            }
         }
     }
 
-    async fn arrival(&self, partition: u32, to: Token) -> Result<()> {
-        let Inner { reads, layout, views, .. } = &*self.inner;
-        let Some(view) = views.get(partition as usize) else { return Ok(()) };
+    async fn arrival(&self, partition: u32, to: &mut Token) -> Result<()> {
+        let Some(view) = self.inner.views.get(partition as usize) else { return Ok(()) };
         let mut view = view.subscribe();
         loop {
             let shown = view.borrow_and_update().clone();
-            let mut at = shown.token;
-            if at.is_none_or(|at| at.position < to.position) {
-                let catalog = reads.catalog(&layout.model(partition)).await?;
-                at = catalog.active.and_then(|active| active.checkpoint);
-            }
-            if at.is_some_and(|at| at.log == to.log && at.position >= to.position) {
-                return Ok(());
-            }
+            let failed = match self.has_arrived(partition, shown.token, to).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => None,
+                Err(error) => Some(error).filter(|error| !error.is_retryable()),
+            };
             if let State::Stopped(error) = shown.state {
+                return Err(error);
+            }
+            if let Some(error) = failed {
                 return Err(error);
             }
             // One that is kept elsewhere tells only its checkpoint.
             let _ = tokio::time::timeout(LOOK, view.changed()).await;
         }
+    }
+
+    /// Whether a partition has come to a place, by what its worker says here or by its checkpoint.
+    async fn has_arrived(&self, partition: u32, seen: Option<Token>, to: &mut Token) -> Result<bool> {
+        let Inner { reads, layout, .. } = &*self.inner;
+        if let Some(seen) = seen
+            && self.is_past(seen, to).await?
+        {
+            return Ok(true);
+        }
+        let active = reads.catalog(&layout.model(partition)).await?.active;
+        match active.and_then(|active| active.checkpoint) {
+            Some(at) => self.is_past(at, to).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Compares two places of one history: a checkpoint may be of a former epoch that goes on, or of another log.
+    async fn is_past(&self, mut at: Token, to: &mut Token) -> Result<bool> {
+        if at.log != to.log {
+            at = self.inner.store.locate(at).await?;
+            // The epoch may have changed since the wait began.
+            *to = self.inner.store.locate(*to).await?;
+        }
+        Ok(at.log == to.log && at.position >= to.position)
     }
 
     /// How it is, in all processes.
@@ -373,6 +415,16 @@ impl Processor {
         Ok(ProcessorStatus { head: head.position, lag_events, lag, partitions })
     }
 
+    /// Where its checkpoint is.
+    pub(crate) fn reads(&self) -> &dyn ReadStore {
+        &*self.inner.reads
+    }
+
+    /// Whether it has been stopped, and has finished what it had in hand.
+    pub(super) fn is_over(&self) -> bool {
+        self.inner.ended.has_changed().is_err()
+    }
+
     /// Stops it, and waits for that: what is in hand is finished, what is done is stored, and its partitions are free for others. A
     /// handler that takes longer than the lease is dropped where it is.
     pub async fn stop(&self) {
@@ -392,25 +444,36 @@ pub(super) async fn look(
     let mut partitions = Vec::new();
     for (number, model) in (0..).zip(layout.models()) {
         let hold = partition_hold(name, &format!("{number:04}"));
-        let active = reads.catalog(&model).await?.active;
-        let letters = match active {
-            Some(active) => stored(reads, &model, active.number).await?,
-            None => Vec::new(),
-        };
-        let keys: BTreeSet<&str> = letters.iter().map(|letter| letter.key.as_str()).collect();
-        let token = active.and_then(|active| active.checkpoint);
-        let status = PartitionStatus {
-            number,
-            position: token.map_or(Position::START, |token| token.position),
-            worker: held.iter().find(|held| held.name == hold).map(|held| held.holder.clone()),
-            state: None,
-            parked_keys: keys.len(),
-            dead_letters: letters.len(),
-            rate: 0.0,
-        };
-        partitions.push((status, token));
+        partitions.push(look_at(reads, number, &model, &hold, &held).await?);
     }
     Ok(partitions)
+}
+
+/// One of them, whose checkpoint is that of a model, kept by who holds a name.
+pub(super) async fn look_at(
+    reads: &dyn ReadStore,
+    number: u32,
+    model: &str,
+    hold: &str,
+    held: &[reads::Hold],
+) -> Result<(PartitionStatus, Option<Token>)> {
+    let active = reads.catalog(model).await?.active;
+    let letters = match active {
+        Some(active) => stored(reads, model, active.number).await?,
+        None => Vec::new(),
+    };
+    let keys: BTreeSet<&str> = letters.iter().map(|letter| letter.key.as_str()).collect();
+    let token = active.and_then(|active| active.checkpoint);
+    let status = PartitionStatus {
+        number,
+        position: token.map_or(Position::START, |token| token.position),
+        worker: held.iter().find(|held| held.name == hold).map(|held| held.holder.clone()),
+        state: None,
+        parked_keys: keys.len(),
+        dead_letters: letters.len(),
+        rate: 0.0,
+    };
+    Ok((status, token))
 }
 
 /// What a worker holds that keeps a partition.

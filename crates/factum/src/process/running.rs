@@ -17,12 +17,16 @@ use crate::{
     name::EventType,
     position::Token,
     query::{Criterion, Query},
+    read::Read,
     reads::ReadStore,
-    timers::{Firing, TimerStatus},
+    timers::{Due, DueList, Firing, TimerStatus},
 };
 
 /// How long a chain of causes may become, unless the builder says otherwise.
 pub const DEPTH: u64 = 100;
+
+/// How often it is looked whether overdue timers have been set off.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How a process manager is to be run: see [`Factum::process_manager`].
 #[must_use = "nothing is heard before `start`"]
@@ -97,14 +101,19 @@ impl<P: ProcessManager> Managing<P> {
         let outbox = factum.sink(Outbox { name: format!("{}_out", P::NAME), manager: manager.clone() });
         let inbox = inbox.start(reads.clone()).await?;
         let outbox = outbox.partitions(partitions).attempts(attempts).start(reads.clone()).await?;
-        let timers = Query::from(Criterion {
-            types: vec![EventType::new(REACTED)?, EventType::new(TIMER_FIRED)?],
-            category: Some(P::NAME.to_owned()),
-            ..Criterion::default()
-        });
+        let timers = timers_of::<P>()?;
         let timers = Firing::start(P::NAME, timers, reads, factum, manager.clone())?;
         Ok(Process { inner: Arc::new(Inner { manager, inbox, outbox, timers }) })
     }
+}
+
+/// The events that set timers, and stop them.
+fn timers_of<P: ProcessManager>() -> Result<Query> {
+    Ok(Query::from(Criterion {
+        types: vec![EventType::new(REACTED)?, EventType::new(TIMER_FIRED)?],
+        category: Some(P::NAME.to_owned()),
+        ..Criterion::default()
+    }))
 }
 
 /// A handle to a process manager at work. It stops when the last clone is dropped, or by [`stop`](Process::stop).
@@ -194,11 +203,11 @@ impl<P: ProcessManager> Process<P> {
         self.inner.outbox.wait_for(recorded).await
     }
 
-    /// Waits until there is nothing left to hear or to perform, but for timers that are not due and for what is set aside: until the
-    /// log stands still, for at most so long.
+    /// Waits until there is nothing left to hear or to perform, and no timer whose moment has passed: until the log stands still, for at most
+    /// so long. What is set aside is not waited for, nor are timers whose moment is yet to come.
     ///
     /// # Errors
-    /// Those of [`Processor::wait_for`].
+    /// Those of [`Processor::wait_for`]; [`Error::Timeout`] says which timer is overdue, if that is what is left.
     pub async fn wait_until_idle(&self, within: Duration) -> Result<()> {
         let until = tokio::time::Instant::now() + within;
         let left = || until.saturating_duration_since(tokio::time::Instant::now());
@@ -207,10 +216,41 @@ impl<P: ProcessManager> Process<P> {
             let head = store.head().await?.token;
             self.inner.inbox.wait_for_within(head, left()).await?;
             self.inner.outbox.wait_for_within(head, left()).await?;
-            if store.head().await?.token == head {
+            let overdue = self.overdue().await?;
+            if overdue.is_none() && store.head().await?.token == head {
                 return Ok(());
             }
+            if let Some(overdue) = overdue {
+                if left().is_zero() {
+                    let status = self.inner.timers.status();
+                    let what = format!("waiting for `{}` to be idle ({overdue}; timers: {status})", P::NAME);
+                    let after_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+                    return Err(Error::Timeout { what, after_ms, outcome: Outcome::No });
+                }
+                tokio::time::sleep(LOOK_AGAIN.min(left())).await;
+            }
         }
+    }
+
+    /// What is left of the timers whose moment has passed, if anything is.
+    async fn overdue(&self) -> Result<Option<String>> {
+        let (factum, reads) = (&self.inner.manager.factum, self.inner.inbox.reads());
+        let list = Firing::list_of(P::NAME);
+        let known = reads.catalog(&list).await?.active.and_then(|active| active.checkpoint);
+        let news = Read::query(timers_of::<P>()?).limit(1);
+        let news = match known {
+            Some(known) => factum.store().read(news.beyond(known)).await,
+            None => factum.store().read(news).await,
+        };
+        match news {
+            Ok(news) if news.events.is_empty() => {}
+            // Of another history: the list is made anew.
+            Ok(_) | Err(Error::LogRewound(_)) => return Ok(Some("the list of timers is behind".to_owned())),
+            Err(error) => return Err(error),
+        }
+        let first = DueList::page(&list, reads, None, 1).await?.pop();
+        let overdue = first.map(|(_, due)| due).filter(|due| due.at <= factum.now());
+        Ok(overdue.map(|Due { stream, id, at }| format!("the timer `{id}` of `{stream}` was due at {at}")))
     }
 
     /// How it is.

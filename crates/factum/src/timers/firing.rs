@@ -21,10 +21,10 @@ use crate::{
     handle::Factum,
     handler::{Trouble, is_of_this_process, new_holder},
     metrics,
+    progress::Progress,
     query::Query,
     reads::ReadStore,
     time::Timestamp,
-    worker::Progress,
 };
 
 /// Timers that are set off at once, at most.
@@ -96,10 +96,15 @@ impl Firing {
         })?;
         let (stop, stopped) = watch::channel(false);
         let (tell, status) = watch::channel(TimerStatus::default());
-        let (hold, holder, name) = (format!("{name}/timers"), new_holder(), format!("{name}_timers"));
+        let (hold, holder, name) = (format!("{name}/timers"), new_holder(), Self::list_of(name));
         let duty = Duty { name, hold, query, reads, factum, fire, holder, stopped, tell };
         runtime.spawn(duty.run());
         Ok(Self { stop, status })
+    }
+
+    /// The read model in which timers are looked up.
+    pub(crate) fn list_of(name: &str) -> String {
+        format!("{name}_timers")
     }
 
     pub(crate) fn status(&self) -> TimerStatus {

@@ -13,6 +13,9 @@ use factum::{
 pub trait Around: fmt::Debug + Send + Sync + 'static {
     fn inner(&self) -> &dyn ReadStore;
 
+    async fn claim(&self, model: &str) -> Result<Lease> {
+        self.inner().claim(model).await
+    }
     async fn catalog(&self, model: &str) -> Result<Catalog> {
         self.inner().catalog(model).await
     }
@@ -50,7 +53,7 @@ impl<T> Deref for Wrapped<T> {
 #[async_trait]
 impl<T: Around> ReadStore for Wrapped<T> {
     async fn claim(&self, model: &str) -> Result<Lease> {
-        self.0.inner().claim(model).await
+        Around::claim(&self.0, model).await
     }
     async fn catalog(&self, model: &str) -> Result<Catalog> {
         Around::catalog(&self.0, model).await

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Duration,
@@ -13,7 +13,7 @@ use factum::{
     Append, Consumer, Error, EventStore, MemoryReads, NewEvent, Outcome, Projected, ReadStore, State,
     StreamName,
     prelude::*,
-    reads::{Hold, Holds},
+    reads::{Hold, Holds, Lease},
 };
 
 use crate::support::*;
@@ -32,11 +32,31 @@ fn shared() -> (Meddled, Factum) {
 struct Own {
     inner: MemoryReads,
     cut: Arc<AtomicBool>,
+    /// Whether it can let go, and hears so; else that happens a while after it has heard nothing.
+    lets_go: Arc<AtomicBool>,
+    /// How long what comes after its next hold is on its way: its first look then, or its claim. It keeps nothing meanwhile.
+    stalls: Arc<Mutex<Option<(Stall, Duration)>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stall {
+    BeforeTheClaim,
+    InTheClaim,
 }
 
 impl Own {
     fn of(inner: &MemoryReads) -> Wrapped<Self> {
-        Wrapped(Self { inner: inner.clone(), cut: Arc::default() })
+        let (cut, lets_go, stalls) = (Arc::default(), Arc::new(AtomicBool::new(true)), Arc::default());
+        Wrapped(Self { inner: inner.clone(), cut, lets_go, stalls })
+    }
+
+    async fn stall(&self, now: Stall) {
+        let stall = self.stalls.lock().unwrap().take_if(|(when, _)| *when == now);
+        if let Some((_, long)) = stall {
+            self.cut.store(true, SeqCst);
+            tokio::time::sleep(long).await;
+            self.cut.store(false, SeqCst);
+        }
     }
 
     fn check(&self) -> factum::Result<()> {
@@ -57,6 +77,14 @@ impl Holds for Own {
     }
     async fn let_go(&self, name: &str, holder: &str) -> factum::Result<()> {
         self.check()?;
+        if !self.lets_go.load(SeqCst) {
+            let (inner, name, holder) = (self.inner.clone(), name.to_owned(), holder.to_owned());
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                inner.let_go(&name, &holder).await.unwrap();
+            });
+            return Err(Error::Unavailable { why: "it did not answer".into(), outcome: Outcome::Unknown });
+        }
         self.inner.let_go(name, holder).await
     }
     async fn held(&self, prefix: &str) -> factum::Result<Vec<Hold>> {
@@ -68,6 +96,10 @@ impl Holds for Own {
 impl Around for Own {
     fn inner(&self) -> &dyn ReadStore {
         &self.inner
+    }
+    async fn claim(&self, model: &str) -> factum::Result<Lease> {
+        self.stall(Stall::InTheClaim).await;
+        self.inner.claim(model).await
     }
     fn holds(&self) -> &dyn Holds {
         self
@@ -242,23 +274,98 @@ async fn one_that_was_held_up_for_too_long_stands_by_and_does_nothing_twice() {
     assert_eq!(reads.catalog("balances").await.unwrap().epoch, 21, "one claim for each change of hands");
 }
 
+/// Who has the model's name and is fenced all the same claims it again, and does nothing twice.
 #[tokio::test(start_paused = true)]
-async fn one_that_is_fenced_by_somebody_who_asks_nobody_stops() {
+async fn one_that_is_fenced_by_somebody_who_asks_nobody_goes_on() {
     let (store, factum) = shared();
     let reads = MemoryReads::new();
     let first = balances(&factum, reads.clone()).await;
     is_live(&first).await;
-    reads.claim("balances").await.unwrap();
-    let done = deposit(&store).await;
-    let stopped = first.wait_for(done).await;
-    assert!(matches!(stopped, Err(Error::Fenced { .. })), "{stopped:?}");
-    // It has let go, so that others can go on.
-    let second = balances(&factum, reads).await;
-    second.wait_for(done).await.unwrap();
+    for _ in 0..10 {
+        reads.claim("balances").await.unwrap();
+        first.wait_for(deposit(&store).await).await.unwrap();
+        assert_eq!(first.all().await.unwrap(), fold(&store).await);
+    }
+    assert_eq!(reads.catalog("balances").await.unwrap().epoch, 21, "one claim for each that came between");
 }
 
-/// Breaks on accounts with a bad name.
-struct Picky;
+/// One that is held up between its hold and its claim, for so long that another keeps the model.
+async fn held_up(stall: Stall) -> (MemoryReads, Projected<Balances>, Projected<Balances>) {
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    balances(&factum, reads.clone()).await.wait_for(deposit(&store).await).await.unwrap();
+    while !reads.held("").await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let own = Own::of(&reads);
+    *own.stalls.lock().unwrap() = Some((stall, Duration::from_secs(60)));
+    let slow = Factum::new(Slow { inner: store.clone(), own: own.clone() });
+    let late = tokio::spawn(async move { balances(&slow, own).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let keeper = balances(&factum, reads.clone()).await;
+    is_live(&keeper).await;
+    let late = late.await.unwrap();
+    let waiting = until(&late, |state| matches!(state, State::Waiting(_))).await.to_string();
+    let done = deposit(&store).await;
+    for one in [&keeper, &late] {
+        one.wait_for(done).await.unwrap_or_else(|error| panic!("{error}; {waiting}"));
+        assert_eq!(one.all().await.unwrap(), fold(&store).await);
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(state(&keeper).await, State::Live);
+    let waiting = state(&late).await.to_string();
+    assert!(waiting.contains("is kept by `process-"), "{waiting}");
+    (reads, keeper, late)
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_held_up_before_its_claim_lets_go_and_fences_nobody() {
+    let (reads, ..) = held_up(Stall::BeforeTheClaim).await;
+    assert_eq!(reads.catalog("balances").await.unwrap().epoch, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_claim_comes_late_stops_nobody() {
+    let (reads, ..) = held_up(Stall::InTheClaim).await;
+    assert_eq!(reads.catalog("balances").await.unwrap().epoch, 4, "its own, and that of who keeps it");
+}
+
+/// A log whose places are looked up slowly when its process is held up.
+#[derive(Clone, Debug)]
+struct Slow {
+    inner: Meddled,
+    own: Wrapped<Own>,
+}
+
+#[async_trait]
+impl EventStore for Slow {
+    async fn append(&self, append: Append) -> factum::Result<factum::Appended> {
+        self.inner.append(append).await
+    }
+    async fn read(&self, read: factum::Read) -> factum::Result<factum::Page> {
+        self.inner.read(read).await
+    }
+    async fn head(&self) -> factum::Result<factum::Head> {
+        self.inner.head().await
+    }
+    async fn locate(&self, token: factum::Token) -> factum::Result<factum::Token> {
+        self.own.stall(Stall::BeforeTheClaim).await;
+        self.inner.locate(token).await
+    }
+    async fn stream_state(&self, stream: &StreamName) -> factum::Result<factum::StreamState> {
+        self.inner.stream_state(stream).await
+    }
+    async fn changed(&self, position: Position) {
+        self.inner.changed(position).await;
+    }
+    fn limits(&self) -> factum::Limits {
+        self.inner.limits()
+    }
+}
+
+/// Breaks on accounts with a bad name, until it is mended.
+#[derive(Clone, Default)]
+struct Picky(Arc<AtomicBool>);
 
 impl Projection for Picky {
     const NAME: &'static str = "picky";
@@ -266,7 +373,7 @@ impl Projection for Picky {
     type Row = u64;
 
     fn evolve(&self, row: Option<u64>, event: &Recorded<AccountEvent>) -> Option<u64> {
-        assert!(event.record.stream.id() != "bad", "a bug in a projection");
+        assert!(self.0.load(SeqCst) || event.record.stream.id() != "bad", "a bug in a projection");
         Some(row.unwrap_or(0) + 1)
     }
 }
@@ -275,8 +382,8 @@ impl Projection for Picky {
 async fn one_that_has_stopped_keeps_nobody_waiting() {
     let (store, factum) = shared();
     let reads = MemoryReads::new();
-    let first = factum.project(Picky, reads.clone()).await.unwrap();
-    let second = factum.project(Picky, reads.clone()).await.unwrap();
+    let first = factum.project(Picky::default(), reads.clone()).await.unwrap();
+    let second = factum.project(Picky::default(), reads.clone()).await.unwrap();
     is_live(&first).await;
     let bad = factum::codec::encode(&Opened { cents: 1 }).unwrap();
     let stream = StreamName::new("account-bad").unwrap();
@@ -289,6 +396,31 @@ async fn one_that_has_stopped_keeps_nobody_waiting() {
     // Either may be asked to mend it.
     let still = second.rebuild().await.unwrap_err().to_string();
     assert!(still.contains("a bug in a projection"), "{still}");
+}
+
+/// What it let go of and what it has taken since are told from each other, however late it is let go of.
+#[tokio::test(start_paused = true)]
+async fn letting_go_late_lets_go_of_nothing_that_was_taken_later() {
+    let (store, factum) = shared();
+    let reads = MemoryReads::new();
+    let (own, mended) = (Own::of(&reads), Arc::new(AtomicBool::new(false)));
+    let picky = factum.project(Picky(mended.clone()), own.clone()).await.unwrap();
+    is_live(&picky).await;
+    own.lets_go.store(false, SeqCst);
+    let bad = factum::codec::encode(&Opened { cents: 1 }).unwrap();
+    let stream = StreamName::new("account-bad").unwrap();
+    let done = store.append(Append::to(stream, [bad])).await.unwrap().token;
+    picky.wait_for(done).await.unwrap_err();
+    mended.store(true, SeqCst);
+    while let Err(error) = picky.rebuild().await {
+        assert!(error.to_string().contains("is kept by `process-"), "{error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let has = reads.held("").await.unwrap();
+    assert_eq!(has.len(), 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let still = reads.held("").await.unwrap();
+    assert!(still.len() == 1 && still[0].holder == has[0].holder, "{still:?}, and it was {has:?}");
 }
 
 #[tokio::test(start_paused = true)]

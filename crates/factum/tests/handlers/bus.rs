@@ -38,6 +38,36 @@ async fn each_subscriber_has_everything_at_its_own_pace_also_what_happened_while
     assert_eq!(seen.of("order-a"), [1, 2, 3]);
 }
 
+#[tokio::test]
+async fn two_of_a_name_are_refused_on_one_bus() {
+    let (factum, seen) = (factum(), Ledger::default());
+    let bus = factum.event_bus(MemoryReads::new());
+    let note = || {
+        let seen = seen.clone();
+        move |order: Recorded<OrderEvent>| {
+            seen.note(&order.record.stream, 0);
+            async { Ok(()) }
+        }
+    };
+    let first = bus.on("ships", note()).await.unwrap();
+    let refused = bus.on("ships", note()).await.unwrap_err().to_string();
+    assert!(refused.contains("`ships`: this bus has a subscriber of that name already"), "{refused}");
+    // Also those that begin at the same moment.
+    let (one, two) = tokio::join!(bus.on("mails", note()), bus.on("mails", note()));
+    assert!(one.is_ok() != two.is_ok());
+    bus.subscribe(Shipping::default()).await.unwrap();
+    assert!(bus.subscribe(Shipping::default()).await.is_err());
+    assert_eq!(bus.subscribers().len(), 3);
+    // Who could not begin, or was stopped, keeps no name.
+    for _ in 0..2 {
+        let refused = bus.on("Bad Name", note()).await.unwrap_err().to_string();
+        assert!(refused.contains("beginning with a letter"), "{refused}");
+    }
+    first.stop().await;
+    bus.on("ships", note()).await.unwrap();
+    assert_eq!(bus.subscribers().len(), 3);
+}
+
 /// A sink that takes several at once, and panics over one.
 struct Wholesale {
     poison: &'static str,

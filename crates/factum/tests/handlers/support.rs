@@ -17,7 +17,7 @@ use factum::{
     Append, Error, EventHandler, MemoryReads, MemoryStore, NewEvent, Outcome, Parked, Processor, ReadStore,
     StreamName, Token, Trouble,
     prelude::*,
-    reads::{Holds, Lease, Step},
+    reads::{Catalog, Holds, Lease, Step},
 };
 
 pub use self::around::{Around, Wrapped};
@@ -62,6 +62,8 @@ pub struct Shipping {
     pub poison: Arc<Mutex<BTreeSet<u64>>>,
     /// Events with these numbers make it panic.
     pub explosive: Arc<Mutex<BTreeSet<u64>>>,
+    /// For events with these numbers it says that what it needs is not there.
+    pub lost: Arc<Mutex<BTreeSet<u64>>>,
     /// What it needs is not there.
     pub down: Arc<AtomicBool>,
     /// How often it was called.
@@ -76,7 +78,7 @@ impl EventHandler for Shipping {
     async fn handle(&self, event: &Recorded<OrderEvent>) -> Result<(), Trouble> {
         self.calls.fetch_add(1, SeqCst);
         let (OrderEvent::Placed { n } | OrderEvent::Paid { n }) = event.event;
-        if self.down.load(SeqCst) {
+        if self.down.load(SeqCst) || self.lost.lock().unwrap().contains(&n) {
             return Err(Trouble::infrastructure("the carrier cannot be reached"));
         }
         assert!(!self.explosive.lock().unwrap().contains(&n), "number {n} explodes");
@@ -152,12 +154,14 @@ pub struct Failing {
     pub away: Arc<AtomicBool>,
     /// Whether it answers to nobody who would hold a name.
     pub holds_lost: Arc<AtomicBool>,
+    /// So many times it does not say what it knows of a model.
+    pub untold: Arc<AtomicUsize>,
 }
 
 impl Failing {
     pub fn new() -> Wrapped<Self> {
-        let (commits, at, no_letters, away, holds_lost) = Default::default();
-        Wrapped(Self { inner: MemoryReads::new(), commits, at, no_letters, away, holds_lost })
+        let (commits, at, no_letters, away, holds_lost, untold) = Default::default();
+        Wrapped(Self { inner: MemoryReads::new(), commits, at, no_letters, away, holds_lost, untold })
     }
 }
 
@@ -169,6 +173,12 @@ fn down() -> Error {
 impl Around for Failing {
     fn inner(&self) -> &dyn ReadStore {
         &self.inner
+    }
+    async fn catalog(&self, model: &str) -> factum::Result<Catalog> {
+        match self.untold.try_update(SeqCst, SeqCst, |times| times.checked_sub(1)) {
+            Ok(_) => Err(down()),
+            Err(_) => self.inner.catalog(model).await,
+        }
     }
     async fn commit(&self, lease: &Lease, step: Step) -> factum::Result<()> {
         if self.no_letters.load(SeqCst) && !step.letters.is_empty() {

@@ -2,10 +2,19 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
-use factum::{Error, EventHandler, MemoryReads, State, Trouble, prelude::*};
+use factum::{
+    Append, Error, EventHandler, EventId, ExpectedRevision, MemoryReads, NewEvent, Outcome, Position, State,
+    StreamName, Trouble,
+    error::{Actual, Conflict, Corrupt, IdProblem, Limit, LogRewound},
+    handler::Order,
+    prelude::*,
+};
 
 use crate::support::*;
 
@@ -224,5 +233,204 @@ async fn an_effect_under_the_events_id_is_there_once_whatever_fails() {
                 .collect();
             assert!(of.is_sorted(), "round {round}, seed {seed}: {of:?}");
         }
+    }
+}
+
+/// Its own append conflicts each time for an order that was copied by somebody else.
+struct Conflicting {
+    factum: Factum,
+    tries: Arc<AtomicUsize>,
+}
+
+#[factum::async_trait]
+impl EventHandler for Conflicting {
+    const NAME: &'static str = "conflicting";
+    type Event = OrderEvent;
+    async fn handle(&self, event: &Recorded<OrderEvent>) -> Result<(), Trouble> {
+        self.tries.fetch_add(1, SeqCst);
+        let copy = StreamName::new(format!("copy-{}", event.record.stream.id())).unwrap();
+        let first = Append::to(copy.clone(), [NewEvent::json("Noted", &0).unwrap()]);
+        self.factum.store().append(first.expect(copy, ExpectedRevision::NoStream)).await?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn one_whose_own_append_conflicts_each_time_is_parked_and_holds_up_nobody_else() {
+    let (factum, tries) = (factum(), Arc::new(AtomicUsize::new(0)));
+    let taken = Append::to(StreamName::new("copy-a").unwrap(), [NewEvent::json("Noted", &0).unwrap()]);
+    factum.store().append(taken).await.unwrap();
+    place(&factum, "order-a", [1]).await;
+    let to = place(&factum, "order-b", [2]).await;
+    let handler = factum.handler(Conflicting { factum: factum.clone(), tries: tries.clone() });
+    let processor = handler.attempts(3).start(Arc::new(MemoryReads::new())).await.unwrap();
+    settled(&processor, to).await;
+    let letters = processor.parked().list().await.unwrap();
+    assert_eq!((letters.len(), letters[0].attempts, tries.load(SeqCst)), (1, 3, 4), "{letters:?}");
+    let why = letters[0].to_string();
+    assert!(why.contains("`copy-a` was expected not to exist, but it is at revision 0"), "{why}");
+    let copied = factum.store().read(factum::Read::stream(StreamName::new("copy-b").unwrap())).await.unwrap();
+    assert_eq!(copied.events.len(), 1);
+}
+
+#[test]
+fn what_becomes_of_an_event_with_each_error_of_a_store() {
+    let stream = || StreamName::new("order-a").unwrap();
+    let log = factum::LogIdentity { log_id: uuid::Uuid::nil(), epoch: 1 };
+    let guard = factum::Guard::Stream { stream: stream(), expected: ExpectedRevision::NoStream };
+    let waited_for = [
+        Error::Unavailable { why: String::new(), outcome: Outcome::No },
+        Error::Timeout { what: String::new(), after_ms: 1, outcome: Outcome::Unknown },
+        Error::StorageFull { what: String::new() },
+        Error::Poisoned { cause: String::new(), outcome: Outcome::No },
+        Error::Fenced { what: String::new(), by: String::new() },
+    ];
+    let conflicts: [Error; 2] = [
+        Conflict { guard, actual: Actual::NoStream }.into(),
+        LogRewound { token: log.at(Position(7)), log, head: Position(3) }.into(),
+    ];
+    let refused = [
+        Error::IdConflict { stream: stream(), id: EventId::new(), problem: IdProblem::OtherContent },
+        Error::invalid("a test", "it must be"),
+        Error::LimitExceeded { limit: Limit::EventBytes, allowed: 1, actual: 2 },
+        Error::NotFound { what: "it".into() },
+        Error::Tombstoned { stream: stream() },
+        Corrupt { segment: "x".into(), offset: 1, positions: None, problem: String::new() }.into(),
+    ];
+    for error in waited_for {
+        assert!(matches!(Trouble::from(error.clone()), Trouble::Infrastructure(_)), "{error:?}");
+    }
+    for error in conflicts {
+        assert!(matches!(Trouble::from(error.clone()), Trouble::Conflict(_)), "{error:?}");
+    }
+    for error in refused {
+        assert!(matches!(Trouble::from(error.clone()), Trouble::Refused(_)), "{error:?}");
+    }
+}
+
+async fn is_waiting_at(processor: &factum::Processor, position: Position) -> bool {
+    let state = processor.status().await.unwrap().partitions[0].state.clone();
+    matches!(state, Some(State::Waiting(why)) if why.to_string().contains(&format!("at position {position} again")))
+}
+
+async fn position_of(factum: &Factum, stream: &str) -> Position {
+    let stream = StreamName::new(stream.to_owned()).unwrap();
+    factum.store().read(factum::Read::stream(stream)).await.unwrap().events[0].position
+}
+
+/// The order comes later in the log than what is waited with.
+#[tokio::test(start_paused = true)]
+async fn what_is_waited_with_for_ever_can_be_skipped_by_an_order() {
+    for others in [0, 300] {
+        let (factum, reads, shipping) = (factum(), Arc::new(MemoryReads::new()), Shipping::default());
+        shipping.lost.lock().unwrap().insert(1);
+        place(&factum, "order-a", [1, 2]).await;
+        for n in 0..others {
+            place(&factum, "order-b", [n + 10]).await;
+        }
+        let at = position_of(&factum, "order-a").await;
+        let start = || factum.handler(shipping.clone()).start(reads.clone());
+        let processor = start().await.unwrap();
+        until("it waits", || is_waiting_at(&processor, at)).await;
+        let parked = processor.parked().acting_as("ada");
+        let unfounded = parked.skip(Position(1_000_000), "a typing error").await.unwrap_err().to_string();
+        assert!(unfounded.contains("has set aside or waits before"), "{unfounded}");
+        let asked = parked.skip(at, "the carrier is bankrupt").await.unwrap();
+        processor.wait_for_within(asked, std::time::Duration::from_secs(60)).await.unwrap();
+        assert_eq!(shipping.done.of("order-a"), [2]);
+        assert_eq!(shipping.done.of("order-b").len() as u64, others);
+        let again = parked.skip(at, "once more").await.unwrap_err();
+        assert!(matches!(again, Error::NotFound { .. }), "{again:?}");
+        let orders = factum::Read::stream(StreamName::new("$consumer-shipping").unwrap());
+        let orders = factum.store().read(orders).await.unwrap().events;
+        let orders = Recorded::<Order>::decode_all(orders).unwrap();
+        assert_eq!(orders.len(), 1);
+        assert_eq!(orders[0].record.metadata.actor().as_deref(), Some("ada"));
+        let why = "the carrier is bankrupt".to_owned();
+        assert_eq!(orders[0].event, Order::SkipAsked { position: at, why });
+        processor.stop().await;
+        start().await.unwrap().wait_for(place(&factum, "order-a", [3]).await).await.unwrap();
+        assert_eq!(shipping.done.of("order-a"), [2, 3], "nor does a new one come to it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_among_what_is_parked_can_be_skipped_too() {
+    let (factum, shipping) = (factum(), Shipping::poisoned_by([1, 2]));
+    for (stream, n) in [("order-a", 1), ("order-b", 2), ("order-c", 3)] {
+        place(&factum, stream, [n]).await;
+    }
+    let handler = factum.handler(shipping.clone()).attempts(1).parked_keys(1);
+    let processor = handler.start(Arc::new(MemoryReads::new())).await.unwrap();
+    until("it has stopped", || async {
+        let state = processor.status().await.unwrap().partitions[0].state.clone();
+        matches!(state, Some(State::Stopped(_)))
+    })
+    .await;
+    let at = position_of(&factum, "order-b").await;
+    let asked = processor.parked().skip(at, "there is no room").await.unwrap();
+    until("it is skipped", || async { shipping.done.of("order-c") == [3] }).await;
+    processor.wait_for(asked).await.unwrap();
+    assert_eq!(keys(processor.parked()).await, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_goes_on_while_the_store_of_the_checkpoint_does_not_answer() {
+    let (factum, reads, shipping) = (factum(), Failing::new(), Shipping::default());
+    let processor = factum.handle(shipping.clone(), reads.clone()).await.unwrap();
+    processor.wait_for(place(&factum, "order-a", [1]).await).await.unwrap();
+    shipping.down.store(true, SeqCst);
+    let to = place(&factum, "order-a", [2]).await;
+    reads.untold.store(20, SeqCst);
+    let waits = {
+        let processor = processor.clone();
+        tokio::spawn(async move { processor.wait_for(to).await })
+    };
+    until("it was not told often", || async { reads.untold.load(SeqCst) == 0 }).await;
+    shipping.down.store(false, SeqCst);
+    waits.await.unwrap().unwrap();
+    // And it says how far it is, or why that is not known, when its time is over.
+    shipping.down.store(true, SeqCst);
+    let to = place(&factum, "order-a", [3]).await;
+    reads.untold.store(usize::MAX, SeqCst);
+    let late = processor.wait_for_within(to, std::time::Duration::from_secs(2)).await.unwrap_err();
+    assert!(matches!(late, Error::Timeout { .. }) && late.to_string().contains("the cable is out"), "{late}");
+}
+
+/// A place is compared only with places of the same history, and what is to be done about another one is said.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_of_another_log_stops_it_and_is_not_waited_for() {
+    let (reads, [factum, other]) = (Arc::new(MemoryReads::new()), [factum(), factum()]);
+    let start = |factum: &Factum| factum.handler(Shipping::default()).start(reads.clone());
+    let processor = start(&factum).await.unwrap();
+    processor.wait_for(place(&factum, "order-a", 1..=9).await).await.unwrap();
+    processor.stop().await;
+    let to = place(&other, "order-a", [1]).await;
+    let processor = start(&other).await.unwrap();
+    let advised = |error: Error| {
+        assert!(matches!(error, Error::LogRewound(_)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("is of log ") && text.contains("give a handler another name"), "{text}");
+    };
+    advised(processor.wait_for(to).await.unwrap_err());
+    processor.stop().await;
+    // As if another process kept it: only the checkpoint is seen.
+    advised(processor.wait_for(to).await.unwrap_err());
+}
+
+#[test]
+fn a_place_of_another_history_says_what_is_to_be_done() {
+    let log = factum::LogIdentity { log_id: uuid::Uuid::nil(), epoch: 2 };
+    let of_epoch = |epoch| factum::LogIdentity { epoch, ..log }.at(Position(7));
+    let text = |token| LogRewound { token, log, head: Position(3) }.to_string();
+    let (older, lost) = (text(of_epoch(1)), text(of_epoch(2)));
+    assert!(older.starts_with("position 7 is of epoch 1 of the log, which is now in epoch 2"), "{older}");
+    assert!(older.contains("`factum continue-epoch` lets both go on"), "{older}");
+    assert!(lost.starts_with("position 7 is past the log's head at 3"), "{lost}");
+    for text in [older, lost] {
+        assert!(
+            text.contains("rebuild a read model") && text.contains("give a handler another name"),
+            "{text}"
+        );
     }
 }

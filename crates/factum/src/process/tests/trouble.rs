@@ -296,7 +296,8 @@ async fn held_up(first: Then, second: Order) -> (Vec<String>, Vec<String>) {
         tokio::join!(held_up, meanwhile).0
     };
     match first {
-        Then::Do => assert!(outcome.unwrap_err().trouble.is_infrastructure()),
+        // The other has told the instance: this attempt is over, and is no refusal of its own.
+        Then::Do => assert!(matches!(outcome.unwrap_err().trouble, Trouble::Conflict(_))),
         // What it would refuse is done: there is nothing to try again.
         Then::Refuse => assert!(outcome.unwrap()),
     }
