@@ -59,7 +59,7 @@ mod scheduled;
 mod tests;
 
 pub(crate) use self::{
-    due::{Changes, Due, Fire},
+    due::{Changes, Due, Fire, Fired},
     firing::Firing,
 };
 pub use self::{firing::TimerStatus, scheduled::Timers};

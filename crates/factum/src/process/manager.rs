@@ -15,8 +15,7 @@ use crate::{
     handle::Factum,
     handler::Trouble,
     name::StreamName,
-    position::Token,
-    timers::{Changes, Due, Fire},
+    timers::{Changes, Due, Fire, Fired},
 };
 
 /// How often an instance is read anew, if others write to it.
@@ -160,12 +159,12 @@ impl<P: ProcessManager> Manager<P> {
 /// Sets a timer off: what it leads to is heard in its turn, after everything that was recorded before.
 #[async_trait::async_trait]
 impl<P: ProcessManager> Fire for Manager<P> {
-    async fn fire(&self, due: &Due) -> Result<Option<Token>, Trouble> {
+    async fn fire(&self, due: &Due) -> Result<Fired, Trouble> {
         for attempt in 0..ATTEMPTS {
             let folded = self.load(&due.stream).await?;
             let open = folded.timers.get(&due.id);
             let Some(open) = open.filter(|open| open.fired.is_none() && open.timer.at == due.at) else {
-                return Ok(None);
+                return Ok(Fired::before(folded.seen));
             };
             let set_by = open.since.id;
             let id = EventId::derived(super::NAMESPACE, format!("{set_by}\nfired\n{}", due.id));
@@ -175,8 +174,8 @@ impl<P: ProcessManager> Fire for Manager<P> {
             let append = Append::to(due.stream.clone(), [event.with_id(id).with_metadata(stamp)])
                 .expect(due.stream.clone(), folded.expected);
             match self.factum.store().append(append).await {
-                Ok(appended) => return Ok(Some(appended.token)),
-                Err(Error::IdConflict { .. }) => return Ok(None),
+                Ok(appended) => return Ok(Fired::at(appended.token)),
+                Err(Error::IdConflict { .. }) => return Ok(Fired::before(folded.seen)),
                 Err(Error::Conflict(_)) => pause(attempt).await,
                 Err(error) => return Err(error.into()),
             }
