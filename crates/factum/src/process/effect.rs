@@ -170,6 +170,10 @@ impl Message {
         }
     }
 
+    pub(crate) fn category(&self) -> &str {
+        &self.category
+    }
+
     /// # Errors
     /// [`Error::InvalidInput`] saying why the event cannot be written.
     pub(crate) fn check(&self) -> Result<()> {

@@ -9,12 +9,14 @@ use super::{
     stored::{Copied, Heard, REACTED, Reacted, TIMER_FIRED, TimerFired},
 };
 use crate::{
+    aggregate::EventSet,
     append::Append,
     error::{Error, Result},
     event::{EventId, NewEvent, RecordedEvent},
     handle::Factum,
     handler::Trouble,
     name::StreamName,
+    query::{Criterion, Query},
     timers::{Changes, Due, Fire, Fired},
 };
 
@@ -44,6 +46,25 @@ enum May<P: ProcessManager> {
 impl<P: ProcessManager> Manager<P> {
     pub(super) async fn load(&self, stream: &StreamName) -> Result<Folded<P>, Trouble> {
         Folded::load(&self.process, &**self.factum.store(), stream).await
+    }
+
+    /// What the process manager hears of.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if that could be taken for what its instances record.
+    pub(super) fn query(&self) -> Result<Query> {
+        let (query, name) = (self.process.query()?, P::NAME);
+        let of_that_category = |criterion: &Criterion| {
+            let stream = criterion.stream.as_ref().map(StreamName::category);
+            criterion.category.as_deref().or(stream) == Some(name)
+        };
+        if query.any_of.iter().chain(&P::Event::query()?.any_of).any(of_that_category) {
+            let why = format!(
+                "it hears events of the category `{name}`, to which the streams of its instances would belong, too: give it another NAME, such as `{name}_process`"
+            );
+            return Err(Error::invalid(format!("the name of the process manager `{name}`"), why));
+        }
+        Ok(query)
     }
 
     /// The stream of the instance that an event belongs to, if it belongs to one.
@@ -134,7 +155,7 @@ impl<P: ProcessManager> Manager<P> {
         let before: Vec<_> = folded.waiting().cloned().collect();
         unharmed(P::NAME, record, || self.process.evolve(&mut folded.state, input))?;
         let effects = unharmed(P::NAME, record, || self.process.react(&folded.state, input))?;
-        check(&effects)?;
+        check(P::NAME, &effects)?;
         folded.follow(&effects, record);
         let timers = folded.timers_since(&before);
         let wrong = |error: Error| Trouble::Refused(error.to_string());
@@ -194,9 +215,12 @@ pub(super) fn stream_of(name: &str, instance: &str) -> Result<StreamName> {
 }
 
 /// Whether these can be recorded.
-fn check<C>(effects: &[Effect<C>]) -> Result<(), Trouble> {
+pub(super) fn check<C>(name: &str, effects: &[Effect<C>]) -> Result<(), Trouble> {
     for effect in effects {
         let problem = match effect {
+            Effect::Publish(message) if message.category() == name => Some(format!(
+                "it publishes an event of the category `{name}`, to which the streams of its instances belong"
+            )),
             Effect::Publish(message) => message.check().err().map(|error| error.to_string()),
             Effect::Schedule(timer) if timer.id.is_empty() || timer.id.len() > TIMER_BYTES => {
                 Some(format!("the timer's id `{}` must have 1 to {TIMER_BYTES} bytes", timer.id))

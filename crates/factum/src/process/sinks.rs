@@ -53,7 +53,7 @@ impl<P: ProcessManager> Sink for Inbox<P> {
     }
 
     fn query(&self) -> Result<Query> {
-        Ok(self.manager.process.query()?.or(own(P::NAME, &[TIMER_FIRED, COMMAND_REFUSED])?))
+        Ok(self.manager.query()?.or(own(P::NAME, &[TIMER_FIRED, COMMAND_REFUSED])?))
     }
 
     fn key(&self, record: &RecordedEvent) -> String {

@@ -42,8 +42,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause of a timer that keeps failing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// For how long a process has the right to fire without asking again.
-const HELD: Duration = Duration::from_secs(6);
+/// For how long a process has the right to fire without asking again, at most.
+pub(super) const HELD: Duration = Duration::from_secs(6);
 
 /// How timers are.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,13 +83,14 @@ pub(crate) struct Firing {
 }
 
 impl Firing {
-    /// Begins, for the timers of this name. One process at a time does it; the others stand by.
+    /// Begins, for the timers of this name. One process at a time does it; the others stand by, so long if it does not answer any more.
     pub(crate) fn start<F: Fire>(
         name: &str,
         query: Query,
         reads: Arc<dyn ReadStore>,
         factum: Factum,
         fire: Arc<F>,
+        held: Duration,
     ) -> Result<Self> {
         let runtime = Handle::try_current().map_err(|_| Error::Unavailable {
             why: "timers need a tokio runtime to run in".into(),
@@ -98,7 +99,8 @@ impl Firing {
         let (stop, stopped) = watch::channel(false);
         let (tell, status) = watch::channel(TimerStatus::default());
         let (hold, holder, name) = (format!("{name}/timers"), new_holder(), format!("{name}_timers"));
-        let duty = Duty { name, hold, query, reads, factum, fire, holder, stopped, tell };
+        let held = held.clamp(Duration::from_millis(100), HELD);
+        let duty = Duty { name, hold, query, reads, factum, fire, holder, held, stopped, tell };
         runtime.spawn(duty.run());
         Ok(Self { stop, status })
     }
@@ -125,6 +127,7 @@ struct Duty<F> {
     factum: Factum,
     fire: Arc<F>,
     holder: String,
+    held: Duration,
     stopped: watch::Receiver<bool>,
     tell: watch::Sender<TimerStatus>,
 }
@@ -139,8 +142,8 @@ impl<F: Fire> Duty<F> {
         let mut work: Option<Round<F>> = None;
         let mut asked = None::<Instant>;
         while !self.is_over() {
-            if asked.is_none_or(|asked| asked.elapsed() >= HELD / 3) {
-                match self.reads.holds().hold(&self.hold, &self.holder, HELD).await {
+            if asked.is_none_or(|asked| asked.elapsed() >= self.held / 3) {
+                match self.reads.holds().hold(&self.hold, &self.holder, self.held).await {
                     Ok(held) if held.holder == self.holder => asked = Some(Instant::now()),
                     Ok(_) => (work, asked) = (None, None),
                     // Nothing relies on it: what is recorded is recorded once, whoever does it.
@@ -229,7 +232,7 @@ impl<F: Fire> Duty<F> {
     /// Until the next is due, or the list has changed, or the clock may have jumped.
     async fn sleep(&mut self, next: Option<Timestamp>, work: Option<&mut Round<F>>) {
         let until_next = next.map_or(LOOK_AGAIN, |next| next.since(self.factum.now()));
-        let pause = until_next.clamp(Duration::from_millis(1), LOOK_AGAIN);
+        let pause = until_next.clamp(Duration::from_millis(1), LOOK_AGAIN.min(self.held / 3));
         match work {
             Some(round) => tokio::select! {
                 _ = self.stopped.changed() => {}

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     due::{Changes, Due, Fire, Fired},
-    firing::{Firing, TimerStatus},
+    firing::{Firing, HELD, TimerStatus},
 };
 use crate::{
     aggregate::Event,
@@ -145,7 +145,7 @@ impl Factum {
     /// [`Error::Unavailable`] outside of a tokio runtime.
     pub async fn timers_in(&self, reads: Arc<dyn ReadStore>) -> Result<Timers> {
         let due = Arc::new(Happening { factum: self.clone() });
-        let firing = Firing::start(NAME, Query::category(CATEGORY), reads, self.clone(), due)?;
+        let firing = Firing::start(NAME, Query::category(CATEGORY), reads, self.clone(), due, HELD)?;
         Ok(Timers { firing: Arc::new(firing) })
     }
 }

@@ -157,7 +157,8 @@ async fn a_hundred_that_are_stuck_starve_nobody() {
     let sick = Arc::new(sick);
     let query = Query::category("of_a_test");
     let firing =
-        Firing::start("sick", query, Arc::new(MemoryReads::new()), factum.clone(), sick.clone()).unwrap();
+        Firing::start("sick", query, Arc::new(MemoryReads::new()), factum.clone(), sick.clone(), HOUR)
+            .unwrap();
     let count = |prefix: &str| fired.lock().unwrap().iter().filter(|id| id.starts_with(prefix)).count();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(count("well"), 1000, "they have waited for those that are stuck");
@@ -217,7 +218,7 @@ async fn run_again(left: usize, by_others: bool, ends: bool, seconds: u64) -> us
     factum.store().append(set(Changes { on: vec![timer], off: Vec::new() })).await.unwrap();
     let reads = Arc::new(MemoryReads::new());
     let query = Query::category("of_a_test");
-    let firing = Firing::start("again", query, reads.clone(), factum, again.clone()).unwrap();
+    let firing = Firing::start("again", query, reads.clone(), factum, again.clone(), HOUR).unwrap();
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let left = reads.page("again_timers", None, 10).await.unwrap().rows.len();
     assert_eq!(left, usize::from(!ends), "{}", firing.status());
