@@ -112,7 +112,7 @@ fn ten_thousand_timers_with_kills_and_a_clock_that_jumps() {
 }
 
 /// What sets timers and stops them, by hand.
-fn set(timers: Changes) -> Append {
+fn set(timers: &Changes) -> Append {
     let set = NewEvent::json("Set", &serde_json::json!({ "timers": timers })).unwrap();
     Append::to(StreamName::new("of_a_test-1").unwrap(), [set])
 }
@@ -138,7 +138,7 @@ impl Fire for Sick {
         }
         self.fired.lock().unwrap().insert(due.id.clone());
         let changes = Changes { on: Vec::new(), off: vec![(due.id.clone(), due.at)] };
-        Ok(Fired::at(self.factum.store().append(set(changes)).await.unwrap().token))
+        Ok(Fired::at(self.factum.store().append(set(&changes)).await.unwrap().token))
     }
 }
 
@@ -147,7 +147,7 @@ async fn a_hundred_that_are_stuck_starve_nobody() {
     let (factum, clock) = world();
     let on = |prefix: &str, count: usize, at: Timestamp| {
         let on = (0..count).map(|n| (format!("{prefix}-{n}"), at)).collect();
-        set(Changes { on, off: Vec::new() })
+        set(&Changes { on, off: Vec::new() })
     };
     factum.store().append(on("stuck", 100, BEGIN.minus(HOUR))).await.unwrap();
     factum.store().append(on("well", 1000, BEGIN)).await.unwrap();
@@ -204,7 +204,7 @@ impl Fire for Again {
         }
         let timer = || ("1".to_owned(), BEGIN);
         let changes = Changes { on: again.iter().map(|_| timer()).collect(), off: vec![timer()] };
-        let done = self.factum.store().append(set(changes)).await.unwrap();
+        let done = self.factum.store().append(set(&changes)).await.unwrap();
         Ok(if self.by_others { Fired::before(before) } else { Fired::at(done.token) })
     }
 }
@@ -215,7 +215,7 @@ async fn run_again(left: usize, by_others: bool, ends: bool, seconds: u64) -> us
     let (left, asked) = (AtomicUsize::new(left), AtomicUsize::new(0));
     let again = Arc::new(Again { factum: factum.clone(), left, asked, by_others, ends });
     let timer = ("1".to_owned(), BEGIN);
-    factum.store().append(set(Changes { on: vec![timer], off: Vec::new() })).await.unwrap();
+    factum.store().append(set(&Changes { on: vec![timer], off: Vec::new() })).await.unwrap();
     let reads = Arc::new(MemoryReads::new());
     let query = Query::category("of_a_test");
     let firing = Firing::start("again", query, reads.clone(), factum, again.clone(), HOUR).unwrap();
