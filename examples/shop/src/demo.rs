@@ -155,7 +155,9 @@ impl Demo {
         for kill in 1..=self.kills {
             // When so many orders have ended, it is killed, while others are on their way.
             let ended = run.orders * u64::from(kill) / u64::from(self.kills + 1);
-            let places = (ended + share.max(AT_ONCE)).min(run.orders.saturating_sub(1));
+            // Some lives are killed while customers check out, others when they have done that.
+            let ahead = (share * random.u64(1..6)).max(AT_ONCE);
+            let places = (ended + ahead).min(run.orders.saturating_sub(1));
             let mut child = self.child(Life { run: run.number, places })?;
             let (far, tally) = tokio::select! {
                 told = Self::hear_of(&mut child, ended, places) => match told? {
