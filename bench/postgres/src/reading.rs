@@ -12,7 +12,7 @@ use crate::{
 
 const SCHEMA: &str = "bench_read";
 const EVENTS: u64 = 100;
-const STREAMS: u64 = 200;
+const STREAMS: u64 = 2_000;
 
 /// How often each way reads a stream in a second, with so many readers at once.
 pub async fn measure(

@@ -39,6 +39,7 @@ pub(crate) struct Statements {
     allocate: String,
     settle: String,
     epoch: String,
+    /// `append_plain`.
     pub(crate) plain: String,
     lock_rows: String,
     schema: String,
@@ -103,6 +104,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Done {
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) rests_on: Token,
+    /// How far every reader sees, if somebody has looked since.
+    pub(crate) settled: Option<Settled>,
 }
 
 /// Does them, in this order, in a transaction of their own; each is done or refused for itself.
@@ -130,7 +133,7 @@ pub(crate) async fn append(
     let decided = Decided::of(appends, limits, known, attempts);
     attempts.transactions.push(transaction);
     match work.write(&decided).await {
-        Ok(first) => Ok(decided.done(first, durability)),
+        Ok((first, settled)) => Ok(Done { settled, ..decided.done(first, durability) }),
         Err(fault) => Err(undone(client, fault).await),
     }
 }
@@ -161,7 +164,7 @@ pub(crate) async fn append_within(
     let work = Work { line, whose: Whose::TheCallers, statements, folds };
     let known = work.ask(&[append]).await?;
     let decided = Decided::of(&[append], limits, known, &Attempts::default());
-    let first = work.write(&decided).await?;
+    let (first, _) = work.write(&decided).await?;
     match decided.done(first, durability).verdicts.pop() {
         Some(Verdict::Answered(answer)) => Ok(answer?),
         _ => Err(Error::invalid("the append", "it was not decided").into()),
@@ -178,20 +181,33 @@ pub(crate) struct Settled {
     pub(crate) epoch: u64,
 }
 
-/// Waits for a while until every reader sees everything up to a position that was drawn; how far they see then.
+impl Settled {
+    /// Whether every reader sees so far.
+    pub(crate) fn shows(&self, to: &Token) -> bool {
+        to.log.epoch == self.epoch && to.position <= self.to
+    }
+}
+
+/// Waits for a while until every reader sees everything up to a position that was drawn; how far they see then. For the start of
+/// the log it waits for nobody.
 pub(crate) async fn settle(client: &Object, statements: &Statements, to: Position) -> Result<Settled, Fault> {
-    let settled = async {
-        let (settle, epoch) =
-            tokio::try_join!(client.prepare(&statements.settle), client.prepare(&statements.epoch))?;
-        let to = [signed(to.0)];
-        let to: [&(dyn ToSql + Sync); 1] = [&to[0]];
-        let (row, epoch) =
-            tokio::join!(biased; client.query_one(&settle, &to), client.query_one(&epoch, &[]));
-        let (row, epoch) = (row?, epoch?);
-        let position = |at| Ok::<_, tokio_postgres::Error>(Position(number(row.try_get(at)?)));
-        Ok(Settled { to: position(0)?, drawn: position(1)?, epoch: number(epoch.try_get(0)?) })
-    };
-    settled.await.map_err(|error: tokio_postgres::Error| Fault::from(error).not_settled())
+    settled(client, statements, to).await.map_err(|error| Fault::from(error).not_settled())
+}
+
+/// The same, as the database answers.
+pub(crate) async fn settled(
+    line: &impl Line,
+    statements: &Statements,
+    to: Position,
+) -> Result<Settled, tokio_postgres::Error> {
+    let (settle, epoch) =
+        tokio::try_join!(line.prepare(&statements.settle), line.prepare(&statements.epoch))?;
+    let (client, to) = (line.client(), [signed(to.0)]);
+    let to: [&(dyn ToSql + Sync); 1] = [&to[0]];
+    let (row, epoch) = tokio::join!(biased; client.query_one(&settle, &to), client.query_one(&epoch, &[]));
+    let (row, epoch) = (row?, epoch?);
+    let position = |at| Ok::<_, tokio_postgres::Error>(Position(number(row.try_get(at)?)));
+    Ok(Settled { to: position(0)?, drawn: position(1)?, epoch: number(epoch.try_get(0)?) })
 }
 
 /// Who begins the transaction, and ends it.
@@ -313,7 +329,7 @@ impl<'a> Decided<'a> {
             Decision::Later => Verdict::Later,
         };
         let verdicts = self.decisions.into_iter().map(verdict).collect();
-        Done { verdicts, rests_on: identity.at(rests_on) }
+        Done { verdicts, rests_on: identity.at(rests_on), settled: None }
     }
 }
 
@@ -375,15 +391,17 @@ impl<L: Line> Work<'_, L> {
         Ok(Known { identity, head, transaction, streams, recorded, matches, inline })
     }
 
-    /// Writes what was admitted, and commits where the transaction is ours. The position of the first event, if there is one.
-    async fn write(&self, decided: &Decided<'_>) -> Result<Option<Position>, Fault> {
-        let client = self.line.client();
+    /// Writes what was admitted, and commits where the transaction is ours. The position of the first event, if there is one; and
+    /// how far every reader sees after that, where it was committed.
+    async fn write(&self, decided: &Decided<'_>) -> Result<(Option<Position>, Option<Settled>), Fault> {
+        let Self { line, .. } = self;
+        let client = line.client();
         if decided.events.len() == 0 {
             if self.whose == Whose::Ours {
                 // What was locked may have been noted for the first time: that is not worth keeping.
                 client.batch_execute("ROLLBACK").await?;
             }
-            return Ok(None);
+            return Ok((None, None));
         }
         let record = self.line.prepare(&self.statements.record).await?;
         let plan = decided.plan(self.folds, &self.statements.schema)?;
@@ -397,7 +415,7 @@ impl<L: Line> Work<'_, L> {
         let streams = StreamColumns::of(&after);
         let (first, moment) = drawn_before.unzip();
         let parameters = parameters(&first, &moment, &decided.events, &streams);
-        let (recorded, changed, committed) = tokio::join!(
+        let (recorded, changed, committed, settled) = tokio::join!(
             biased;
             client.query_one(&record, &parameters),
             try_join_all(changes.iter().map(|(write, rows)| client.query(write, rows))),
@@ -407,11 +425,18 @@ impl<L: Line> Work<'_, L> {
                     Whose::TheCallers => Ok(()),
                 }
             },
+            // In the same trip: mostly nobody is before these any more. It waits for none, and need not succeed.
+            async {
+                match self.whose {
+                    Whose::Ours => settled(*line, self.statements, Position::START).await.ok(),
+                    Whose::TheCallers => None,
+                }
+            },
         );
         let recorded = recorded.map_err(|error| Fault::from(error).of_a_change())?;
         changed.map_err(|error| Fault::from(error).of_a_change())?;
         committed.map_err(|error| Fault::from(error).of_a_change())?;
-        Ok(Some(Position(number(recorded.try_get(0)?))))
+        Ok((Some(Position(number(recorded.try_get(0)?))), settled))
     }
 
     /// The statements that write rows, with their parameters.

@@ -191,7 +191,10 @@ async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict
                 }
             };
         }
-        let Some(Done { rests_on, .. }) = &done else { continue };
+        let Some(Done { rests_on, settled, .. }) = &mut done else { continue };
+        if settled.take().is_some_and(|now| inner.settling.saw(now, *rests_on)) {
+            break;
+        }
         match settle::settled(inner, *rests_on).await {
             Ok(()) => break,
             Err(Unsettled::AnotherEpoch) => (done, unknown) = (None, true),
@@ -235,13 +238,15 @@ async fn attempt_at(inner: &Arc<Inner>, appends: &[&Append], attempts: &mut Atte
         && attempts.drawn_before.is_none()
         && folds.is_empty()
     {
-        let plain = plain::append(&client, &statements.plain, inner.log_id, *durability, append).await;
+        // Where others look at the moment, one look does for all.
+        let look = inner.settling.is_idle();
+        let plain = plain::append(&client, statements, inner.log_id, *durability, append, look).await;
         // Also where it is done: should a failover come before the answer, it is asked for again.
         let written = plain.as_ref().map_or_else(Fault::is_unknown, Option::is_some);
         attempts.drawn_before = written.then_some(drawn);
-        if let Some(appended) = plain? {
+        if let Some((appended, settled)) = plain? {
             let rests_on = appended.token;
-            return Ok(Done { verdicts: vec![Verdict::Answered(Ok(appended))], rests_on });
+            return Ok(Done { verdicts: vec![Verdict::Answered(Ok(appended))], rests_on, settled });
         }
     }
     append::append(&client, statements, folds, limits, *durability, appends, attempts).await

@@ -12,7 +12,7 @@ use tokio_postgres::{error::SqlState, types::ToSql};
 use uuid::Uuid;
 
 use crate::{
-    append::{self, Line},
+    append::{self, Line, Settled, Statements},
     fault::Fault,
     known,
     rows::{EventColumns, number, signed},
@@ -51,23 +51,25 @@ fn only_write(append: &Append) -> Option<(&Write, i64)> {
     (!write.events.is_empty() && growing && !known::describes(append)).then_some((write, expected))
 }
 
-/// Does it, if nothing is out of the ordinary; otherwise nothing has happened.
+/// Does it, if nothing is out of the ordinary; otherwise nothing has happened. `look`: and looks, in the same trip, how far every
+/// reader sees after it.
 ///
 /// # Errors
 /// Failures of the database.
 pub(crate) async fn append(
     client: &Object,
-    statement: &str,
+    statements: &Statements,
     log_id: Uuid,
     durability: Durability,
     append: &Append,
-) -> Result<Option<Appended>, Fault> {
+    look: bool,
+) -> Result<Option<(Appended, Option<Settled>)>, Fault> {
     let Some((write, expected)) = only_write(append) else { return Ok(None) };
     let (mut events, places) = (EventColumns::default(), sql::places_of_events(append));
     for event in &write.events {
         events.push(&write.stream, Revision::FIRST, event);
     }
-    let statement = client.prepare(statement).await?;
+    let statement = client.prepare(&statements.plain).await?;
     let (stream, category) = (write.stream.as_str(), write.stream.category());
     let parameters: [&(dyn ToSql + Sync); 13] = [
         &stream,
@@ -84,7 +86,10 @@ pub(crate) async fn append(
         &events.tags,
         &events.digests,
     ];
-    let row = match client.query_one(&statement, &parameters).await {
+    let (row, settled) = tokio::join!(biased; client.query_one(&statement, &parameters), async {
+        if look { append::settled(client, statements, Position::START).await.ok() } else { None }
+    });
+    let row = match row {
         Ok(row) => row,
         // An id that is recorded already, or another append that got there at the same time.
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => return Ok(None),
@@ -103,5 +108,5 @@ pub(crate) async fn append(
     let events: Vec<Placed> = (0..write.events.len() as u64).map(place).collect();
     let log = LogIdentity { log_id, epoch: number(row.try_get(2)?) };
     let last = events.last().map_or(Position::START, |placed| placed.position);
-    Ok(Some(Appended { events, token: log.at(last), replayed: false, durability }))
+    Ok(Some((Appended { events, token: log.at(last), replayed: false, durability }, settled)))
 }

@@ -1,6 +1,9 @@
 //! Reads: how far it is safe to look, and then, in a later statement, what is there.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    cmp::Reverse,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use deadpool_postgres::ClientWrapper;
 use factum::{
@@ -11,7 +14,7 @@ use tokio_postgres::{Row, types::ToSql};
 
 use crate::{
     fault::Fault,
-    rows::{self, EVENT, number, signed},
+    rows::{self, EVENT, NO_EVENT, number, signed},
     schema::in_schema,
     sql::{self, Sql},
 };
@@ -22,6 +25,10 @@ pub(crate) struct Statements {
     look_out: String,
     head: String,
     stream: String,
+    /// The beginning of a page of the stream `$1`: the same as a row among its events, all seen at one moment.
+    page_of_stream: String,
+    /// The beginning of a page of the whole log.
+    page_of_log: String,
     first_after: String,
     schema: String,
     careful: AtomicU32,
@@ -30,28 +37,37 @@ pub(crate) struct Statements {
 /// The end of what is read, as SQL in a statement after one that looked out on the same connection. Nothing before that.
 const SAFE: &str = "nullif(current_setting('factum_store.safe', true), '')::bigint";
 
+/// The stream `$1` and the log, as far as it is safe to see them, in numbers: what [`Look::of`] reads beside the log's id.
+/// What is committed is not always safe to be seen yet: a stream ends where its events do that are.
+const LOOK: &str = "ARRAY[q.quiet::integer, q.safe, l.epoch,
+        CASE WHEN q.quiet THEN s.last_revision
+             ELSE (SELECT max(e.revision) FROM factum.events e WHERE e.stream = s.name AND e.position + 0 <= q.safe) END,
+        s.hidden_before, s.hidden_until, s.truncate_before, s.max_count, s.max_age_seconds, s.life]
+    FROM factum.log l
+    CROSS JOIN (SELECT p.safe, p.drawn = p.safe AS quiet FROM (SELECT SAFE AS safe, last_value AS drawn FROM factum.position) p) q
+    LEFT JOIN s ON true";
+const THE_STREAM: &str = "WITH s AS MATERIALIZED (SELECT * FROM factum.streams WHERE name = $1)";
+
 /// How many reads of streams look out first, after one for which what this connection knew was too old.
 const CAREFUL: u32 = 16;
 
 impl Statements {
     pub(crate) fn new(schema: &str) -> Self {
         let sql = |text: &str| in_schema(text, schema);
-        // What is committed is not always safe to be seen yet: a stream ends where its events do that are.
-        let stream = format!(
-            "SELECT s.name, CASE WHEN q.quiet THEN s.last_revision
-                    ELSE (SELECT max(e.revision) FROM factum.events e WHERE e.stream = s.name AND e.position + 0 <= q.safe) END,
-                s.hidden_before, s.hidden_until, s.truncate_before, s.max_count, s.max_age_seconds, s.life,
-                l.log_id, l.epoch, q.safe, q.quiet
-             FROM factum.log l
-             CROSS JOIN (SELECT p.safe, p.drawn = p.safe AS quiet FROM (SELECT {SAFE} AS safe, last_value AS drawn FROM factum.position) p) q
-             LEFT JOIN factum.streams s ON s.name = $1"
-        );
+        let look = LOOK.replace("SAFE", SAFE);
         Self {
             // Nothing, where the log's row has been put there from elsewhere since this connection looked around.
             look_out: sql("SELECT set_config('factum_store.safe', factum.safe_head()::text, false)::bigint, log_id, epoch
                 FROM factum.log l WHERE l.tableoid = l.log_oid AND l.xmin = l.written_by"),
             head: sql("SELECT max(recorded_at) FROM factum.events e WHERE e.position = $1"),
-            stream: sql(&stream),
+            stream: sql(&format!("{THE_STREAM} SELECT l.log_id, {look}")),
+            page_of_stream: format!(
+                "{THE_STREAM} SELECT {NO_EVENT}, l.log_id, {look} UNION ALL (SELECT {EVENT}, NULL, NULL
+                 FROM s JOIN factum.events e ON e.stream = $1 WHERE e.position + 0 <= (SELECT {SAFE})"
+            ),
+            page_of_log: format!(
+                "SELECT {EVENT} FROM factum.events e JOIN factum.streams s ON s.name = e.stream WHERE e.position <= {SAFE}"
+            ),
             first_after: sql("SELECT position FROM factum.events WHERE recorded_at > $1 ORDER BY recorded_at, position LIMIT 1"),
             schema: schema.to_owned(),
             careful: AtomicU32::new(0),
@@ -88,13 +104,15 @@ struct Look {
 }
 
 impl Look {
-    fn of(row: &Row) -> Result<Self, Fault> {
-        let log = LogIdentity { log_id: row.try_get(8)?, epoch: number(row.try_get(9)?) };
-        let safe = Position(number(row.try_get::<_, Option<i64>>(10)?.unwrap_or_default()));
-        let known = row.try_get::<_, Option<&str>>(0)?.is_some();
-        let state = if known { rows::stream(row)?.1 } else { StreamState::default() };
-        let quiet = row.try_get::<_, Option<bool>>(11)?.unwrap_or(false);
-        Ok(Self { horizon: Horizon { log, safe }, state, quiet })
+    /// `at`: where the log's id is, and [`LOOK`] after it.
+    fn of(row: &Row, at: usize) -> Result<Self, Fault> {
+        let look: Vec<Option<i64>> = row.try_get(at + 1)?;
+        let [quiet, safe, epoch, state @ ..] = &look[..] else {
+            return Err(Error::invalid("what PostgreSQL tells of a stream", "it is too short").into());
+        };
+        let log = LogIdentity { log_id: row.try_get(at)?, epoch: number(epoch.unwrap_or_default()) };
+        let safe = Position(number(safe.unwrap_or_default()));
+        Ok(Self { horizon: Horizon { log, safe }, state: rows::state(state)?, quiet: *quiet == Some(1) })
     }
 }
 
@@ -119,8 +137,11 @@ pub(crate) async fn stream_state(
     let (looked, state) =
         tokio::join!(biased; client.query_one(&look_out, &[]), client.query_one(&state, &name));
     looked?;
-    Ok(Look::of(&state?)?.state)
+    Ok(Look::of(&state?, 0)?.state)
 }
+
+/// Beyond all positions.
+const END: Position = Position(i64::MAX as u64);
 
 /// The positions between which to look, both excluded; without what only the server knows.
 struct Bounds {
@@ -131,8 +152,7 @@ struct Bounds {
 impl Bounds {
     /// `first_later`: the first event that is too late for the moment asked for.
     fn of(read: &Read, first_later: Option<Position>) -> Self {
-        let end = Position(i64::MAX as u64);
-        let (mut after, mut before) = (Position::START, end);
+        let (mut after, mut before) = (Position::START, END);
         if let Start::Beyond(token) = read.start {
             match read.direction {
                 Direction::Forwards => after = token.position,
@@ -140,9 +160,9 @@ impl Bounds {
             }
         }
         let as_of = match read.as_of {
-            None => end,
+            None => END,
             Some(AsOf::Position(position)) => Position(position.0.saturating_add(1)),
-            Some(AsOf::Time(_)) => first_later.unwrap_or(end),
+            Some(AsOf::Time(_)) => first_later.unwrap_or(END),
         };
         Self { after, before: before.min(as_of).max(Position(1)) }
     }
@@ -159,54 +179,60 @@ pub(crate) async fn page(
     let select = select(statements, read, &bounds);
     let looked = looked.map(|(horizon, _)| horizon);
     let (horizon, state, events) = match &read.source {
-        Source::Stream(name) => of_stream(client, statements, name, &select, looked.is_some()).await?,
+        Source::Stream(_) => of_stream(client, statements, &select, looked.is_some()).await?,
         _ => of_log(client, statements, &select, looked).await?,
     };
-    let events = events.iter().map(rows::event).collect::<Result<Vec<_>, Fault>>()?;
+    let mut events = events.iter().map(rows::event).collect::<Result<Vec<_>, Fault>>()?;
+    // As they have come, though SQL does not promise it where they are not all of the result.
+    match read.direction {
+        Direction::Forwards => events.sort_by_key(|event| event.position),
+        Direction::Backwards => events.sort_by_key(|event| Reverse(event.position)),
+    }
     if let Start::Beyond(token) = read.start {
         token.position_in(horizon.log, horizon.safe)?;
     }
     assemble(read, &horizon, &bounds, events, state).map_err(Fault::from)
 }
 
-/// A stream and the events asked for. All statements are sent in one trip, and see one after the other: so the stream's state may be
-/// of an earlier moment than its events, but not of a later one. `looked`: this connection has looked out, and that is how far.
+/// A stream and the events asked for, at one moment. `looked`: this connection has looked out before.
 async fn of_stream(
     client: &ClientWrapper,
     statements: &Statements,
-    name: &StreamName,
     select: &Sql,
     looked: bool,
 ) -> Result<(Horizon, StreamState, Vec<Row>), Fault> {
-    let (look_out, look, events) = tokio::try_join!(
-        client.prepare_cached(&statements.look_out),
-        client.prepare_cached(&statements.stream),
-        client.prepare_cached(&select.text),
-    )?;
-    let name = name.as_str();
-    let name: [&(dyn ToSql + Sync); 1] = [&name];
+    let (look_out, page) =
+        tokio::try_join!(client.prepare_cached(&statements.look_out), client.prepare_cached(&select.text))?;
     let parameters = select.parameters();
     if looked || statements.may_be_quiet() {
-        let (look, events) = tokio::join!(
-            biased;
-            client.query_one(&look, &name),
-            client.query(&events, &parameters),
-        );
-        let (look, events) = (Look::of(&look?)?, events?);
+        let (look, events) = stream_and_events(client.query(&page, &parameters).await?)?;
         if looked || look.quiet {
             return Ok((look.horizon, look.state, events));
         }
         statements.careful.store(CAREFUL, Ordering::Relaxed);
     }
-    let (looked, look, events) = tokio::join!(
+    // In one trip, and one after the other.
+    let (looked, page) = tokio::join!(
         biased;
         client.query_one(&look_out, &[]),
-        client.query_one(&look, &name),
-        client.query(&events, &parameters),
+        client.query(&page, &parameters),
     );
     looked?;
-    let look = Look::of(&look?)?;
-    Ok((look.horizon, look.state, events?))
+    let (look, events) = stream_and_events(page?)?;
+    Ok((look.horizon, look.state, events))
+}
+
+/// Takes the stream out of its events.
+fn stream_and_events(mut rows: Vec<Row>) -> Result<(Look, Vec<Row>), Fault> {
+    let mut look = None;
+    for at in 0..rows.len() {
+        if rows[at].try_get::<_, Option<i64>>(0)?.is_none() {
+            look = Some(Look::of(&rows.remove(at), rows::EVENT_COLUMNS)?);
+            break;
+        }
+    }
+    let look = look.ok_or_else(|| Error::invalid("what PostgreSQL tells of a stream", "there is nothing"))?;
+    Ok((look, rows))
 }
 
 /// The events asked for, in whatever stream they are. Planned each time, for the values that are asked for: a plan for any value
@@ -255,24 +281,29 @@ async fn look_out_by_time(
 /// The statement for a page, and one event more, which tells whether there is a next one.
 fn select(statements: &Statements, read: &Read, bounds: &Bounds) -> Sql {
     let mut select = Sql::default();
-    select
-        .push("SELECT ")
-        .push(EVENT)
-        .push(" FROM factum.events e JOIN factum.streams s ON s.name = e.stream WHERE ");
     // Within a stream, revisions and positions have the same order, and revisions have the better index: the sum hides the other.
+    // And how far it is safe to look is asked once, and not for each event; elsewhere the plan needs to know it.
     let in_stream = matches!(read.source, Source::Stream(_));
-    let position = if in_stream { "e.position + 0" } else { "e.position" };
-    select.push(position).push(" <= ").push(SAFE);
-    select.push(" AND ").push(position).push(" > ").bind(signed(bounds.after.0));
-    select.push(" AND ").push(position).push(" < ").bind(signed(bounds.before.0));
+    let (position, order, end) =
+        if in_stream { ("e.position + 0", "e.revision", ")") } else { ("e.position", "e.position", "") };
     match &read.source {
-        Source::All => {}
         Source::Stream(name) => {
-            select.push(" AND e.stream = ").bind(name.as_str().to_owned());
+            select.bind(name.as_str().to_owned());
+            select.text.clone_from(&statements.page_of_stream);
         }
         Source::Query(query) => {
-            select.push(" AND ").matching(query);
+            select.push(&statements.page_of_log).push(" AND ").matching(query);
         }
+        Source::All => {
+            select.push(&statements.page_of_log);
+        }
+    }
+    // In the log always both ends: with one alone, the index of a table that has no statistics yet is not taken.
+    if !in_stream || bounds.after > Position::START {
+        select.push(" AND ").push(position).push(" > ").bind(signed(bounds.after.0));
+    }
+    if !in_stream || bounds.before < END {
+        select.push(" AND ").push(position).push(" < ").bind(signed(bounds.before.0));
     }
     match (read.start, read.direction) {
         (Start::Revision(first), Direction::Forwards) => {
@@ -288,10 +319,9 @@ fn select(statements: &Statements, read: &Read, bounds: &Bounds) -> Sql {
     }
     select.push(" AND ");
     sql::visible(&mut select, "(SELECT factum.moment())");
-    let column = if in_stream { "e.revision" } else { "e.position" };
     let direction = if read.direction == Direction::Forwards { "" } else { " DESC" };
     let limit = signed((read.limit as u64).saturating_add(1));
-    select.push(" ORDER BY ").push(column).push(direction).push(" LIMIT ").bind(limit);
+    select.push(" ORDER BY ").push(order).push(direction).push(" LIMIT ").bind(limit).push(end);
     select.text = in_schema(&select.text, &statements.schema);
     select
 }

@@ -15,6 +15,11 @@ use crate::{fault::Fault, json};
 pub(crate) const EVENT: &str =
     "e.position, e.stream, e.revision, e.recorded_at, e.id, e.event_type, e.content_type,
     e.data::text, e.data_bytes, e.metadata::text, e.metadata_bytes, e.tags";
+/// As many that are empty, for a row that is none.
+pub(crate) const NO_EVENT: &str =
+    "NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::uuid, NULL::text, NULL::text,
+    NULL::text, NULL::bytea, NULL::text, NULL::bytea, NULL::text[]";
+pub(crate) const EVENT_COLUMNS: usize = 12;
 /// The columns of a stream `s` that [`stream`] reads.
 pub(crate) const STREAM: &str =
     "s.name, s.last_revision, s.hidden_before, s.hidden_until, s.truncate_before, s.max_count,
@@ -40,31 +45,38 @@ pub(crate) fn event(row: &Row) -> Result<RecordedEvent, Fault> {
 }
 
 pub(crate) fn stream(row: &Row) -> Result<(StreamName, StreamState), Fault> {
-    let optional = |at| Ok::<_, Fault>(row.try_get::<_, Option<i64>>(at)?.map(number));
-    let life = match row.try_get::<_, i16>(7)? {
-        0 => Life::Live,
-        1 => Life::Deleted,
-        2 => Life::Tombstoned,
-        other => {
-            return Err(Error::invalid(
-                "the life of a stream in PostgreSQL",
-                format!("it is {other}, not 0 to 2"),
-            )
-            .into());
-        }
+    let mut numbers = [None; 7];
+    for (at, number) in numbers.iter_mut().enumerate().take(6) {
+        *number = row.try_get(at + 1)?;
+    }
+    numbers[6] = Some(row.try_get::<_, i16>(7)?.into());
+    Ok((StreamName::from_store(row.try_get::<_, String>(0)?.into()), state(&numbers)?))
+}
+
+/// What a stream is like: the numbers among the columns [`STREAM`]. All are null for one never heard of.
+pub(crate) fn state(numbers: &[Option<i64>]) -> Result<StreamState, Fault> {
+    let invalid = |why| Error::invalid("a stream in PostgreSQL", why);
+    let &[last_revision, hidden_before, hidden_until, truncate_before, max_count, max_age, life] = numbers
+    else {
+        return Err(invalid(format!("it has {} numbers, not 7", numbers.len())).into());
     };
-    let state = StreamState {
-        last_revision: optional(1)?.map(Revision),
-        hidden_before: Revision(number(row.try_get(2)?)),
-        hidden_until: row.try_get::<_, Option<i64>>(3)?.map(Timestamp),
+    let life = match life {
+        None | Some(0) => Life::Live,
+        Some(1) => Life::Deleted,
+        Some(2) => Life::Tombstoned,
+        Some(other) => return Err(invalid(format!("its life is {other}, not 0 to 2")).into()),
+    };
+    Ok(StreamState {
+        last_revision: last_revision.map(number).map(Revision),
+        hidden_before: Revision(number(hidden_before.unwrap_or_default())),
+        hidden_until: hidden_until.map(Timestamp),
         retention: Retention {
-            truncate_before: optional(4)?.map(Revision),
-            max_count: optional(5)?,
-            max_age_seconds: optional(6)?,
+            truncate_before: truncate_before.map(number).map(Revision),
+            max_count: max_count.map(number),
+            max_age_seconds: max_age.map(number),
         },
         life,
-    };
-    Ok((StreamName::from_store(row.try_get::<_, String>(0)?.into()), state))
+    })
 }
 
 /// What `record` takes of streams, column by column.

@@ -81,6 +81,22 @@ impl Settling {
         self.queue().settled.filter(|(_, when)| when.elapsed() < A_MOMENT).map(|(settled, _)| settled)
     }
 
+    /// Somebody has looked: whether every reader sees so far.
+    pub(crate) fn saw(&self, now: Settled, to: Token) -> bool {
+        let mut queue = self.queue();
+        queue.settled = Some((now.to, Instant::now()));
+        for (_, answer) in queue.waiting.extract_if(.., |(to, _)| now.shows(to)) {
+            // Whoever has gone away does not want to know.
+            drop(answer.send(Ok(())));
+        }
+        now.shows(&to)
+    }
+
+    /// Whether nobody looks at the moment.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.queue().at_work
+    }
+
     /// After a failure: a server that has crashed may draw again what it had drawn and nobody has kept.
     pub(crate) fn forget(&self) {
         self.queue().settled = None;
@@ -149,7 +165,7 @@ impl Watch {
         let answered = |to: &Token| match looked {
             Err(error) => Some(Err(Unsettled::Failed(error.clone()))),
             Ok(now) if to.log.epoch < now.epoch => Some(Err(Unsettled::AnotherEpoch)),
-            Ok(now) if to.log.epoch == now.epoch && to.position <= now.to => Some(Ok(())),
+            Ok(now) if now.shows(to) => Some(Ok(())),
             Ok(now) if to.log.epoch == now.epoch && to.position == least && least > now.drawn => {
                 Some(Err(Unsettled::Failed(self.never_drawn(*to))))
             }

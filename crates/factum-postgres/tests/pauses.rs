@@ -25,8 +25,9 @@ use tokio_postgres::Client;
 /// What an append calls, in the order in which it does.
 const OF_APPENDS: [&str; 6] = ["meet", "lock_streams", "record", "append_plain", "allocate", "settle"];
 
-/// Waits at the gate of a point if it is shut and nobody else waits there.
-const PAUSE: &str = "CREATE FUNCTION factum.pause(point integer) RETURNS void LANGUAGE plpgsql AS $$
+/// Waits at the gate of a point if it is shut and nobody else waits there: however long, also where the store would not.
+const PAUSE: &str =
+    "CREATE FUNCTION factum.pause(point integer) RETURNS void LANGUAGE plpgsql SET lock_timeout = 0 AS $$
 DECLARE place CONSTANT integer := hashtext('factum.');
 BEGIN
     IF pg_try_advisory_lock_shared(place, point) THEN
@@ -65,14 +66,15 @@ impl Gates {
         self.shutter.batch_execute(&gate).await.unwrap();
     }
 
-    /// Who waits at a gate.
-    async fn waits_at(&self, point: i32) -> Option<i32> {
+    /// Who waits at a gate, and in the statement of which moment: a connection may come by again.
+    async fn waits_at(&self, point: i32) -> Option<(i32, String)> {
         let waits = self.bench.sql(
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid::bigint = $1
-             AND classid::bigint = hashtext('factum.')::bigint & 4294967295",
+            "SELECT pid, coalesce(a.query_start::text, '') FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+             WHERE l.locktype = 'advisory' AND NOT l.granted AND l.objid::bigint = $1
+             AND l.classid::bigint = hashtext('factum.')::bigint & 4294967295",
         );
         let rows = self.bench.hand.query(&waits, &[&i64::from(point)]).await.unwrap();
-        rows.first().map(|row| row.get(0))
+        rows.first().map(|row| (row.get(0), row.get(1)))
     }
 
     /// How many connections of the store wait for a lock.
@@ -163,7 +165,7 @@ impl Scene<'_> {
         until(async || stands().await || settles && gates.waiting().await > 0).await;
         gates.bench.by_hand("ROLLBACK").await;
         until(stands).await;
-        let Some(pid) = gates.waits_at(point).await else {
+        let Some(stands) = gates.waits_at(point).await else {
             gates.gate("unlock", point).await;
             victim.await.unwrap().unwrap();
             self.reader.look().await;
@@ -184,8 +186,8 @@ impl Scene<'_> {
             End::StatementCancelled => "SELECT pg_cancel_backend($1)",
         };
         if end != End::GoesOn {
-            gates.bench.hand.execute(act, &[&pid]).await.unwrap();
-            until(async || gates.waits_at(point).await != Some(pid)).await;
+            gates.bench.hand.execute(act, &[&stands.0]).await.unwrap();
+            until(async || gates.waits_at(point).await.as_ref() != Some(&stands)).await;
         }
         gates.gate("unlock", point).await;
         let done = victim.await.unwrap();

@@ -162,10 +162,10 @@ pub async fn giving_up_waiting_loses_nothing(lab: Lab) -> Result<Tried> {
     let mut subscription = lab.subscribe(Query::all(), None).await?.with_batch(4);
     let mut seen = Vec::new();
     for n in 0.. {
-        // Dropped before, or in the middle of, what it does; later from time to time, for stores that take their time.
+        // Dropped before, or in the middle of, what it does; ever later, for stores that take their time.
         tokio::select! {
             biased;
-            _ = async { for _ in 0..(n % 3) * (1 + n / 20) { tokio::task::yield_now().await; } } => {}
+            _ = async { for _ in 0..(n % 3) << (n / 20).min(30) { tokio::task::yield_now().await; } } => {}
             delivery = subscription.next() => match delivery? {
                 Delivery::Events { events, .. } => seen.extend(events),
                 Delivery::CaughtUp(_) => break,
