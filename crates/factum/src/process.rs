@@ -26,7 +26,7 @@
 //! enum Step { Reserve { order: String }, Release { order: String }, Cancel { order: String } }
 //!
 //! #[derive(Default)]
-//! struct Progress { order: String }                           // what an instance knows
+//! struct Progress { order: String, failures: u32 }            // what an instance knows
 //!
 //! #[factum::async_trait]
 //! impl ProcessManager for Fulfilment {
@@ -40,8 +40,9 @@
 //!     }
 //!
 //!     fn evolve(&self, progress: &mut Progress, input: &Input<OrderEvent, Step>) {
-//!         if let Input::Event(event) = input {
-//!             progress.order = event.record.stream.id().to_owned();
+//!         match input {
+//!             Input::Event(event) => progress.order = event.record.stream.id().to_owned(),
+//!             Input::Fired { .. } | Input::Refused { .. } => progress.failures += 1,
 //!         }
 //!     }
 //!
@@ -52,12 +53,14 @@
 //!                 Effect::send(Step::Reserve { order: order() }).undone_by(Step::Release { order: order() }),
 //!                 Effect::schedule("payment", input.at().plus(Duration::from_secs(86_400))),
 //!             ],
-//!             Input::Event(Recorded { event: OrderEvent::Paid, .. }) => vec![Effect::cancel("payment"), Effect::Complete],
-//!             Input::Event(_) => vec![],
+//!             // The order has come to its end, and so does the instance. That is the end of its timer, too.
+//!             Input::Event(Recorded { event: OrderEvent::Paid | OrderEvent::Cancelled, .. }) => vec![Effect::Complete],
 //!             // Nobody has paid in time, or there is no stock.
-//!             Input::Fired { .. } | Input::Refused { .. } => {
-//!                 vec![Effect::Compensate, Effect::send(Step::Cancel { order: order() }), Effect::Complete]
+//!             Input::Fired { .. } | Input::Refused { .. } if progress.failures == 1 => {
+//!                 vec![Effect::Compensate, Effect::send(Step::Cancel { order: order() })]
 //!             }
+//!             // What else is refused until the order is cancelled changes nothing.
+//!             Input::Fired { .. } | Input::Refused { .. } => vec![],
 //!         }
 //!     }
 //!
@@ -94,7 +97,11 @@
 //!   again for as long as it takes.
 //! - **Timers are durable**: absolute moments, which survive restarts; one that is overdue then fires. It is heard in its turn,
 //!   after whatever was recorded before it, and not at all if it was stopped by then.
-//! - **Compensation** gives the commands that undo what was sent and not refused, the last of it first, and each once.
+//! - **Compensation** gives the commands that undo what was sent and not refused, the last of it first, and each once. A reaction that an
+//!   operator has skipped may have been performed in part, and nobody knows how far: all of it is undone, and no more of it done
+//!   from then on. So what undoes must bear that there is nothing to undo. What is refused of it is an input like any other.
+//! - **An instance lives until [`Effect::Complete`]**, which belongs into the reaction to the last event of what it is for, and not beside
+//!   the last command: until then it hears what is refused. A refusal that comes later is set aside, for an operator to see.
 //! - **One instance that fails holds up no other.** What cannot be heard or performed (a panic, an event that cannot be read, a chain of
 //!   causes that goes round in circles) is set aside, and with it all that is for this instance, its timers too: see
 //!   [`Process::inbox`] and [`Process::outbox`].
@@ -137,7 +144,8 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x5b0c_63f4_7a0e_4d55_8f2e_b1d6_0d94_3ac
 /// [module](self).
 #[async_trait]
 pub trait ProcessManager: Send + Sync + 'static {
-    /// Its name, and the category of the streams of its instances: a word of a-z, 0-9 and `_`, of up to 36 characters.
+    /// Its name, and the category of the streams of its instances: a word of a-z, 0-9 and `_`, of up to 36 characters. No events of others
+    /// may be in that category.
     const NAME: &'static str;
     /// What it hears of: one [`Event`](crate::Event), or several in an enum of them.
     type Event: EventSet;

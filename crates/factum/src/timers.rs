@@ -59,7 +59,7 @@ mod scheduled;
 mod tests;
 
 pub(crate) use self::{
-    due::{Changes, Due, DueList, Fire},
+    due::{Changes, Due, DueList, Fire, Fired},
     firing::Firing,
 };
 pub use self::{firing::TimerStatus, scheduled::Timers};

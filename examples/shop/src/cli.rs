@@ -8,7 +8,7 @@ use factum::Aggregate;
 use crate::{
     cart::{Cart, PIECES},
     cents::Cents,
-    demo::Demo,
+    demo::{Demo, Life},
     exit::{EXIT_CODES, Exit},
     order::Order,
     provider::Faults,
@@ -43,12 +43,15 @@ enum Verb {
         /// What customers want and how they pay, and what goes wrong, follows from this number
         #[arg(long, value_name = "N", default_value_t = 6)]
         seed: u64,
-        /// Kill the whole program so many times, at random moments, and begin it again
-        #[arg(long, value_name = "N", default_value_t = 0)]
+        /// Kill the whole program so many times in the middle of its work, spread over the orders, and begin it again
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
         kills: u32,
-        /// Go on with this run
-        #[arg(long, hide = true)]
+        /// Go on with this run, to be killed
+        #[arg(long, hide = true, requires = "places")]
         run: Option<u64>,
+        /// How many of its orders to place
+        #[arg(long, hide = true, requires = "run")]
+        places: Option<u64>,
     },
     /// Put pieces of a product on the shelf; begins a shop where there is none
     Receive {
@@ -197,8 +200,9 @@ impl Cli {
     pub(crate) async fn run(self, out: &mut String) -> Result<(), Exit> {
         let place = self.at.place()?;
         match self.verb {
-            Verb::Demo { orders, faults, seed, kills, run } => {
-                Demo { place, orders, faults, seed, kills, run }.show(out).await
+            Verb::Demo { orders, faults, seed, kills, run, places } => {
+                let life = run.zip(places).map(|(run, places)| Life { run, places });
+                Demo { place, orders, faults, seed, kills, life }.show(out).await
             }
             Verb::Receive { product, price } => verbs::receive(&place, product, price, out).await,
             Verb::Cart { customer, product } => verbs::cart(&place, &customer, product, out).await,

@@ -127,7 +127,7 @@ impl ProcessManager for Fulfilment {
             Step::VoidPayment { order } => factum.execute(&Payment::id(order), payment::Void).await?,
             // The provider is told the command's id: however often it is asked, it charges once.
             Step::Charge { order, card, amount } => {
-                let receipt = self.provider.charge(factum.id(), &card, amount).await?;
+                let receipt = self.provider.charge(factum.id(), &order, &card, amount).await?;
                 factum.execute(&Payment::id(order), payment::NoteCharge { receipt }).await?
             }
             Step::Refund { order } => {

@@ -3,7 +3,7 @@
 //! What it promises is what such services promise: a request has a key, and a request that was carried out is not carried out
 //! again under that key, but answered as it was the first time. Whether it was carried out, nobody knows who did not get the answer.
 
-use std::{sync::Mutex, time::Duration};
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use factum::prelude::*;
 
@@ -16,9 +16,17 @@ pub(crate) const NO_MONEY: &str = "empty";
 #[derive(Clone, Debug, PartialEq, Event, Serialize, Deserialize)]
 #[event(category = "charge")]
 pub(crate) enum ChargeEvent {
-    Taken { amount: Cents },
-    Declined { why: String },
-    GivenBack { amount: Cents },
+    /// For an order: what the merchant calls it, so that both can compare their books.
+    Taken {
+        order: String,
+        amount: Cents,
+    },
+    Declined {
+        why: String,
+    },
+    GivenBack {
+        amount: Cents,
+    },
 }
 
 /// A charge in the provider's books.
@@ -34,7 +42,7 @@ impl Aggregate for Charge {
 
     fn apply(&mut self, event: &ChargeEvent) {
         match event {
-            ChargeEvent::Taken { amount } => self.taken = Some(*amount),
+            ChargeEvent::Taken { amount, .. } => self.taken = Some(*amount),
             ChargeEvent::Declined { why } => self.declined = Some(why.clone()),
             ChargeEvent::GivenBack { .. } => self.given_back = true,
         }
@@ -42,6 +50,7 @@ impl Aggregate for Charge {
 }
 
 struct Take {
+    order: String,
     card: String,
     amount: Cents,
 }
@@ -56,7 +65,7 @@ impl Command<Charge> for Take {
         if self.card == NO_MONEY {
             return Ok(vec![ChargeEvent::Declined { why: format!("the card `{}` is declined", self.card) }]);
         }
-        Ok(vec![ChargeEvent::Taken { amount: self.amount }])
+        Ok(vec![ChargeEvent::Taken { order: self.order.clone(), amount: self.amount }])
     }
 }
 
@@ -128,7 +137,7 @@ impl Faults {
 }
 
 /// What became of the requests to the provider.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) requests: u64,
     /// It did not answer, and has done nothing.
@@ -137,6 +146,23 @@ pub(crate) struct Tally {
     pub(crate) unanswered: u64,
     /// It took its time.
     pub(crate) late: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.lost += other.lost;
+        self.unanswered += other.unanswered;
+        self.late += other.late;
+    }
+}
+
+/// What the provider's books say of a charge.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Booked {
+    pub(crate) order: String,
+    pub(crate) taken: Cents,
+    pub(crate) given_back: Cents,
 }
 
 /// The provider.
@@ -161,11 +187,18 @@ impl Provider {
         Self { books, faults, luck: Mutex::new((fastrand::Rng::with_seed(seed), Tally::default())) }
     }
 
-    /// Takes money from a card. Answers with the receipt.
-    pub(crate) async fn charge(&self, key: &str, card: &str, amount: Cents) -> Result<String, Answer> {
+    /// Takes money from a card, for an order. Answers with the receipt.
+    pub(crate) async fn charge(
+        &self,
+        key: &str,
+        order: &str,
+        card: &str,
+        amount: Cents,
+    ) -> Result<String, Answer> {
         let charge = Charge::id(key);
         self.ask(async {
-            self.books.execute(&charge, Take { card: card.to_owned(), amount }).await?;
+            let take = Take { order: order.to_owned(), card: card.to_owned(), amount };
+            self.books.execute(&charge, take).await?;
             match self.books.load(&charge).await.map_err(|error| Answer::OutOfOrder(error.to_string()))?.state
             {
                 Charge { declined: Some(why), .. } => Err(Answer::Refused(why)),
@@ -217,19 +250,24 @@ impl Provider {
         self.luck.lock().unwrap_or_else(std::sync::PoisonError::into_inner).1
     }
 
-    /// What the provider has taken and given back, by its own books.
-    pub(crate) async fn books(&self) -> factum::Result<(Cents, Cents)> {
+    /// What the provider has taken and given back, by its own books: each charge by its receipt.
+    pub(crate) async fn books(&self) -> factum::Result<BTreeMap<String, Booked>> {
         let charges = factum::Read::query(ChargeEvent::query()?);
         let records = factum::EventStoreExt::read_to_end(&**self.books.store(), charges).await?;
-        let (mut taken, mut given_back) = (Cents::ZERO, Cents::ZERO);
-        for Recorded { event, .. } in Recorded::<ChargeEvent>::decode_all(records)? {
+        let mut books = BTreeMap::<String, Booked>::new();
+        for Recorded { event, record } in Recorded::<ChargeEvent>::decode_all(records)? {
+            let receipt = record.stream.id().to_owned();
             match event {
-                ChargeEvent::Taken { amount } => taken += amount,
-                ChargeEvent::GivenBack { amount } => given_back += amount,
+                ChargeEvent::Taken { order, amount } => {
+                    let charge = books.entry(receipt).or_default();
+                    charge.order = order;
+                    charge.taken += amount;
+                }
+                ChargeEvent::GivenBack { amount } => books.entry(receipt).or_default().given_back += amount,
                 ChargeEvent::Declined { .. } => {}
             }
         }
-        Ok((taken, given_back))
+        Ok(books)
     }
 }
 
@@ -244,7 +282,7 @@ mod tests {
         let provider = Provider::new(Factum::new(MemoryStore::new()), Faults::Many, 6);
         for n in 0..100 {
             let receipt = loop {
-                match provider.charge(&n.to_string(), "visa", Cents(100)).await {
+                match provider.charge(&n.to_string(), "17", "visa", Cents(100)).await {
                     Ok(receipt) => break receipt,
                     Err(answer) => assert_eq!(answer, Answer::TimedOut),
                 }
@@ -253,17 +291,22 @@ mod tests {
         }
         let Tally { lost, unanswered, late, .. } = provider.tally();
         assert!(lost > 0 && unanswered > 0 && late > 0);
-        assert_eq!(provider.books().await.unwrap(), (Cents(10_000), Cents(5_000)));
+        let books = provider.books().await.unwrap();
+        assert_eq!(books.len(), 100);
+        for (receipt, booked) in books {
+            let back = if receipt.parse::<u32>().unwrap().is_multiple_of(2) { 100 } else { 0 };
+            assert_eq!(booked, Booked { order: "17".into(), taken: Cents(100), given_back: Cents(back) });
+        }
     }
 
     #[tokio::test]
     async fn who_is_declined_stays_declined() {
         let provider = Provider::new(Factum::new(MemoryStore::new()), Faults::Off, 6);
         for card in [NO_MONEY, NO_MONEY, "visa"] {
-            let answer = provider.charge("1", card, Cents(100)).await;
+            let answer = provider.charge("1", "17", card, Cents(100)).await;
             assert_eq!(answer, Err(Answer::Refused("the card `empty` is declined".into())));
         }
         assert!(provider.refund("1").await.is_err());
-        assert_eq!(provider.books().await.unwrap(), (Cents::ZERO, Cents::ZERO));
+        assert_eq!(provider.books().await.unwrap(), BTreeMap::new());
     }
 }

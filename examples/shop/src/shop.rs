@@ -16,6 +16,8 @@ use crate::{
 
 /// Partitions of the orders, which go on side by side: while one waits for the payment provider, the others do not.
 const PARTITIONS: u32 = 8;
+/// How long others wait for a worker that was killed, where many processes may have a shop open.
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
 /// How long a command waits for what follows from it.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The consumers that may set something aside.
@@ -107,7 +109,8 @@ impl Shop {
     /// Has orders brought to their end.
     pub(crate) async fn fulfil(&self) -> factum::Result<Process<Fulfilment>> {
         let fulfilment = Fulfilment { provider: self.provider.clone() };
-        self.factum.process_manager(fulfilment).partitions(PARTITIONS).start(self.reads.clone()).await
+        let managing = self.factum.process_manager(fulfilment).partitions(PARTITIONS).lease(LEASE);
+        managing.start(self.reads.clone()).await
     }
 
     /// Has the read models kept.

@@ -9,7 +9,6 @@ use crate::{
     cart::{AddItem, Cart, CheckOut},
     cents::Cents,
     exit::Exit,
-    order::OrderEvent,
     payment::{Authorise, Payment, PaymentEvent},
     provider::NO_MONEY,
     shipment::NOWHERE,
@@ -79,12 +78,17 @@ fn price(product: usize) -> Cents {
 
 impl Run {
     /// What the ids of its orders begin with.
-    pub(crate) fn prefix(&self) -> String {
+    fn prefix(&self) -> String {
         format!("demo-{}-{}", self.seed, self.number)
     }
 
     pub(crate) fn order(&self, n: u64) -> String {
         format!("{}-{n}", self.prefix())
+    }
+
+    /// Whether an order is one of this run.
+    pub(crate) fn has(&self, order: &str) -> bool {
+        order.rsplit_once('-').is_some_and(|(run, _)| run == self.prefix())
     }
 
     fn delivery(&self, product: &str) -> String {
@@ -160,37 +164,6 @@ impl EventHandler for Payers {
     }
 }
 
-/// The read model of the demonstration: how far each of its runs is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Runs;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct HowFar {
-    pub(crate) placed: u64,
-    pub(crate) ended: u64,
-}
-
-impl Projection for Runs {
-    const NAME: &'static str = "demo_runs";
-    type Event = OrderEvent;
-    type Row = HowFar;
-
-    fn key(&self, event: &Recorded<OrderEvent>) -> Option<String> {
-        let order = event.record.stream.id();
-        Shopper::of(order)?;
-        order.rsplit_once('-').map(|(run, _)| run.to_owned())
-    }
-
-    fn evolve(&self, row: Option<HowFar>, event: &Recorded<OrderEvent>) -> Option<HowFar> {
-        let mut far = row.unwrap_or_default();
-        match &event.event {
-            OrderEvent::Placed { .. } => far.placed += 1,
-            OrderEvent::Completed { .. } | OrderEvent::Cancelled { .. } => far.ended += 1,
-        }
-        Some(far)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +174,7 @@ mod tests {
         let shoppers: Vec<_> = (0..100).map(|n| Shopper::new(6, 2, n)).collect();
         for (n, shopper) in (0..).zip(&shoppers) {
             assert_eq!(Shopper::of(&run.order(n)).as_ref(), Some(shopper));
+            assert!(run.has(&run.order(n)) && !Run { number: 22, ..run }.has(&run.order(n)));
         }
         let never = shoppers.iter().filter(|shopper| shopper.card.is_none()).count();
         let declined = shoppers.iter().filter(|shopper| shopper.card == Some(NO_MONEY)).count();

@@ -270,7 +270,7 @@ pub(crate) async fn check(place: &Place, out: &mut String) -> Result<(), Exit> {
     let workers = shop.work().await?;
     shop.settle(&workers).await?;
     workers.fulfilment.stop().await;
-    audit(&shop, &workers.views, out).await?;
+    audit(&shop, &workers.views, None, out).await?;
     workers.stop().await;
     shop.close().await
 }

@@ -93,7 +93,7 @@ fn an_audit_finds_what_is_missing() {
     shop.says(&["receive", "mug=10", "--price", "2.50"]);
     shop.says(&["order", "ada", "mug=2"]);
     assert!(shop.says(&["audit"]).ends_with("It balances.\n"));
-    // Somebody has taken three mugs on this order, and somebody else its money.
+    // Somebody has taken three mugs on this order, somebody else its money, and the carrier came twice.
     let order = shop.says(&["orders"]).lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -105,15 +105,20 @@ fn an_audit_finds_what_is_missing() {
             NewEvent::json_text("Refunded", r#"{"customer":"ada","amount":500}"#.to_owned()).unwrap();
         let payment = factum::StreamName::new(format!("payment-{order}")).unwrap();
         log.append(Append::to(payment, [refunded])).await.unwrap();
+        let dispatched = NewEvent::json_text("Dispatched", r#"{"address":"Aarhus"}"#.to_owned()).unwrap();
+        let shipment = factum::StreamName::new(format!("shipment-{order}")).unwrap();
+        log.append(Append::to(shipment, [dispatched])).await.unwrap();
         log.close().await.unwrap();
     });
     let answer = shop.run(&["audit"]);
-    answer.fails(1, "the ledger does not balance: 4 things are wrong");
+    answer.fails(1, "the ledger does not balance: 6 things are wrong");
     for words in [
         "has -3 pieces of mug reserved and 5 shipped, of 2",
         "was charged 5.00 and refunded 5.00",
         "the shop has 0.00 of its customers' money, and 5.00 is due",
-        "the provider's books and the shop's differ",
+        "was sent 2 times",
+        "by the orders 8 left, 0 reserved and 2 shipped; by its events 8 left, -3 reserved and 5 shipped",
+        "the provider has taken 5.00 and given back 0.00 for order",
     ] {
         assert!(answer.out.contains(words), "{words:?} is not in {answer:?}");
     }

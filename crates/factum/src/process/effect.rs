@@ -68,9 +68,10 @@ pub enum Effect<C> {
     },
     /// An event of its own is recorded, for whoever listens.
     Publish(Message),
-    /// What was done so far is undone, the last of it first: see [`Effect::undone_by`].
+    /// What was sent so far is undone, the last of it first: see [`Effect::undone_by`].
     Compensate,
-    /// The instance has come to its end: its timers are stopped, and it hears nothing any more.
+    /// The instance has come to its end: its timers are stopped, and it hears nothing any more. It belongs into the reaction to the last
+    /// event of what the instance is for. Beside a command it would keep it from hearing that this was refused.
     Complete,
 }
 
@@ -87,6 +88,8 @@ impl<C> Effect<C> {
 
     /// Of a command that is sent: this one undoes it. Where the instance [compensates](Effect::Compensate) later, that is sent for
     /// each command that was not refused, in reverse order. Other effects stay as they are: only what is sent can be undone.
+    ///
+    /// It must bear that there is nothing to undo: if an operator has skipped a reaction, nobody knows how much of it was done.
     #[must_use]
     pub fn undone_by(self, undo: C) -> Self {
         match self {
@@ -168,6 +171,10 @@ impl Message {
                 Self { category, event_type, data, tags, problem: Some(error.to_string()) }
             }
         }
+    }
+
+    pub(crate) fn category(&self) -> &str {
+        &self.category
     }
 
     /// # Errors

@@ -1,7 +1,7 @@
 //! One instance: what its stream makes of it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -9,7 +9,7 @@ use super::{
     Input, ProcessManager,
     effect::{Effect, Raw, Timer},
     stored::{
-        COMMAND_REFUSED, CommandRefused, Heard, PERFORMED, Performed, REACTED, Reacted, TIMER_FIRED,
+        ABANDONED, COMMAND_REFUSED, CommandRefused, Heard, PERFORMED, REACTED, Reacted, Settled, TIMER_FIRED,
         TimerFired,
     },
 };
@@ -40,7 +40,9 @@ pub(super) struct Folded<P: ProcessManager> {
     pub(super) timers: BTreeMap<String, Open>,
     pub(super) reactions: BTreeMap<Revision, Reaction>,
     /// The reactions that have been performed.
-    pub(super) performed: HashSet<Revision>,
+    performed: BTreeSet<Revision>,
+    /// Those of which no more will be performed than was, whatever that is.
+    abandoned: BTreeSet<Revision>,
     /// The commands that were refused.
     pub(super) refused: HashSet<EventId>,
     /// The reactions, by their ids: which follow from what was heard.
@@ -127,7 +129,8 @@ impl<P: ProcessManager> Folded<P> {
             completed: false,
             timers: BTreeMap::new(),
             reactions: BTreeMap::new(),
-            performed: HashSet::new(),
+            performed: BTreeSet::new(),
+            abandoned: BTreeSet::new(),
             refused: HashSet::new(),
             heard: HashSet::new(),
             own: HashMap::new(),
@@ -172,8 +175,12 @@ impl<P: ProcessManager> Folded<P> {
                 self.own.insert(record.revision, own);
             }
             PERFORMED => {
-                let Performed { of } = read(record)?;
+                let Settled { of } = read(record)?;
                 self.performed.insert(of);
+            }
+            ABANDONED => {
+                let Settled { of } = read(record)?;
+                self.abandoned.insert(of);
             }
             _ => {
                 let why = format!("{}: no process manager writes such an event", place_of(record));
@@ -257,14 +264,11 @@ impl<P: ProcessManager> Folded<P> {
         Changes { on: of(&after, &before), off: of(&before, &after) }
     }
 
-    /// What a compensation at this place has to undo, the last first: what was sent before, was performed and not refused, and
-    /// has not been undone.
+    /// What a compensation at this place has to undo, the last first: what was sent before and not refused, and has not been undone.
+    /// Of a reaction that was not performed to its end nobody knows how much has happened: all of it may have.
     pub(super) fn to_undo(&self, at: (Revision, usize)) -> Vec<Undo> {
         let mut undo = Vec::new();
         for (revision, reaction) in self.reactions.range(..=at.0) {
-            if *revision != at.0 && !self.performed.contains(revision) {
-                continue;
-            }
             let before = if *revision == at.0 { at.1 } else { reaction.effects.len() };
             for (n, effect) in reaction.effects.iter().enumerate().take(before) {
                 match effect {
@@ -274,7 +278,10 @@ impl<P: ProcessManager> Folded<P> {
                             undo.push(Undo { of, command: command.clone() });
                         }
                     }
-                    Effect::Compensate => undo.clear(),
+                    // Also the undoing may have been left half done; what was undone is not undone again.
+                    Effect::Compensate if *revision == at.0 || self.performed.contains(revision) => {
+                        undo.clear();
+                    }
                     _ => {}
                 }
             }
@@ -283,10 +290,25 @@ impl<P: ProcessManager> Folded<P> {
         undo
     }
 
-    /// The reactions whose effects have not all happened.
+    /// Whether nothing more of a reaction is to be performed: all was, or it is abandoned, or a later one was performed. Reactions are
+    /// performed one after the other, so then it was skipped.
+    pub(super) fn is_over(&self, reaction: Revision) -> bool {
+        self.abandoned.contains(&reaction) || self.performed.last().is_some_and(|last| *last >= reaction)
+    }
+
+    /// The reactions that are to be performed.
     pub(super) fn unperformed(&self) -> impl Iterator<Item = &Reaction> {
-        let open = self.reactions.iter().filter(|(revision, _)| !self.performed.contains(revision));
+        let open = self.reactions.iter().filter(|(revision, _)| !self.is_over(**revision));
         open.map(|(_, reaction)| reaction).filter(|reaction| reaction.is_to_be_performed())
+    }
+
+    /// The reactions before this one that were not performed to their ends, and nothing says so yet.
+    pub(super) fn left_behind(&self, before: Revision) -> impl Iterator<Item = (Revision, &Reaction)> {
+        let earlier = self.reactions.range(..before).map(|(revision, reaction)| (*revision, reaction));
+        earlier.filter(|(revision, reaction)| {
+            let settled = self.performed.contains(revision) || self.abandoned.contains(revision);
+            reaction.is_to_be_performed() && !settled
+        })
     }
 }
 

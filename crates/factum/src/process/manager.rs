@@ -9,14 +9,15 @@ use super::{
     stored::{Copied, Heard, REACTED, Reacted, TIMER_FIRED, TimerFired},
 };
 use crate::{
+    aggregate::EventSet,
     append::Append,
     error::{Error, Result},
     event::{EventId, NewEvent, RecordedEvent},
     handle::Factum,
     handler::Trouble,
     name::StreamName,
-    position::Token,
-    timers::{Changes, Due, Fire},
+    query::{Criterion, Query},
+    timers::{Changes, Due, Fire, Fired},
 };
 
 /// How often an instance is read anew, if others write to it.
@@ -45,6 +46,25 @@ enum May<P: ProcessManager> {
 impl<P: ProcessManager> Manager<P> {
     pub(super) async fn load(&self, stream: &StreamName) -> Result<Folded<P>, Trouble> {
         Folded::load(&self.process, &**self.factum.store(), stream).await
+    }
+
+    /// What the process manager hears of.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if that could be taken for what its instances record.
+    pub(super) fn query(&self) -> Result<Query> {
+        let (query, name) = (self.process.query()?, P::NAME);
+        let of_that_category = |criterion: &Criterion| {
+            let stream = criterion.stream.as_ref().map(StreamName::category);
+            criterion.category.as_deref().or(stream) == Some(name)
+        };
+        if query.any_of.iter().chain(&P::Event::query()?.any_of).any(of_that_category) {
+            let why = format!(
+                "it hears events of the category `{name}`, to which the streams of its instances would belong, too: give it another NAME, such as `{name}_process`"
+            );
+            return Err(Error::invalid(format!("the name of the process manager `{name}`"), why));
+        }
+        Ok(query)
     }
 
     /// The stream of the instance that an event belongs to, if it belongs to one.
@@ -135,7 +155,7 @@ impl<P: ProcessManager> Manager<P> {
         let before: Vec<_> = folded.waiting().cloned().collect();
         unharmed(P::NAME, record, || self.process.evolve(&mut folded.state, input))?;
         let effects = unharmed(P::NAME, record, || self.process.react(&folded.state, input))?;
-        check(&effects)?;
+        check(P::NAME, &effects)?;
         folded.follow(&effects, record);
         let timers = folded.timers_since(&before);
         let wrong = |error: Error| Trouble::Refused(error.to_string());
@@ -160,12 +180,12 @@ impl<P: ProcessManager> Manager<P> {
 /// Sets a timer off: what it leads to is heard in its turn, after everything that was recorded before.
 #[async_trait::async_trait]
 impl<P: ProcessManager> Fire for Manager<P> {
-    async fn fire(&self, due: &Due) -> Result<Option<Token>, Trouble> {
+    async fn fire(&self, due: &Due) -> Result<Fired, Trouble> {
         for attempt in 0..ATTEMPTS {
             let folded = self.load(&due.stream).await?;
             let open = folded.timers.get(&due.id);
             let Some(open) = open.filter(|open| open.fired.is_none() && open.timer.at == due.at) else {
-                return Ok(None);
+                return Ok(Fired::before(folded.seen));
             };
             let set_by = open.since.id;
             let id = EventId::derived(super::NAMESPACE, format!("{set_by}\nfired\n{}", due.id));
@@ -175,8 +195,8 @@ impl<P: ProcessManager> Fire for Manager<P> {
             let append = Append::to(due.stream.clone(), [event.with_id(id).with_metadata(stamp)])
                 .expect(due.stream.clone(), folded.expected);
             match self.factum.store().append(append).await {
-                Ok(appended) => return Ok(Some(appended.token)),
-                Err(Error::IdConflict { .. }) => return Ok(None),
+                Ok(appended) => return Ok(Fired::at(appended.token)),
+                Err(Error::IdConflict { .. }) => return Ok(Fired::before(folded.seen)),
                 Err(Error::Conflict(_)) => pause(attempt).await,
                 Err(error) => return Err(error.into()),
             }
@@ -195,9 +215,12 @@ pub(super) fn stream_of(name: &str, instance: &str) -> Result<StreamName> {
 }
 
 /// Whether these can be recorded.
-fn check<C>(effects: &[Effect<C>]) -> Result<(), Trouble> {
+pub(super) fn check<C>(name: &str, effects: &[Effect<C>]) -> Result<(), Trouble> {
     for effect in effects {
         let problem = match effect {
+            Effect::Publish(message) if message.category() == name => Some(format!(
+                "it publishes an event of the category `{name}`, to which the streams of its instances belong"
+            )),
             Effect::Publish(message) => message.check().err().map(|error| error.to_string()),
             Effect::Schedule(timer) if timer.id.is_empty() || timer.id.len() > TIMER_BYTES => {
                 Some(format!("the timer's id `{}` must have 1 to {TIMER_BYTES} bytes", timer.id))

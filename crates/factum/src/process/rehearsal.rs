@@ -36,7 +36,7 @@ impl<P: ProcessManager> Rehearsal<P> {
     /// Hears an event, if it is one that it asks for and that is for an instance. Whether it is.
     pub(crate) async fn hear(&self, record: &RecordedEvent) -> Result<bool, Trouble> {
         let own = record.stream.category() == P::NAME;
-        if !own && !self.0.process.query()?.matches(record) {
+        if !own && !self.0.query()?.matches(record) {
             return Ok(false);
         }
         self.0.hear(record).await?;

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error::{Error, Outcome, Result},
     handle::Factum,
-    handler::{ATTEMPTS, Processor, ProcessorStatus, Trouble},
+    handler::{ATTEMPTS, LEASE, Processing, Processor, ProcessorStatus, Trouble},
     name::EventType,
     position::Token,
     query::{Criterion, Query},
@@ -36,6 +36,7 @@ pub struct Managing<P> {
     partitions: u32,
     attempts: u32,
     depth: u64,
+    lease: Duration,
     from_now: bool,
 }
 
@@ -58,7 +59,7 @@ impl Factum {
     /// As [`process`](Self::process), with more to say: `factum.process_manager(Fulfilment).partitions(8).start(reads)`.
     pub fn process_manager<P: ProcessManager>(&self, process: P) -> Managing<P> {
         let (factum, partitions, attempts, depth) = (self.clone(), 1, ATTEMPTS, DEPTH);
-        Managing { factum, process, partitions, attempts, depth, from_now: false }
+        Managing { factum, process, partitions, attempts, depth, lease: LEASE, from_now: false }
     }
 }
 
@@ -82,6 +83,13 @@ impl<P: ProcessManager> Managing<P> {
         Self { depth: depth.max(1), ..self }
     }
 
+    /// How long a worker that does not answer any more keeps its partitions from others, and the timers: 10 s unless said otherwise, at
+    /// least a tenth of a second. See [`Processing::lease`](crate::handler::Processing::lease). (The list in which timers are looked up
+    /// is a read model. Those that are set after a worker has gone are in it after 10 s at the latest.)
+    pub fn lease(self, lease: Duration) -> Self {
+        Self { lease, ..self }
+    }
+
     /// Hears nothing of what happened before it starts for the first time.
     pub fn from_now(self) -> Self {
         Self { from_now: true, ..self }
@@ -90,19 +98,18 @@ impl<P: ProcessManager> Managing<P> {
     /// Starts it, in the background. `reads` keeps its checkpoints, what it sets aside, and the list of its timers.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a bad name or query, or a number of partitions other than before; failures of the stores;
-    /// [`Error::Unavailable`] outside of a tokio runtime.
+    /// [`Error::InvalidInput`] for a bad name or query (also if it hears events of the category that is its name), or a number of
+    /// partitions other than before; failures of the stores; [`Error::Unavailable`] outside of a tokio runtime.
     pub async fn start(self, reads: Arc<dyn ReadStore>) -> Result<Process<P>> {
-        let Self { factum, process, partitions, attempts, depth, from_now } = self;
+        let Self { factum, process, partitions, attempts, depth, lease, from_now } = self;
         let manager = Arc::new(Manager { process, factum: factum.clone(), depth });
-        let inbox = factum.sink(Inbox { manager: manager.clone() });
-        let inbox = inbox.partitions(partitions).attempts(attempts);
+        let set = |processing: Processing| processing.partitions(partitions).attempts(attempts).lease(lease);
+        let inbox = set(factum.sink(Inbox { manager: manager.clone() }));
         let inbox = if from_now { inbox.from_now() } else { inbox };
-        let outbox = factum.sink(Outbox { name: format!("{}_out", P::NAME), manager: manager.clone() });
+        let outbox = set(factum.sink(Outbox { name: format!("{}_out", P::NAME), manager: manager.clone() }));
         let inbox = inbox.start(reads.clone()).await?;
-        let outbox = outbox.partitions(partitions).attempts(attempts).start(reads.clone()).await?;
-        let timers = timers_of::<P>()?;
-        let timers = Firing::start(P::NAME, timers, reads, factum, manager.clone())?;
+        let outbox = outbox.start(reads.clone()).await?;
+        let timers = Firing::start(P::NAME, timers_of::<P>()?, reads, factum, manager.clone(), lease)?;
         Ok(Process { inner: Arc::new(Inner { manager, inbox, outbox, timers }) })
     }
 }

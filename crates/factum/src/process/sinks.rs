@@ -16,7 +16,7 @@ use super::{
     effect::{Effect, Message, Raw},
     instance::{Folded, command_of, sent_as},
     manager::Shared,
-    stored::{COMMAND_REFUSED, CommandRefused, PERFORMED, Performed, REACTED, TIMER_FIRED},
+    stored::{ABANDONED, COMMAND_REFUSED, CommandRefused, PERFORMED, REACTED, Settled, TIMER_FIRED},
 };
 use crate::{
     append::{Append, Guard},
@@ -53,7 +53,7 @@ impl<P: ProcessManager> Sink for Inbox<P> {
     }
 
     fn query(&self) -> Result<Query> {
-        Ok(self.manager.process.query()?.or(own(P::NAME, &[TIMER_FIRED, COMMAND_REFUSED])?))
+        Ok(self.manager.query()?.or(own(P::NAME, &[TIMER_FIRED, COMMAND_REFUSED])?))
     }
 
     fn key(&self, record: &RecordedEvent) -> String {
@@ -102,7 +102,7 @@ fn own(category: &str, types: &[&str]) -> Result<Query> {
 async fn perform<P: ProcessManager>(manager: Shared<P>, record: RecordedEvent) -> Result<(), Trouble> {
     let folded = manager.load(&record.stream).await?;
     let Some(reaction) = folded.reactions.get(&record.revision) else { return Ok(()) };
-    if !reaction.is_to_be_performed() || folded.performed.contains(&record.revision) {
+    if !reaction.is_to_be_performed() || folded.is_over(record.revision) {
         return Ok(());
     }
     let mut hand = Hand { manager: &manager, record: &record, folded: &folded, seen: folded.seen };
@@ -115,9 +115,7 @@ async fn perform<P: ProcessManager>(manager: Shared<P>, record: RecordedEvent) -
             Effect::Schedule(_) | Effect::Cancel { .. } | Effect::Complete => {}
         }
     }
-    let performed = NewEvent::json(PERFORMED, &Performed { of: record.revision })?;
-    let id = EventId::derived(super::NAMESPACE, format!("{}\nperformed", reaction.id));
-    hand.record(&record.stream, performed.with_id(id), None).await.map(drop)
+    hand.settle(PERFORMED, reaction.id, record.revision).await
 }
 
 /// Performs the effects of one reaction.
@@ -137,7 +135,10 @@ impl<P: ProcessManager> Hand<'_, P> {
         let command = command_of::<P>(raw, &self.record.stream)?;
         // Whoever was stopped half-way and goes on when others have finished his work must not do it again.
         let settled = Query::from(Criterion {
-            types: vec![EventType::new(COMMAND_REFUSED)?, EventType::new(PERFORMED)?],
+            types: [COMMAND_REFUSED, PERFORMED, ABANDONED]
+                .map(EventType::new)
+                .into_iter()
+                .collect::<Result<_>>()?,
             stream: Some(self.record.stream.clone()),
             ..Criterion::default()
         });
@@ -180,12 +181,31 @@ impl<P: ProcessManager> Hand<'_, P> {
 
     async fn compensate(&mut self, at: (Revision, usize)) -> Result<(), Trouble> {
         // What was refused a moment ago is not in what was read before.
-        let folded = self.manager.load(&self.record.stream).await?;
+        let mut folded = self.manager.load(&self.record.stream).await?;
+        // Whoever was held up in the middle of a reaction that was skipped must not go on after it is undone.
+        let left: Vec<_> = folded.left_behind(at.0).map(|(of, reaction)| (of, reaction.id)).collect();
+        for (of, id) in &left {
+            self.settle(ABANDONED, *id, *of).await?;
+        }
+        if !left.is_empty() {
+            folded = self.manager.load(&self.record.stream).await?;
+            if folded.is_over(at.0) {
+                return Err(Trouble::infrastructure("another worker has done this at the same time"));
+            }
+            self.seen = folded.seen;
+        }
         for undo in folded.to_undo(at) {
             let id = EventId::derived(super::NAMESPACE, format!("{}\nundone", undo.of));
             self.send(id, &undo.command).await?;
         }
         Ok(())
+    }
+
+    /// Says of a reaction that it is performed, or abandoned.
+    async fn settle(&self, as_what: &str, reaction: EventId, of: Revision) -> Result<(), Trouble> {
+        let settled = NewEvent::json(as_what, &Settled { of })?;
+        let id = EventId::derived(super::NAMESPACE, format!("{reaction}\n{}", as_what.to_lowercase()));
+        self.record(&self.record.stream, settled.with_id(id), None).await.map(drop)
     }
 
     /// Records an event, once. `None`: it was recorded before, in other words.

@@ -21,6 +21,8 @@ pub(super) const TIMER_FIRED: &str = "TimerFired";
 pub(super) const COMMAND_REFUSED: &str = "CommandRefused";
 /// All effects of a reaction have happened.
 pub(super) const PERFORMED: &str = "Performed";
+/// A later reaction compensates, and not all effects of this one are known to have happened: no more of them will.
+pub(super) const ABANDONED: &str = "Abandoned";
 
 /// The data of [`REACTED`].
 #[derive(Serialize, Deserialize)]
@@ -57,9 +59,9 @@ pub(super) struct CommandRefused {
     pub(super) why: String,
 }
 
-/// The data of [`PERFORMED`].
+/// The data of [`PERFORMED`] and of [`ABANDONED`].
 #[derive(Serialize, Deserialize)]
-pub(super) struct Performed {
+pub(super) struct Settled {
     /// Which reaction's effects.
     pub(super) of: Revision,
 }

@@ -1,6 +1,7 @@
 //! What must hold of a process manager, whatever goes wrong around it.
 
 mod between;
+mod compensation;
 mod crashes;
 mod runtime;
 mod shop;

@@ -41,7 +41,7 @@ impl<Of> Given<Of> {
     /// #                 Effect::send(Step::Reserve { order: record.stream.id().into() }),
     /// #                 Effect::schedule("payment", input.at().plus(Duration::from_secs(3600)))],
     /// #             Input::Event(_) => vec![Effect::cancel("payment"), Effect::Complete],
-    /// #             _ => vec![Effect::Compensate, Effect::Complete],
+    /// #             _ => vec![Effect::Compensate],
     /// #         }
     /// #     }
     /// #     async fn perform(&self, _: Step, _: Identified<Factum>) -> Result<(), Trouble> { Ok(()) }
@@ -53,8 +53,8 @@ impl<Of> Given<Of> {
     /// given([Placed]).process(Fulfilment).then_effects([Effect::send(reserve()), Effect::schedule("payment", deadline)]);
     ///
     /// given([Placed]).process(Fulfilment).when([Paid]).then_effects([Effect::cancel("payment"), Effect::Complete]);
-    /// given([Placed]).process(Fulfilment).when_timer("payment").then_effects([Effect::Compensate, Effect::Complete]);
-    /// given([Placed]).process(Fulfilment).when_refused(reserve(), "sold out").then_effects([Effect::Compensate, Effect::Complete]);
+    /// given([Placed]).process(Fulfilment).when_timer("payment").then_effects([Effect::Compensate]);
+    /// given([Placed]).process(Fulfilment).when_refused(reserve(), "sold out").then_effects([Effect::Compensate]);
     /// given([Placed, Paid]).process(Fulfilment).when([Placed]).then_nothing();
     /// ```
     ///

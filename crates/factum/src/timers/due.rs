@@ -166,5 +166,26 @@ impl Filler for DueFiller {
 #[async_trait]
 pub(crate) trait Fire: Send + Sync + 'static {
     /// Records that it was due, unless that is recorded or it was stopped: then there is nothing to do.
-    async fn fire(&self, due: &Due) -> Result<Option<Token>, crate::handler::Trouble>;
+    async fn fire(&self, due: &Due) -> Result<Fired, crate::handler::Trouble>;
+}
+
+/// What came of setting a timer off.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Fired {
+    /// Whether it was recorded at this moment.
+    pub(crate) now: bool,
+    /// The log up to here says that the timer is not set. If a list that has come so far has it, then it was set again.
+    pub(crate) off: Token,
+}
+
+impl Fired {
+    /// It is recorded, there.
+    pub(crate) fn at(off: Token) -> Self {
+        Self { now: true, off }
+    }
+
+    /// There is nothing to do, by the log up to there.
+    pub(crate) fn before(off: Token) -> Self {
+        Self { now: false, off }
+    }
 }

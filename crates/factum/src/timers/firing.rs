@@ -14,13 +14,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::due::{Due, DueList, Fire};
+use super::due::{Due, DueList, Fire, Fired};
 use crate::{
     consumer::{Consumer, State},
     error::{Error, Outcome, Result},
     handle::Factum,
     handler::{Trouble, is_of_this_process, new_holder},
     metrics,
+    position::Token,
     progress::Progress,
     query::Query,
     reads::ReadStore,
@@ -29,7 +30,7 @@ use crate::{
 
 /// Timers that are set off at once, at most.
 const AT_ONCE: usize = 256;
-/// Those among them that have failed before: so the others always find room.
+/// Those among them that have failed before, or for which there was nothing to do: so the others always find room.
 const FAILED_AT_ONCE: usize = 64;
 /// Timers that are read at once.
 const PAGE: usize = 500;
@@ -41,8 +42,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause of a timer that keeps failing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// For how long a process has the right to fire without asking again.
-const HELD: Duration = Duration::from_secs(6);
+/// For how long a process has the right to fire without asking again, at most.
+pub(super) const HELD: Duration = Duration::from_secs(6);
 
 /// How timers are.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -82,13 +83,14 @@ pub(crate) struct Firing {
 }
 
 impl Firing {
-    /// Begins, for the timers of this name. One process at a time does it; the others stand by.
+    /// Begins, for the timers of this name. One process at a time does it; the others stand by, so long if it does not answer any more.
     pub(crate) fn start<F: Fire>(
         name: &str,
         query: Query,
         reads: Arc<dyn ReadStore>,
         factum: Factum,
         fire: Arc<F>,
+        held: Duration,
     ) -> Result<Self> {
         let runtime = Handle::try_current().map_err(|_| Error::Unavailable {
             why: "timers need a tokio runtime to run in".into(),
@@ -97,7 +99,8 @@ impl Firing {
         let (stop, stopped) = watch::channel(false);
         let (tell, status) = watch::channel(TimerStatus::default());
         let (hold, holder, name) = (format!("{name}/timers"), new_holder(), Self::list_of(name));
-        let duty = Duty { name, hold, query, reads, factum, fire, holder, stopped, tell };
+        let held = held.clamp(Duration::from_millis(100), HELD);
+        let duty = Duty { name, hold, query, reads, factum, fire, holder, held, stopped, tell };
         runtime.spawn(duty.run());
         Ok(Self { stop, status })
     }
@@ -129,6 +132,7 @@ struct Duty<F> {
     factum: Factum,
     fire: Arc<F>,
     holder: String,
+    held: Duration,
     stopped: watch::Receiver<bool>,
     tell: watch::Sender<TimerStatus>,
 }
@@ -143,8 +147,8 @@ impl<F: Fire> Duty<F> {
         let mut work: Option<Round<F>> = None;
         let mut asked = None::<Instant>;
         while !self.is_over() {
-            if asked.is_none_or(|asked| asked.elapsed() >= HELD / 3) {
-                match self.reads.holds().hold(&self.hold, &self.holder, HELD).await {
+            if asked.is_none_or(|asked| asked.elapsed() >= self.held / 3) {
+                match self.reads.holds().hold(&self.hold, &self.holder, self.held).await {
                     Ok(held) if held.holder == self.holder => asked = Some(Instant::now()),
                     Ok(_) => (work, asked) = (None, None),
                     // Nothing relies on it: what is recorded is recorded once, whoever does it.
@@ -233,7 +237,7 @@ impl<F: Fire> Duty<F> {
     /// Until the next is due, or the list has changed, or the clock may have jumped.
     async fn sleep(&mut self, next: Option<Timestamp>, work: Option<&mut Round<F>>) {
         let until_next = next.map_or(LOOK_AGAIN, |next| next.since(self.factum.now()));
-        let pause = until_next.clamp(Duration::from_millis(1), LOOK_AGAIN);
+        let pause = until_next.clamp(Duration::from_millis(1), LOOK_AGAIN.min(self.held / 3));
         match work {
             Some(round) => tokio::select! {
                 _ = self.stopped.changed() => {}
@@ -250,18 +254,35 @@ impl<F: Fire> Duty<F> {
 
 /// What is known of a timer that is due.
 struct Known {
-    /// How often it has failed.
+    /// How often it has failed since it was last set off.
     failures: u32,
+    /// How often there was nothing to do.
+    in_vain: u32,
     now: Now,
 }
 
-#[derive(PartialEq)]
+impl Known {
+    /// Others have more right to be set off.
+    fn is_suspect(&self) -> bool {
+        self.failures > 0 || self.in_vain > 0
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
 enum Now {
     Flying,
-    /// It was set off; the list does not know it yet.
-    Done,
+    /// It was set off, which the log says at this place. As long as the list is not there, it may not know it yet; a list that is
+    /// there and has the timer has one that was set again, for the same moment: or one that is there for no reason, which is looked
+    /// at again, but not before this moment.
+    Done(Token, Instant),
     /// It is tried again then.
     Later(Instant),
+}
+
+impl Now {
+    fn is_done(self) -> bool {
+        matches!(self, Self::Done(..))
+    }
 }
 
 /// The work of whoever sets timers off.
@@ -271,7 +292,7 @@ struct Round<F> {
     reads: Arc<dyn ReadStore>,
     factum: Factum,
     fire: Arc<F>,
-    flying: JoinSet<(String, Result<bool, Trouble>)>,
+    flying: JoinSet<(String, Result<Fired, Trouble>)>,
     known: HashMap<String, Known>,
     fired: u64,
     last_failure: Option<String>,
@@ -284,6 +305,8 @@ impl<F: Fire> Round<F> {
     /// Goes once over all that is due. The earliest that is not.
     async fn pass(&mut self) -> Result<Option<Timestamp>> {
         let begun = Instant::now();
+        // Before the list is read: what it says then is no older.
+        let reached = self.progress.borrow().token;
         let (mut after, mut met) = (None, HashSet::new());
         let next = 'all: loop {
             let page = DueList::page(self.list.name(), &*self.reads, after, PAGE).await?;
@@ -294,7 +317,7 @@ impl<F: Fire> Round<F> {
                     break 'all Some(due.at);
                 }
                 met.insert(key.clone());
-                self.consider(key, due).await;
+                self.consider(key, due, reached).await;
             }
             if !full {
                 break None;
@@ -305,35 +328,45 @@ impl<F: Fire> Round<F> {
         }
         // What has left the list need not be known.
         self.known.retain(|key, known| known.now == Now::Flying || met.contains(key));
-        let done = self.known.values().filter(|known| known.now == Now::Done).count();
+        let done = self.known.values().filter(|known| known.now.is_done()).count();
         self.took = begun.elapsed();
         metrics::timers(self.list.name(), met.len().saturating_sub(done), self.failing());
         Ok(next)
     }
 
-    async fn consider(&mut self, key: String, due: Due) {
-        let failures = match self.known.get(&key) {
-            Some(Known { now: Now::Flying | Now::Done, .. }) => return,
-            Some(Known { now: Now::Later(until), .. }) if *until > Instant::now() => return,
-            Some(known) => known.failures,
-            None => 0,
+    /// Sets a timer off that is in the list, as it was when it had reached this place: unless that is being done, or was.
+    async fn consider(&mut self, key: String, due: Due, reached: Option<Token>) {
+        let has_come_to = |off: &Token| {
+            // The place in another history says nothing: nobody knows what was done in this one.
+            reached.is_some_and(|at| at.log != off.log || at.position >= off.position)
         };
-        let failed_flying =
-            || self.known.values().filter(|known| known.now == Now::Flying && known.failures > 0).count();
-        if failures > 0 && failed_flying() >= FAILED_AT_ONCE {
+        let (failures, in_vain) = match self.known.get(&key) {
+            Some(Known { now: Now::Flying, .. }) => return,
+            Some(Known { now: Now::Done(off, until), .. })
+                if !has_come_to(off) || *until > Instant::now() =>
+            {
+                return;
+            }
+            Some(Known { now: Now::Later(until), .. }) if *until > Instant::now() => return,
+            Some(known) => (known.failures, known.in_vain),
+            None => (0, 0),
+        };
+        let known = Known { failures, in_vain, now: Now::Flying };
+        let suspects = || self.known.values().filter(|known| known.now == Now::Flying && known.is_suspect());
+        if known.is_suspect() && suspects().count() >= FAILED_AT_ONCE {
             return;
         }
         while self.flying.len() >= AT_ONCE && self.settle().await {}
-        self.known.insert(key.clone(), Known { failures, now: Now::Flying });
+        self.known.insert(key.clone(), known);
         let (fire, factum, name) = (self.fire.clone(), self.factum.clone(), self.list.name().to_owned());
         self.flying.spawn(async move {
             let fired = timeout(PATIENCE, fire.fire(&due)).await;
             let late = || Trouble::infrastructure(format!("it took longer than {} s", PATIENCE.as_secs()));
             let fired = fired.unwrap_or_else(|_| Err(late()));
-            if let Ok(Some(_)) = fired {
+            if fired.as_ref().is_ok_and(|fired| fired.now) {
                 metrics::timer_fired(&name, factum.now().since(due.at));
             }
-            (key, fired.map(|token| token.is_some()))
+            (key, fired)
         });
     }
 
@@ -343,7 +376,7 @@ impl<F: Fire> Round<F> {
         flown.map(|flown| self.landed(flown)).is_some()
     }
 
-    fn landed(&mut self, flown: Result<(String, Result<bool, Trouble>), JoinError>) {
+    fn landed(&mut self, flown: Result<(String, Result<Fired, Trouble>), JoinError>) {
         // Whoever panicked does not say which one it was: all that fly are looked at again.
         let Ok((key, fired)) = flown else {
             let until = Instant::now() + LOOK_AGAIN;
@@ -352,17 +385,22 @@ impl<F: Fire> Round<F> {
             }
             return;
         };
-        let failures = self.known.get(&key).map_or(0, |known| known.failures);
+        let before = self.known.get(&key).map(|known| (known.failures, known.in_vain));
+        let (failures, in_vain) = before.unwrap_or_default();
         let known = match fired {
-            Ok(fired) => {
-                self.fired += u64::from(fired);
-                Known { failures, now: Now::Done }
+            Ok(Fired { now: true, off }) => {
+                self.fired += 1;
+                Known { failures: 0, in_vain: 0, now: Now::Done(off, Instant::now()) }
+            }
+            Ok(Fired { now: false, off }) => {
+                let again = LOOK_AGAIN.saturating_mul((1 << in_vain.min(8)) - 1).min(LONGEST_PAUSE);
+                Known { failures: 0, in_vain: in_vain + 1, now: Now::Done(off, Instant::now() + again) }
             }
             Err(trouble) => {
                 tracing::warn!(timers = self.list.name(), timer = key, %trouble, "a timer could not be set off; it is tried again");
                 self.last_failure = Some(trouble.to_string());
                 let pause = LOOK_AGAIN.saturating_mul(1 << failures.min(8)).min(LONGEST_PAUSE);
-                Known { failures: failures + 1, now: Now::Later(Instant::now() + pause) }
+                Known { failures: failures + 1, in_vain, now: Now::Later(Instant::now() + pause) }
             }
         };
         self.known.insert(key, known);
@@ -396,7 +434,7 @@ impl<F: Fire> Round<F> {
     }
 
     fn failing(&self) -> usize {
-        self.known.values().filter(|known| known.failures > 0 && known.now != Now::Done).count()
+        self.known.values().filter(|known| known.failures > 0 && !known.now.is_done()).count()
     }
 
     fn status(&self, next: Option<Timestamp>) -> TimerStatus {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    due::{Changes, Due, Fire},
-    firing::{Firing, TimerStatus},
+    due::{Changes, Due, Fire, Fired},
+    firing::{Firing, HELD, TimerStatus},
 };
 use crate::{
     aggregate::Event,
@@ -44,9 +44,6 @@ struct Scheduled {
     timers: Changes,
 }
 
-/// Of what was fired: the same as was scheduled.
-type Fired = Scheduled;
-
 #[derive(Serialize)]
 struct Unscheduled {
     timers: Changes,
@@ -56,6 +53,8 @@ struct Unscheduled {
 struct Now {
     expected: ExpectedRevision,
     last: Option<RecordedEvent>,
+    /// How far the log was read for it.
+    seen: Token,
 }
 
 impl Now {
@@ -64,7 +63,8 @@ impl Now {
         let last = page.events.into_iter().next();
         let revision = last.as_ref().map(|last| last.revision);
         let revision = revision.or(page.stream.and_then(|state| state.last_revision));
-        Ok(Self { expected: revision.map_or(ExpectedRevision::NoStream, ExpectedRevision::Exact), last })
+        let expected = revision.map_or(ExpectedRevision::NoStream, ExpectedRevision::Exact);
+        Ok(Self { expected, last, seen: page.token })
     }
 
     fn of_type(&self, event_type: &str) -> Result<Option<Scheduled>> {
@@ -145,7 +145,7 @@ impl Factum {
     /// [`Error::Unavailable`] outside of a tokio runtime.
     pub async fn timers_in(&self, reads: Arc<dyn ReadStore>) -> Result<Timers> {
         let due = Arc::new(Happening { factum: self.clone() });
-        let firing = Firing::start(NAME, Query::category(CATEGORY), reads, self.clone(), due)?;
+        let firing = Firing::start(NAME, Query::category(CATEGORY), reads, self.clone(), due, HELD)?;
         Ok(Timers { firing: Arc::new(firing) })
     }
 }
@@ -175,27 +175,28 @@ struct Happening {
 
 #[async_trait]
 impl Fire for Happening {
-    async fn fire(&self, due: &Due) -> Result<Option<Token>, Trouble> {
+    async fn fire(&self, due: &Due) -> Result<Fired, Trouble> {
         let store = self.factum.store();
         for _ in 0..ATTEMPTS {
             let now = Now::of(&**store, &due.stream).await?;
             let Some(scheduled) = now.of_type(SCHEDULED)?.filter(|scheduled| scheduled.at == due.at) else {
-                return Ok(None);
+                return Ok(Fired::before(now.seen));
             };
-            let Some(last) = &now.last else { return Ok(None) };
+            let Some(last) = &now.last else { return Ok(Fired::before(now.seen)) };
             let stamp = self.factum.caused_by_wait(last, due.at).work_metadata()?;
             let (stream, event) = scheduled.event.to_event(&due.id)?;
             let off = vec![(due.id.clone(), due.at)];
-            let fired = Fired { timers: Changes { on: Vec::new(), off }, ..scheduled };
+            // The same as was scheduled.
+            let fired = Scheduled { timers: Changes { on: Vec::new(), off }, ..scheduled };
             let fired = NewEvent::json(FIRED, &fired)?.with_id(EventId::derived(last.id.0, "fired"));
             let event = event.with_id(EventId::derived(last.id.0, "event"));
             let append = Append::to(due.stream.clone(), [fired.with_metadata(stamp.clone())])
                 .write(stream, [event.with_metadata(stamp)])
                 .expect(due.stream.clone(), now.expected);
             match store.append(append).await {
-                Ok(appended) => return Ok(Some(appended.token)),
+                Ok(appended) => return Ok(Fired::at(appended.token)),
                 Err(Error::Conflict(_)) => {}
-                Err(Error::IdConflict { .. }) => return Ok(None),
+                Err(Error::IdConflict { .. }) => return Ok(Fired::before(now.seen)),
                 Err(error) => return Err(error.into()),
             }
         }

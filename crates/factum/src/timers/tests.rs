@@ -16,7 +16,7 @@ use tokio::{runtime, time::Instant};
 use super::*;
 use crate::{
     Append, Event, EventStoreExt, Factum, Limits, ManualClock, MemoryReads, MemoryStore, NewEvent, Query,
-    Read, ReadStore, Result, StreamName, Timestamp, Token, Trouble,
+    Read, ReadStore, Result, StreamName, Timestamp, Trouble,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -111,17 +111,24 @@ fn ten_thousand_timers_with_kills_and_a_clock_that_jumps() {
     });
 }
 
+/// What sets timers and stops them, by hand.
+fn set(timers: &Changes) -> Append {
+    let set = NewEvent::json("Set", &serde_json::json!({ "timers": timers })).unwrap();
+    Append::to(StreamName::new("of_a_test-1").unwrap(), [set])
+}
+
 /// Some hang, some fail; the others are counted.
 struct Sick {
     fired: Arc<Mutex<HashSet<String>>>,
     tried: Arc<AtomicUsize>,
     until: Duration,
     began: Instant,
+    factum: Factum,
 }
 
 #[async_trait]
 impl Fire for Sick {
-    async fn fire(&self, due: &Due) -> Result<Option<Token>, Trouble> {
+    async fn fire(&self, due: &Due) -> Result<Fired, Trouble> {
         if due.id.starts_with("stuck") && self.began.elapsed() < self.until {
             self.tried.fetch_add(1, Ordering::SeqCst);
             if due.id.ends_with('0') {
@@ -130,26 +137,28 @@ impl Fire for Sick {
             std::future::pending::<()>().await;
         }
         self.fired.lock().unwrap().insert(due.id.clone());
-        Ok(None)
+        let changes = Changes { on: Vec::new(), off: vec![(due.id.clone(), due.at)] };
+        Ok(Fired::at(self.factum.store().append(set(&changes)).await.unwrap().token))
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hundred_that_are_stuck_starve_nobody() {
     let (factum, clock) = world();
-    let set = |prefix: &str, count: usize, at: Timestamp| {
+    let on = |prefix: &str, count: usize, at: Timestamp| {
         let on = (0..count).map(|n| (format!("{prefix}-{n}"), at)).collect();
-        let data = serde_json::json!({ "timers": Changes { on, off: Vec::new() } });
-        Append::to(StreamName::new("sick-1").unwrap(), [NewEvent::json("Set", &data).unwrap()])
+        set(&Changes { on, off: Vec::new() })
     };
-    factum.store().append(set("stuck", 100, BEGIN.minus(HOUR))).await.unwrap();
-    factum.store().append(set("well", 1000, BEGIN)).await.unwrap();
+    factum.store().append(on("stuck", 100, BEGIN.minus(HOUR))).await.unwrap();
+    factum.store().append(on("well", 1000, BEGIN)).await.unwrap();
     let (fired, tried) = (Arc::<Mutex<HashSet<String>>>::default(), Arc::<AtomicUsize>::default());
     let (until, began) = (Duration::from_secs(60), Instant::now());
-    let sick = Arc::new(Sick { fired: fired.clone(), tried: tried.clone(), until, began });
-    let query = Query::category("sick");
+    let sick = Sick { fired: fired.clone(), tried: tried.clone(), until, began, factum: factum.clone() };
+    let sick = Arc::new(sick);
+    let query = Query::category("of_a_test");
     let firing =
-        Firing::start("sick", query, Arc::new(MemoryReads::new()), factum.clone(), sick.clone()).unwrap();
+        Firing::start("sick", query, Arc::new(MemoryReads::new()), factum.clone(), sick.clone(), HOUR)
+            .unwrap();
     let count = |prefix: &str| fired.lock().unwrap().iter().filter(|id| id.starts_with(prefix)).count();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(count("well"), 1000, "they have waited for those that are stuck");
@@ -157,7 +166,7 @@ async fn a_hundred_that_are_stuck_starve_nobody() {
     for minute in 0..5 {
         tokio::time::sleep(Duration::from_secs(7)).await;
         let later = format!("later{minute}");
-        factum.store().append(set(&later, 50, clock_now(&clock))).await.unwrap();
+        factum.store().append(on(&later, 50, clock_now(&clock))).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1500)).await;
         assert_eq!(count(&later), 50, "{:?}", firing.status());
     }
@@ -170,6 +179,68 @@ async fn a_hundred_that_are_stuck_starve_nobody() {
 
 fn clock_now(clock: &ManualClock) -> Timestamp {
     crate::Clock::now(clock)
+}
+
+/// What is set off is set again at once, for the same moment, so often; in one event, so that the list has it all the time.
+struct Again {
+    factum: Factum,
+    left: AtomicUsize,
+    /// How often it was asked to set it off.
+    asked: AtomicUsize,
+    /// Others do it: whoever asks is told that there was nothing to do.
+    by_others: bool,
+    /// It leaves the list in the end.
+    ends: bool,
+}
+
+#[async_trait]
+impl Fire for Again {
+    async fn fire(&self, _: &Due) -> Result<Fired, Trouble> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let before = self.factum.store().head().await.unwrap().token;
+        let again = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if again.is_err() && !self.ends {
+            return Ok(Fired::before(before));
+        }
+        let timer = || ("1".to_owned(), BEGIN);
+        let changes = Changes { on: again.iter().map(|_| timer()).collect(), off: vec![timer()] };
+        let done = self.factum.store().append(set(&changes)).await.unwrap();
+        Ok(if self.by_others { Fired::before(before) } else { Fired::at(done.token) })
+    }
+}
+
+/// Runs it for so long.
+async fn run_again(left: usize, by_others: bool, ends: bool, seconds: u64) -> usize {
+    let (factum, _) = world();
+    let (left, asked) = (AtomicUsize::new(left), AtomicUsize::new(0));
+    let again = Arc::new(Again { factum: factum.clone(), left, asked, by_others, ends });
+    let timer = ("1".to_owned(), BEGIN);
+    factum.store().append(set(&Changes { on: vec![timer], off: Vec::new() })).await.unwrap();
+    let reads = Arc::new(MemoryReads::new());
+    let query = Query::category("of_a_test");
+    let firing = Firing::start("again", query, reads.clone(), factum, again.clone(), HOUR).unwrap();
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let left = reads.page("again_timers", None, 10).await.unwrap().rows.len();
+    assert_eq!(left, usize::from(!ends), "{}", firing.status());
+    assert_eq!(firing.status().failing, 0);
+    firing.stop().await;
+    again.asked.load(Ordering::SeqCst)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_set_again_for_the_same_moment_happens_again() {
+    assert_eq!(run_again(20, false, true, 2).await, 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_have_set_again_for_the_same_moment_happens_again() {
+    assert_eq!(run_again(3, true, true, 30).await, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_the_list_for_no_reason_is_looked_at_now_and_then() {
+    let asked = run_again(0, true, false, 600).await;
+    assert!((20..40).contains(&asked), "{asked} times in ten minutes");
 }
 
 #[tokio::test(start_paused = true)]

@@ -129,19 +129,53 @@ pub(crate) fn every_kind_of_order(shop: &Shop) {
     assert_eq!(shop.says(&["parked"]), "nothing is set aside\n");
     let told = shop.says(&["audit"]);
     assert!(told.contains("11 pieces received = 4 left + 0 reserved + 7 shipped\n"), "{told}");
+    assert!(told.contains("2 dispatched, for 2 completed orders and 0 open ones\n"), "{told}");
+    assert!(told.contains("26.50 charged - 7.50 refunded, by its own books: 3 charges\n"), "{told}");
     assert!(
         told.contains("26.50 charged - 7.50 refunded = 19.00 for completed orders + 0.00 for open ones\n")
     );
     assert!(told.ends_with("It balances.\n"), "{told}");
 }
 
-/// Two demonstrations in the same place balance, the second with kills.
+/// The number that stands before these words.
+#[track_caller]
+fn number_before(told: &str, words: &str) -> u64 {
+    let before = told.split_once(words).unwrap_or_else(|| panic!("{words:?} is not in {told}")).0;
+    let number = before.split_whitespace().last().unwrap().replace([',', '.'], "");
+    number.parse().unwrap_or_else(|_| panic!("there is no number before {words:?} in {told}"))
+}
+
+/// Two demonstrations in the same place balance, the second with kills; and what was to go wrong did go wrong.
 pub(crate) fn faults_and_kills(shop: &Shop, orders: u32, kills: u32) {
     let (orders, kills) = (orders.to_string(), kills.to_string());
     let told = shop.says(&["demo", "--orders", &orders, "--faults", "many", "--seed", "1"]);
+    println!("{told}");
     assert!(told.contains("It balances.") && told.contains(&format!("{orders} placed = ")), "{told}");
+    let happened = [
+        " cancelled: it was not paid in time",
+        " cancelled: the card `empty` is declined",
+        " cancelled: no carrier goes to Atlantis",
+        " cancelled: there was not enough stock",
+        " refunded = ",
+        " were lost",
+        " done and not answered",
+        " late.",
+    ];
+    for happened in happened {
+        assert!(number_before(&told, happened) > 0, "{happened}: {told}");
+    }
+    assert!(number_before(&told[told.find("were restarted").unwrap()..], " times") > 0, "{told}");
+    let completed = number_before(&told, " completed + ");
+    let sent = format!("{completed} dispatched, for {completed} completed orders and 0 open ones");
+    assert!(told.contains(&sent) && told.contains(" cancelled + 0 open\n"), "{told}");
+
     let told = shop.says(&["demo", "--orders", &orders, "--seed", "1", "--kills", &kills]);
+    println!("{told}");
     let both = 2 * orders.parse::<u32>().unwrap();
     assert!(told.contains("It balances.") && told.contains(&format!("{both} placed = ")), "{told}");
-    println!("{told}");
+    assert!(told.contains(&format!("was killed {kills} times on the way")), "{told}");
+    assert!(number_before(&told, " orders open.") > 0, "{told}");
+    for happened in &happened[..4] {
+        assert!(number_before(&told, happened) > 1, "{happened}: {told}");
+    }
 }

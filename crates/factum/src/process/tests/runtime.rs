@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use super::{
     kinds,
-    shop::{Pay, Place, Shop, slow},
+    shop::{Pay, Place, Shop, ShopEvent, slow},
     world,
 };
-use crate::{Aggregate, MemoryReads, ReadStore};
+use crate::{
+    Aggregate, Effect, Event, Factum, Identified, Input, MemoryReads, ProcessManager, ReadStore, Recorded,
+    Trouble, process::manager::check, timers::TimerStatus,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -71,4 +74,81 @@ async fn orders_go_their_way_and_deadlines_pass() {
     ];
     assert_eq!(shop, expected);
     process.stop().await;
+}
+
+/// Whoever goes without a word is followed after the lease, with the timers, too.
+#[test]
+fn a_lease_says_how_long_the_gone_are_waited_for() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+    let (gone, goes_on) = (runtime(), runtime());
+    let ((factum, clock), reads) = (world(), MemoryReads::new());
+    let start = async |factum: &Factum| {
+        let managing = factum.process_manager(slow()).lease(Duration::from_millis(300));
+        managing.start(std::sync::Arc::new(reads.clone())).await.unwrap()
+    };
+    let kept = gone.block_on(async {
+        let process = start(&factum).await;
+        let done = factum.execute(&Shop::id("1"), Place).await.unwrap();
+        process.wait_for(&done).await.unwrap();
+        while process.status().await.unwrap().timers.next.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        process
+    });
+    gone.shutdown_background();
+    std::mem::forget(kept);
+    clock.advance(Duration::from_secs(7200));
+    goes_on.block_on(async {
+        let process = start(&factum).await;
+        let cancelled = async {
+            while !process.instance("1").await.unwrap().unwrap().completed {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), cancelled).await.unwrap();
+        let TimerStatus { here, fired, .. } = process.status().await.unwrap().timers;
+        assert_eq!((here, fired), (true, 1));
+        process.stop().await;
+    });
+}
+
+/// Named as what it hears of.
+struct Confused;
+
+#[async_trait::async_trait]
+impl ProcessManager for Confused {
+    const NAME: &'static str = ShopEvent::CATEGORY;
+    type Event = ShopEvent;
+    type State = ();
+    type Command = ();
+
+    fn instance(&self, _: &Recorded<ShopEvent>) -> Option<String> {
+        None
+    }
+
+    fn evolve(&self, (): &mut (), _: &Input<ShopEvent, ()>) {}
+
+    fn react(&self, (): &(), _: &Input<ShopEvent, ()>) -> Vec<Effect<()>> {
+        vec![]
+    }
+
+    async fn perform(&self, (): (), _: Identified<Factum>) -> Result<(), Trouble> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_process_manager_is_not_named_as_what_it_hears_of() {
+    let (factum, _) = world();
+    let error = factum.process(Confused, MemoryReads::new()).await.unwrap_err().to_string();
+    assert!(error.contains("events of the category `shop`") && error.contains("`shop_process`"), "{error}");
+}
+
+#[test]
+fn nothing_is_published_into_the_streams_of_instances() {
+    let effects = [Effect::<()>::publish(&ShopEvent::Placed)];
+    let Err(Trouble::Refused(why)) = check("shop", &effects) else { panic!("it is let pass") };
+    assert!(why.contains("publishes an event of the category `shop`"), "{why}");
+    assert_eq!(check("fulfilment", &effects), Ok(()));
 }
