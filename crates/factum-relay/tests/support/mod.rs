@@ -10,6 +10,9 @@
 pub(crate) mod server;
 pub(crate) mod storm;
 pub(crate) mod tls;
+#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
+#[path = "../../../../xtask/src/watchdog.rs"]
+mod watchdog;
 
 use factum::{Append, EventStoreExt, Factum, MemoryStore, NewEvent, Query, Read, RecordedEvent, StreamName};
 use factum_relay::{Broker, Relay};
