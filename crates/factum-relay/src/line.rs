@@ -64,11 +64,7 @@ impl<C: Clone + Send> Line<C> {
         {
             return Err(failed.clone());
         }
-        let made = timeout(CONNECTING, connect).await.unwrap_or_else(|_| {
-            let seconds = CONNECTING.as_secs();
-            Err(Trouble::infrastructure(format!("{place} does not answer: no connection within {seconds} s")))
-        });
-        match made {
+        match made(place, connect).await {
             Ok(made) => {
                 (held.number, held.failed) = (held.number + 1, None);
                 held.open = Some(made.clone());
@@ -89,6 +85,17 @@ impl<C: Clone + Send> Line<C> {
             held.open = None;
         }
     }
+}
+
+/// A connection, unless it takes too long.
+pub(crate) async fn made<C>(
+    place: &str,
+    connect: impl Future<Output = Result<C, Trouble>>,
+) -> Result<C, Trouble> {
+    timeout(CONNECTING, connect).await.unwrap_or_else(|_| {
+        let seconds = CONNECTING.as_secs();
+        Err(Trouble::infrastructure(format!("{place} does not answer: no connection within {seconds} s")))
+    })
 }
 
 /// For who has waited in vain.

@@ -144,7 +144,7 @@ async fn what_one_message_may_not_is_not_waited_for(server: &Server) {
     wide(200_000).accept(&events[3..]).await.unwrap();
     received(server, "sizes").await;
     // What is found too large is too large, and what is not is not.
-    let (mut fits, mut does_not) = (100_000, 140_000);
+    let (mut fits, mut does_not) = (130_500, 131_072);
     while fits + 1 < does_not {
         let bytes = usize::midpoint(fits, does_not);
         match wide(bytes).accept(&events[2..3]).await {
