@@ -21,7 +21,9 @@ use rdkafka::{
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use support::{
-    log, record, relay, seed,
+    log,
+    mischief::Bug,
+    record, relay, seed,
     storm::{Storm, Victim},
 };
 
@@ -123,7 +125,7 @@ async fn storm(runtime: bool) {
     };
     let broker = Kafka::at(&brokers).topic(&topic).setting("reconnect.backoff.max.ms", "200").unwrap();
     let broker = Arc::new(broker.patience(if victims.0.is_some() { PATIENCE } else { 30 * PATIENCE }));
-    let storm = Storm { seed: seed("kafka"), messages: 10_000, keys: 50, workers: 4 };
+    let storm = Storm { seed: seed("kafka"), messages: 10_000, keys: 50, workers: 4, bug: Bug::seeded() };
     let published = match runtime {
         true => storm.run(broker, &mut victims, 6).await,
         false => storm.publish(broker, &mut victims, 6).await,

@@ -12,7 +12,7 @@ use async_nats::jetstream::{
 };
 use factum::{Sink, Stuck, Trouble};
 use factum_relay::{JetStream, Stamp};
-use support::{log, record, relay, seed, server::Server, storm::Storm};
+use support::{log, mischief::Bug, record, relay, seed, server::Server, storm::Storm};
 
 fn url(server: &Server) -> String {
     format!("nats://127.0.0.1:{}", server.port())
@@ -52,7 +52,7 @@ async fn nothing_is_lost_when_the_server_is_killed() {
     let mut server = Server::nats("").await;
     drop(stream(&server, settings("orders")).await);
     let broker = Arc::new(JetStream::at(&url(&server)).unwrap().subject("orders"));
-    let storm = Storm { seed: seed("nats"), messages: 10_000, keys: 200, workers: 4 };
+    let storm = Storm { seed: seed("nats"), messages: 10_000, keys: 200, workers: 4, bug: Bug::seeded() };
     let published = storm.publish(broker, &mut server, 8).await;
     published.check("nats, killed 8 times", &received(&server, "orders").await).await;
     drop(stream(&server, settings("again")).await);

@@ -13,7 +13,7 @@ use lapin::{
     options::{BasicGetOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use support::{log, record, relay, seed, server::Server, storm::Storm, tls, which};
+use support::{log, mischief::Bug, record, relay, seed, server::Server, storm::Storm, tls, which};
 
 fn url(server: &Server) -> String {
     format!("amqp://127.0.0.1:{}/%2f", server.port())
@@ -44,7 +44,7 @@ async fn nothing_is_lost_when_the_server_is_killed() {
     let mut server = Server::rabbitmq("").await;
     declare(&server, "orders", FieldTable::default()).await;
     let broker = Arc::new(RabbitMq::at(&url(&server)).unwrap().queue("orders"));
-    let storm = Storm { seed: seed("rabbitmq"), messages: 6_000, keys: 200, workers: 4 };
+    let storm = Storm { seed: seed("rabbitmq"), messages: 6_000, keys: 200, workers: 4, bug: Bug::seeded() };
     let published = storm.publish(broker, &mut server, 2).await;
     published.check("rabbitmq, killed 2 times", &received(&server, "orders").await).await;
     let broker = Arc::new(RabbitMq::at(&url(&server)).unwrap().queue("again"));

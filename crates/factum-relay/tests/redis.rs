@@ -11,7 +11,7 @@ use factum_relay::{RedisStreams, Stamp};
 use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamRangeReply};
 #[cfg(feature = "tls")]
 use support::tls;
-use support::{log, record, relay, seed, server::Server, storm::Storm, which};
+use support::{log, mischief::Bug, record, relay, seed, server::Server, storm::Storm, which};
 
 async fn client(server: &Server) -> MultiplexedConnection {
     let client = redis::Client::open(url(server)).unwrap();
@@ -34,7 +34,7 @@ async fn received(server: &Server, stream: &str) -> Vec<(Stamp, Vec<u8>)> {
 async fn nothing_is_lost_when_the_server_is_killed() {
     let mut server = Server::redis(&[]).await;
     let broker = Arc::new(RedisStreams::at(&url(&server)).unwrap().stream("orders"));
-    let storm = Storm { seed: seed("redis"), messages: 30_000, keys: 50, workers: 4 };
+    let storm = Storm { seed: seed("redis"), messages: 30_000, keys: 50, workers: 4, bug: Bug::seeded() };
     let published = storm.publish(broker, &mut server, 8).await;
     published.check("redis, killed 8 times", &received(&server, "orders").await).await;
     let broker = Arc::new(RedisStreams::at(&url(&server)).unwrap().stream("again"));

@@ -6,6 +6,7 @@
     reason = "a test that unwraps an error has failed; it says what it sees"
 )]
 
+pub(crate) mod mischief;
 #[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
 pub(crate) mod server;
 pub(crate) mod storm;
