@@ -98,3 +98,31 @@ impl<B: Broker> Sink for Relay<B> {
         self.broker.publish(&messages).await
     }
 }
+
+#[cfg(all(test, feature = "kafka", feature = "nats", feature = "rabbitmq", feature = "redis"))]
+mod tests {
+    use factum::MemoryStore;
+
+    use super::*;
+
+    /// Relays end up in logs and in the messages of tests.
+    #[test]
+    fn no_password_is_in_debug() {
+        let factum = Factum::new(MemoryStore::new());
+        let shown = |broker: Arc<dyn Broker>| {
+            let (name, relay) = (format!("{broker:?}"), Relay::new(&factum, "out", Query::all(), broker));
+            format!("{name} {relay:?} {relay:#?}")
+        };
+        // As `sasl.password` is, where the client was built with it.
+        let kafka = crate::Kafka::at("host:9092").setting("client.id", "s3cret").unwrap();
+        for shown in [
+            shown(Arc::new(crate::RedisStreams::at("redis://app:s3cret@host").unwrap().stream("s"))),
+            shown(Arc::new(crate::RabbitMq::at("amqp://app:s3cret@host/%2f").unwrap().queue("s"))),
+            shown(Arc::new(crate::JetStream::at("nats://app:s3cret@host").unwrap().subject("s"))),
+            shown(Arc::new(crate::JetStream::at("nats://s3cret@host").unwrap().subject("s"))),
+            shown(Arc::new(kafka.topic("s"))),
+        ] {
+            assert!(!shown.contains("s3cret") && shown.contains("host"), "{shown}");
+        }
+    }
+}

@@ -4,7 +4,13 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 
 use factum::{Sink, Stuck, Trouble};
 use factum_relay::{RedisStreams, Stamp};
@@ -12,6 +18,7 @@ use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamRangeReply
 #[cfg(feature = "tls")]
 use support::tls;
 use support::{log, mischief::Bug, record, relay, seed, server::Server, storm::Storm, which};
+use tokio::net::{TcpListener, TcpStream};
 
 async fn client(server: &Server) -> MultiplexedConnection {
     let client = redis::Client::open(url(server)).unwrap();
@@ -127,6 +134,45 @@ async fn what_is_too_large_is_refused_and_nothing_else() {
     assert!(why.contains("proto-max-bulk-len"), "{why}");
     relay.accept(&events[4..]).await.unwrap();
     assert_eq!(which(&events, &received(&server, "orders").await), [0, 1, 2, 4]);
+}
+
+/// A name that leads new connections from now on to another server, as after a failover.
+async fn name_for(port: u16) -> (u16, Arc<AtomicU16>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (name, leads_to) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU16::new(port)));
+    let port = Arc::clone(&leads_to);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(("127.0.0.1", port.load(Ordering::Relaxed))).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    (name, leads_to)
+}
+
+#[tokio::test]
+async fn a_primary_that_is_none_any_more_is_left() {
+    let (old, new) = (Server::redis(&[]).await, Server::redis(&[]).await);
+    let (name, leads_to) = name_for(old.port()).await;
+    let factum = log();
+    let mut events = Vec::new();
+    for n in 0..3 {
+        events.push(record(&factum, "order-1", serde_json::json!({ "n": n })).await);
+    }
+    let redis = relay(&factum, RedisStreams::at(&format!("redis://127.0.0.1:{name}")).unwrap());
+    redis.accept(&events[..1]).await.unwrap();
+    let () = redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg(new.port())
+        .query_async(&mut client(&old).await)
+        .await
+        .unwrap();
+    leads_to.store(new.port(), Ordering::Relaxed);
+    let stuck = redis.accept(&events[1..]).await;
+    let Err(Stuck { done: 0, trouble: Trouble::Infrastructure(why) }) = stuck else { panic!("{stuck:?}") };
+    assert!(why.contains("read only replica"), "{why}");
+    redis.accept(&events[1..]).await.unwrap();
+    assert_eq!(which(&events, &received(&new, "events").await), [1, 2]);
 }
 
 #[cfg(feature = "tls")]
