@@ -1,6 +1,10 @@
 //! Redis Streams, on a server that is killed.
 #![cfg(feature = "redis")]
-#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that unwraps an error has failed; it says what it sees"
+)]
 
 mod support;
 
@@ -207,4 +211,31 @@ async fn the_servers_certificate_must_be_trusted() {
     assert!(why.contains("certificate"), "{why}");
     papers.run_again("the_servers_certificate_must_be_trusted", &url);
     assert_eq!(received(&server, "events").await.len(), 1);
+}
+
+/// A test that is killed leaves no server behind.
+#[tokio::test]
+async fn a_server_ends_with_the_test_that_started_it() {
+    const CHILD: &str = "FACTUM_TEST_KILLED";
+    if std::env::var_os(CHILD).is_some() {
+        let server = Server::redis(&[]).await;
+        println!("port {}", server.port());
+        std::future::pending::<()>().await;
+    }
+    let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+    test.args(["--exact", "a_server_ends_with_the_test_that_started_it", "--nocapture"]).env(CHILD, "1");
+    let mut test = test.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let said = std::io::BufReader::new(test.stdout.take().unwrap());
+    let mut ports = std::io::BufRead::lines(said).map_while(Result::ok);
+    let port: u16 = ports
+        .find_map(|line| line.rsplit_once("port ").and_then(|(_, port)| port.parse().ok()))
+        .expect("a server was started");
+    test.kill().unwrap();
+    test.wait().unwrap();
+    let gone = async {
+        while TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the server is there still");
 }
