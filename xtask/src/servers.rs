@@ -206,6 +206,7 @@ async fn find_or_install<T>(
 #[derive(Debug)]
 struct Unstarted(Option<PathBuf>);
 
+#[allow(clippy::disallowed_methods, reason = "a machine's policy is no data file of the product's")]
 impl Unstarted {
     fn until_dropped(policy: &Path) -> Result<Self, Stop> {
         // Should this program be killed before it has removed it, it says nothing any more.
@@ -225,6 +226,7 @@ impl Unstarted {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "a machine's policy is no data file of the product's")]
 impl Drop for Unstarted {
     fn drop(&mut self) {
         if let Some(policy) = &self.0 {
