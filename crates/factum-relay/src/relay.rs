@@ -191,7 +191,8 @@ mod tests {
         let after = Relay::new(&Factum::new(store), "out", Query::all(), kept.clone());
         after.accept(&events[1..]).await.unwrap();
         let (mut inbox, mut arrivals) = (MemoryInbox::default(), Vec::new());
-        for stamp in kept.0.lock().unwrap().drain(..) {
+        let stamps = std::mem::take(&mut *kept.0.lock().unwrap());
+        for stamp in stamps {
             arrivals.push(inbox.arrive(&stamp).await.unwrap());
         }
         assert_eq!(arrivals[..3], [Arrival::New; 3]);
