@@ -8,7 +8,7 @@ use std::{
 };
 
 /// It reads until the other end of the pipe is closed, which the kernel does when a process has ended.
-const SCRIPT: &str = r#"read -r _; kill -KILL -- "$1" 2>/dev/null; [ -z "$2" ] || rm -rf -- "$2""#;
+const SCRIPT: &str = r#"read -r _; kill -s KILL -- "$1" 2>/dev/null; [ -z "$2" ] || rm -rf -- "$2""#;
 
 /// Waits for the end of this process, `kill -9` or not, and then kills another and removes what it had. Dropped, it does neither.
 #[derive(Debug)]
