@@ -12,6 +12,7 @@ mod measure;
 mod page;
 mod peer;
 mod peers;
+mod relays;
 mod report;
 mod results;
 mod run;
@@ -77,6 +78,9 @@ pub struct Arguments {
     /// What the runtime of consumers costs, instead: a handler beside a bare subscription, a projection beside its SQL in a bare loop
     #[arg(long)]
     consumers: bool,
+    /// What a relay costs, instead: messages to Redis and NATS beside a bare loop that publishes the same, on private servers
+    #[arg(long)]
+    relays: bool,
     /// A part of that growth, in a process of its own
     #[arg(long, hide = true, num_args = 4)]
     growth_part: Vec<String>,
@@ -103,6 +107,8 @@ fn main() -> ExitCode {
         domain::run(&arguments)
     } else if arguments.consumers {
         consumers::run(&arguments)
+    } else if arguments.relays {
+        relays::run(&arguments)
     } else {
         run::run(&arguments)
     };

@@ -226,8 +226,8 @@ async fn on_postgres(shell: &mut Shell) -> Result<Pass, Stop> {
 
 /// The relays' tests start servers themselves, since they kill them. Here it is found out where the programs are.
 async fn relays(shell: &mut Shell) -> Result<Pass, Stop> {
-    // It needs no server: its client brings one along.
-    let (mut names, mut missing, mut variables) = (vec!["kafka"], Vec::new(), Vec::new());
+    // They need no server: one is in memory, the other's client brings one along.
+    let (mut names, mut missing, mut variables) = (vec!["storms", "kafka"], Vec::new(), Vec::new());
     for broker in BROKERS {
         match broker.program(shell).await? {
             Ok(program) => {
@@ -253,7 +253,7 @@ async fn relays(shell: &mut Shell) -> Result<Pass, Stop> {
     shell.run(command).await?;
     let on =
         if std::env::var_os("FACTUM_TEST_KAFKA").is_some() { "" } else { " (its client's mock cluster)" };
-    let told = format!("{}{on}", names.iter().rev().copied().collect::<Vec<_>>().join(", "));
+    let told = format!("{}{on}", names.iter().skip(1).rev().copied().collect::<Vec<_>>().join(", "));
     Ok(match missing.is_empty() {
         true => Pass::Done(told),
         false => Pass::Done(format!("{told}; skipped {}", missing.join("; "))),

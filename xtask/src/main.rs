@@ -10,6 +10,7 @@ mod readme;
 mod servers;
 mod shell;
 mod tidy;
+mod watchdog;
 mod year;
 
 use std::{

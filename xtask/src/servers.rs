@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    io::{self, Write as _},
     net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -12,7 +13,10 @@ use std::{
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tokio::process::{Child, Command};
 
-use crate::shell::{Shell, Stop};
+use crate::{
+    shell::{Shell, Stop},
+    watchdog::Watchdog,
+};
 
 /// How long a server may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Postgres {
     server: Child,
+    /// If this program is killed, so is the server.
+    _watchdog: Watchdog,
     bin: PathBuf,
     directory: PathBuf,
     port: u16,
@@ -67,7 +73,10 @@ impl Postgres {
         serve.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let server =
             serve.spawn().map_err(Stop::at(format!("cannot start {}", bin.join("postgres").display())))?;
-        let mut postgres = Self { server, bin, directory, port };
+        let id = server.id().ok_or_else(|| Stop::Failed("PostgreSQL ended as it started".to_owned()))?;
+        let watchdog = Watchdog::over(id, true, Some(&directory));
+        let watchdog = watchdog.map_err(Stop::at("cannot start sh, to watch over PostgreSQL"))?;
+        let mut postgres = Self { server, _watchdog: watchdog, bin, directory, port };
         postgres.ready().await?;
         println!("PostgreSQL {} on port {port}, for this lane alone", postgres.bin.display());
         Ok(Ok(postgres))
@@ -177,10 +186,12 @@ async fn find_or_install<T>(
     if !geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
         return Ok(None);
     }
+    let _unstarted = Unstarted::until_dropped(Path::new("/usr/sbin/policy-rc.d"))?;
     for (what, args) in [("update", &[][..]), ("install", &["--yes", "--no-install-recommends", package])] {
         let mut apt = shell.command("apt-get");
-        // Services are started in some run level, and not in this one.
-        apt.arg(what).args(args).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+        // What asks no policy looks at these.
+        let quiet = [("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1"), ("SYSTEMD_OFFLINE", "1")];
+        apt.arg(what).args(args).envs(quiet);
         match shell.run(apt).await {
             Err(Stop::Failed(why)) => println!("{why}"),
             Err(stop) => return Err(stop),
@@ -188,6 +199,40 @@ async fn find_or_install<T>(
         }
     }
     Ok(find())
+}
+
+/// Debian's answer to packages that start their service when they are installed: they ask this program whether they may. A machine that
+/// has one of its own keeps it.
+#[derive(Debug)]
+struct Unstarted(Option<PathBuf>);
+
+#[allow(clippy::disallowed_methods, reason = "a machine's policy is no data file of the product's")]
+impl Unstarted {
+    fn until_dropped(policy: &Path) -> Result<Self, Stop> {
+        // Should this program be killed before it has removed it, it says nothing any more.
+        let script = format!(
+            "#!/bin/sh\n# Made by `cargo xtask test` while it installs servers for tests; of no use afterwards.\nkill -0 {} 2>/dev/null && exit 101\nexit 0\n",
+            std::process::id()
+        );
+        let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(policy);
+        let mut file = match made {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Self(None)),
+            Err(error) => return Err(Stop::Failed(format!("cannot make {}: {error}", policy.display()))),
+        };
+        let unstarted = Self(Some(policy.to_owned()));
+        file.write_all(script.as_bytes()).map_err(Stop::at(format!("cannot write {}", policy.display())))?;
+        Ok(unstarted)
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a machine's policy is no data file of the product's")]
+impl Drop for Unstarted {
+    fn drop(&mut self) {
+        if let Some(policy) = &self.0 {
+            let _ = fs::remove_file(policy);
+        }
+    }
 }
 
 fn newest_postgres() -> Option<PathBuf> {
@@ -231,4 +276,36 @@ fn made(file: &Path) -> Result<fs::File, Stop> {
 fn free_port() -> Result<u16, Stop> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(Stop::at("no port is free"))?;
     Ok(listener.local_addr().map_err(Stop::at("no port is free"))?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn services_are_not_started_while_this_program_installs_them() {
+        let directory = std::env::temp_dir().join(format!("factum-policy-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let policy = directory.join("policy-rc.d");
+        let asked = || Command::new(&policy).args(["redis-server", "start"]).status().unwrap().code();
+        let unstarted = Unstarted::until_dropped(&policy).unwrap();
+        assert_eq!(asked(), Some(101));
+        let another = Unstarted::until_dropped(&policy).unwrap();
+        drop(another);
+        assert_eq!(asked(), Some(101), "what was there stays");
+        // Whoever made it was killed, and left it behind.
+        let mut gone = Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let left = fs::read_to_string(&policy).unwrap();
+        let left =
+            left.replace(&format!("kill -0 {}", std::process::id()), &format!("kill -0 {}", gone.id()));
+        #[allow(clippy::disallowed_methods, reason = "no data file of the product's")]
+        fs::write(&policy, left).unwrap();
+        assert_eq!(asked(), Some(0));
+        drop(unstarted);
+        assert!(!policy.exists());
+        fs::remove_dir(&directory).unwrap();
+    }
 }

@@ -80,6 +80,25 @@ pub(crate) async fn locate(client: &Client, schema: &str, token: Token) -> Resul
     }
 }
 
+/// The newest of the epochs that go on, and up to where each does: as far as the least of those since.
+pub(crate) async fn continued(client: &Client, schema: &str) -> Result<Vec<Token>, Fault> {
+    let ask = in_schema(
+        "SELECT (SELECT log_id FROM factum.log), e.epoch,
+            (SELECT CASE WHEN count(*) = count(f.continued_to) THEN min(f.continued_to) END
+             FROM factum.epochs f WHERE f.epoch >= e.epoch)
+         FROM factum.epochs e ORDER BY e.epoch DESC LIMIT 16",
+        schema,
+    );
+    let mut continued = Vec::new();
+    for row in client.query(&ask, &[]).await? {
+        let log = LogIdentity { log_id: row.try_get(0)?, epoch: number(row.try_get(1)?) };
+        if let Some(to) = row.try_get::<_, Option<i64>>(2)? {
+            continued.push(log.at(Position(number(to))));
+        }
+    }
+    Ok(continued)
+}
+
 /// Lets tokens of an epoch that has ended go on to be valid, up to a position: the last event that was found after it, unless said
 /// otherwise. Up to which.
 pub(crate) async fn carry_on(

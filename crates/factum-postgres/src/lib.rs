@@ -433,6 +433,10 @@ impl EventStore for PostgresStore {
         self.run(|inner, client| async move { read::stream_state(&client, &inner.read, &stream).await }).await
     }
 
+    async fn continued(&self) -> Result<Vec<Token>> {
+        self.run(|inner, client| async move { epoch::continued(&client, &inner.schema).await }).await
+    }
+
     async fn locate(&self, token: Token) -> Result<Token> {
         let located =
             self.run(move |inner, client| async move { epoch::locate(&client, &inner.schema, token).await });

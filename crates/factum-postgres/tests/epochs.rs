@@ -218,7 +218,9 @@ async fn an_operator_who_knows_that_nothing_was_lost_lets_the_epoch_go_on() {
     assert!(matches!(unknown, Error::NotFound { .. }), "{unknown}");
     let too_far = store.continue_epoch(1, Some(Position(4))).await.unwrap_err();
     assert!(matches!(too_far, Error::InvalidInput { .. }), "{too_far}");
+    assert_eq!(store.continued().await.unwrap(), []);
     assert_eq!(store.continue_epoch(1, None).await.unwrap(), Position(3));
+    assert_eq!(store.continued().await.unwrap(), [before]);
     is_taken(&store, before).await;
     is_taken(&store, between).await;
     // Other processes too, and what lies beyond stays refused, though the log is longer by now.
@@ -239,11 +241,14 @@ async fn an_operator_who_knows_that_nothing_was_lost_lets_the_epoch_go_on() {
     for token in [before, between] {
         is_refused(&store, token).await;
     }
+    assert_eq!(store.continued().await.unwrap(), []);
     store.continue_epoch(between.log.epoch, Some(Position(2))).await.unwrap();
     is_refused(&store, before).await;
     is_taken(&store, before.log.at(Position(2))).await;
     is_taken(&store, between.log.at(Position(2))).await;
     is_taken(&store, third).await;
+    let as_far = [between, before].map(|token| token.log.at(Position(2)));
+    assert_eq!(store.continued().await.unwrap(), as_far);
 }
 
 #[tokio::test]

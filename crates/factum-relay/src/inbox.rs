@@ -16,6 +16,8 @@ pub struct Stamp {
     pub id: MessageId,
     /// The epoch of the log as it was published.
     pub epoch: u64,
+    /// Former epochs that have gone on without a loss, and in which the same event was at the same place.
+    pub former_epochs: Vec<u64>,
     /// The relay that published it.
     pub relay: String,
     /// Whose order it keeps.
@@ -24,7 +26,7 @@ pub struct Stamp {
 
 impl Stamp {
     /// Reads it from a message, by a function that gives the value of an attribute: of `id`, `epoch`, `relay` and `partitionkey`,
-    /// without the prefix that the broker's headers have.
+    /// without the prefix that the broker's headers have; of `formerepochs` too, which most messages do not have.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] naming the attribute that is missing or not what it should be.
@@ -38,11 +40,19 @@ impl Stamp {
             };
             attribute(name).ok_or_else(missing)
         };
-        let epoch = get("epoch")?;
-        let epoch = epoch
-            .parse()
-            .map_err(|_| Error::invalid(format!("the message's epoch `{epoch}`"), "it is no number"))?;
-        Ok(Self { id: get("id")?.parse()?, epoch, relay: get("relay")?, key: get("partitionkey")? })
+        let epoch = |text: &str| {
+            let invalid = || Error::invalid(format!("the message's epoch `{text}`"), "it is no number");
+            text.parse().map_err(|_| invalid())
+        };
+        let former = attribute("formerepochs").unwrap_or_default();
+        let former = former.split(',').filter(|epoch| !epoch.is_empty());
+        Ok(Self {
+            id: get("id")?.parse()?,
+            epoch: epoch(&get("epoch")?)?,
+            former_epochs: former.map(epoch).collect::<Result<_>>()?,
+            relay: get("relay")?,
+            key: get("partitionkey")?,
+        })
     }
 
     /// Of whom it is a message: what a receiver remembers a place for.
@@ -67,6 +77,8 @@ impl Stamp {
             std::cmp::Ordering::Equal => Arrival::Repeat,
             // What was appended since the other epoch began, or what was always there: nobody has seen it.
             std::cmp::Ordering::Greater if later => Arrival::New,
+            // The same event in the epoch that the last one was of, when it was seen or what comes after it was.
+            std::cmp::Ordering::Greater if self.former_epochs.contains(&last.epoch) => Arrival::Repeat,
             // Published before the log was rewound, and seen.
             std::cmp::Ordering::Less if !later => Arrival::Repeat,
             _ => Arrival::Rewound,
@@ -76,8 +88,9 @@ impl Stamp {
 
 impl From<&Message> for Stamp {
     fn from(message: &Message) -> Self {
-        let Message { id, epoch, relay, key, .. } = message;
-        Self { id: *id, epoch: *epoch, relay: relay.clone(), key: key.clone() }
+        let Message { id, epoch, former_epochs, relay, key, .. } = message;
+        let former_epochs = former_epochs.clone();
+        Self { id: *id, epoch: *epoch, former_epochs, relay: relay.clone(), key: key.clone() }
     }
 }
 
@@ -108,10 +121,9 @@ pub enum Arrival {
     New,
     /// It was: pass it over, and acknowledge it.
     Repeat,
-    /// Its log was rewound (a restore, a failover) between it and the last one, and its place was taken by a message of the other history.
-    /// Nobody can tell from here whether it is the same event. Stop, and let a person decide, as for
-    /// [`LogRewound`](factum::Error::LogRewound): if nothing was lost, it is a repeat; if something was, what was received of the
-    /// history that is gone must be undone, and the lane's row deleted.
+    /// Its log was rewound (a restore, a failover) between it and the last one, and nobody has said that nothing was lost up to its place
+    /// (`continue_epoch`; then it is a repeat). Stop, and let a person decide, as for [`LogRewound`](factum::Error::LogRewound): what was
+    /// received of the history that is gone must be undone, and the lane's row deleted.
     Rewound,
 }
 
@@ -163,7 +175,7 @@ pub enum Arrival {
 /// }
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// # let read = |position: u64| Stamp::read(move |name| Some(match name {
-/// #     "id" => format!("00000000-0000-0000-0000-000000000007:{position}"), "epoch" => "1".to_owned(), name => name.to_owned() }));
+/// #     "id" => format!("00000000-0000-0000-0000-000000000007:{position}"), "epoch" => "1".to_owned(), "formerepochs" => String::new(), name => name.to_owned() }));
 /// let mut db = Database::default();
 /// for position in [1, 2, 1, 2, 3] {
 ///     receive(&mut db, read(position)?, 10).await?;
@@ -265,15 +277,35 @@ mod tests {
     }
 
     #[test]
+    fn a_history_that_has_gone_on_without_a_loss_goes_on() {
+        let last = Some(Seen { epoch: 2, position: Position(10) });
+        for (former, position, arrival) in [
+            (&[1, 2][..], 10, Arrival::Repeat),
+            (&[1, 2], 3, Arrival::Repeat),
+            (&[1, 2], 11, Arrival::New),
+            (&[], 11, Arrival::New),
+            // Another epoch has, and this one has not.
+            (&[1], 10, Arrival::Rewound),
+        ] {
+            let stamp = Stamp { former_epochs: former.to_vec(), ..stamp("a", 5, position) };
+            assert_eq!(stamp.after(last), arrival, "{former:?} {position}");
+        }
+    }
+
+    #[test]
     fn a_stamp_is_read_from_a_messages_attributes() {
-        let message = message("order-1", 42);
+        let mut message = message("order-1", 42);
+        message.former_epochs = vec![1, 1_763_000_000_000];
         let attributes: HashMap<_, _> = message.attributes().into_iter().collect();
         assert_eq!(Stamp::read(|name| attributes.get(name).cloned()), Ok(Stamp::from(&message)));
         for missing in ["id", "epoch", "relay", "partitionkey"] {
             let read = Stamp::read(|name| attributes.get(name).filter(|_| name != missing).cloned());
             assert!(read.unwrap_err().to_string().contains(&format!("`{missing}`")));
         }
-        let read = Stamp::read(|name| Some(if name == "epoch" { "x" } else { &attributes[name] }.to_owned()));
-        assert!(read.unwrap_err().to_string().contains("epoch `x`"));
+        for broken in ["epoch", "formerepochs"] {
+            let read =
+                Stamp::read(|name| Some(if name == broken { "x" } else { &attributes[name] }.to_owned()));
+            assert!(read.unwrap_err().to_string().contains("epoch `x`"));
+        }
     }
 }

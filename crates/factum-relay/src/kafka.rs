@@ -134,18 +134,47 @@ impl Kafka {
         config
     }
 
-    /// Sends messages, and waits for the cluster to confirm them.
+    fn producer(&self) -> Result<FutureProducer, Trouble> {
+        self.config().create().map_err(|error| self.trouble(&error))
+    }
+
+    /// Sends messages together with those of others, and waits for the cluster to confirm them.
     async fn send(&self, messages: &[Message]) -> Result<(), Stuck> {
-        let stuck = |trouble| Stuck { done: 0, trouble };
-        let connect = async { self.config().create().map_err(|error| self.trouble(&error)) };
-        let (number, producer) = self.line.get(&self.place, connect).await.map_err(stuck)?;
+        let connect = async { self.producer() };
+        let got = self.line.get(&self.place, connect).await;
+        let (number, producer) = got.map_err(|trouble| Stuck { done: 0, trouble })?;
+        let sent = self.send_by(&producer, messages).await;
+        let usable = sent.as_ref().err().is_none_or(|(_, producer)| *producer == Producer::Usable);
+        if !usable {
+            self.line.hang_up(number).await;
+        }
+        sent.map_err(|(stuck, _)| stuck)
+    }
+
+    /// Sends each by itself, with a producer of its own: a cluster that refuses one refuses all that are in a batch with it, and whose they
+    /// are.
+    async fn send_apart(&self, messages: &[Message]) -> Result<(), Stuck> {
+        let producer = self.producer().map_err(|trouble| Stuck { done: 0, trouble })?;
+        for (done, message) in messages.iter().enumerate() {
+            let sent = self.send_by(&producer, std::slice::from_ref(message)).await;
+            sent.map_err(|(stuck, _)| Stuck { done, ..stuck })?;
+        }
+        Ok(())
+    }
+
+    /// Sends messages, and waits for the cluster to confirm them. If it does not, what the producer is still good for.
+    async fn send_by(
+        &self,
+        producer: &FutureProducer,
+        messages: &[Message],
+    ) -> Result<(), (Stuck, Producer)> {
         let sent = async {
             let (mut on_their_way, mut refused) = (Vec::with_capacity(messages.len()), None);
             for message in messages {
-                match self.begin(&producer, message).await {
+                match self.begin(producer, message).await {
                     Ok(delivery) => on_their_way.push(delivery),
-                    Err(error) => {
-                        refused = Some(self.trouble(&error));
+                    Err(trouble) => {
+                        refused = Some(trouble);
                         break;
                     }
                 }
@@ -153,8 +182,7 @@ impl Kafka {
             (join_all(on_their_way.into_iter().map(delivered)).await, refused)
         };
         let Ok((answers, refused)) = timeout(self.patience, sent).await else {
-            self.line.hang_up(number).await;
-            return Err(stuck(self.silence(&producer)));
+            return Err((Stuck { done: 0, trouble: self.silence(producer) }, Producer::Spent));
         };
         let done = answers.iter().take_while(|answer| answer.is_ok()).count();
         let errors: Vec<KafkaError> = answers.into_iter().filter_map(Result::err).collect();
@@ -163,22 +191,21 @@ impl Kafka {
         let trouble = match (cause, refused) {
             (None, None) => return Ok(()),
             (None, Some(refused)) if !refused.is_infrastructure() => {
-                return Err(Stuck { done, trouble: refused });
+                return Err((Stuck { done, trouble: refused }, Producer::Usable));
             }
             (None, Some(trouble)) => trouble,
             (Some(cause), _) => self.trouble(cause),
         };
-        self.line.hang_up(number).await;
-        Err(Stuck { done, trouble })
+        Err((Stuck { done, trouble }, Producer::Spent))
     }
 
     /// Hands a message to the producer, which has room for it at some time.
-    async fn begin(
-        &self,
-        producer: &FutureProducer,
-        message: &Message,
-    ) -> Result<DeliveryFuture, KafkaError> {
+    async fn begin(&self, producer: &FutureProducer, message: &Message) -> Result<DeliveryFuture, Trouble> {
         let topic = self.topic.of(message);
+        if !is_topic(&topic) {
+            let why = format!("a topic is 1 to {TOPIC} letters, digits, `.`, `_` and `-`");
+            return Err(Trouble::refused(format!("`{topic}`, the topic of {}: {why}", message.place())));
+        }
         let mut headers =
             OwnedHeaders::new().insert(Header { key: "content-type", value: Some(message.content_type()) });
         for (attribute, value) in message.attributes() {
@@ -193,7 +220,7 @@ impl Kafka {
                     record = again;
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                Err((error, _)) => return Err(error),
+                Err((error, _)) => return Err(self.trouble(&error)),
             }
         }
     }
@@ -209,16 +236,57 @@ impl Kafka {
 
     fn trouble(&self, error: &KafkaError) -> Trouble {
         let place = &self.place;
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Trouble::refused(format!(
-                "{place} takes no record of that size (message.max.bytes of the producer, max.message.bytes of the topic)"
-            )),
-            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                Trouble::infrastructure(format!("{place} has no such topic: make it"))
-            }
-            _ => Trouble::infrastructure(format!("{place}: {error}")),
+        let Some(code) = error.rdkafka_error_code() else {
+            return Trouble::infrastructure(format!("{place}: {error}"));
+        };
+        if let Some(never) = never(code) {
+            return Trouble::refused(format!("{place} {never}"));
         }
+        let advice = match code {
+            RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition => {
+                return Trouble::infrastructure(format!("{place} has no such topic: make it"));
+            }
+            RDKafkaErrorCode::TopicAuthorizationFailed => ": allow this client to write to the topic",
+            RDKafkaErrorCode::UnsupportedForMessageFormat => {
+                ": the topic's message format is too old for headers"
+            }
+            RDKafkaErrorCode::InvalidTimestamp => ": look at this machine's clock",
+            _ => "",
+        };
+        Trouble::infrastructure(format!("{place}: {error}{advice}"))
     }
+}
+
+/// What a producer is good for after a failure.
+#[derive(PartialEq)]
+enum Producer {
+    /// It never had the message that failed.
+    Usable,
+    /// It sends nothing more, or what nobody waits for.
+    Spent,
+}
+
+/// What a cluster will say of a record again, however often it is asked, until somebody changes its settings. All else is waited for.
+fn never(code: RDKafkaErrorCode) -> Option<&'static str> {
+    Some(match code {
+        RDKafkaErrorCode::MessageSizeTooLarge
+        | RDKafkaErrorCode::MessageBatchTooLarge
+        | RDKafkaErrorCode::InvalidMessageSize => {
+            "takes no record of that size (message.max.bytes of the producer, max.message.bytes of the topic)"
+        }
+        RDKafkaErrorCode::InvalidTopic => "can have no topic of that name",
+        RDKafkaErrorCode::PolicyViolation => "forbids the record by a policy",
+        RDKafkaErrorCode::InvalidRecord => "takes the record for invalid: the topic asks for something else",
+        _ => return None,
+    })
+}
+
+/// Characters of a topic's name.
+const TOPIC: usize = 249;
+
+fn is_topic(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
+    !["", ".", ".."].contains(&name) && name.len() <= TOPIC && name.chars().all(legal)
 }
 
 async fn delivered(delivery: DeliveryFuture) -> Result<(), KafkaError> {
@@ -240,13 +308,10 @@ fn is_thrown_away(error: &KafkaError) -> bool {
 impl Broker for Kafka {
     async fn publish(&self, messages: &[Message]) -> Result<(), Stuck> {
         match self.send(messages).await {
-            // A broker refuses a batch for its size as it refuses a record. Whose fault it is shows when each is sent alone.
+            // Whose fault it is shows when each is sent alone.
             Err(Stuck { done: first, trouble: Trouble::Refused(_) }) if messages.len() > 1 => {
-                for (done, message) in messages.iter().enumerate().skip(first) {
-                    let sent = self.send(std::slice::from_ref(message)).await;
-                    sent.map_err(|stuck| Stuck { done, ..stuck })?;
-                }
-                Ok(())
+                let apart = self.send_apart(&messages[first..]).await;
+                apart.map_err(|stuck| Stuck { done: first + stuck.done, ..stuck })
             }
             sent => sent,
         }

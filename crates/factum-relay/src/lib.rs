@@ -67,6 +67,7 @@
 //! | `revision` | its place in the stream |
 //! | `eventid` | its id in the log |
 //! | `epoch` | the epoch of the log; a restore begins another |
+//! | `formerepochs` | former epochs that have gone on without a loss and had the event at this place, with commas; most have none |
 //! | `relay` | the relay's name |
 //! | `correlationid`, `causationid` | `correlation_id` and `causation_id` of its metadata, if it has them |
 //! | `traceparent`, `tracestate` | the same keys of its metadata, if it has them |

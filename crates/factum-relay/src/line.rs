@@ -1,6 +1,10 @@
 //! A connection that several share, and that the next one makes anew when it has broken.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use factum::Trouble;
 use tokio::{sync::Mutex, time::timeout};
@@ -12,12 +16,22 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The connection, if there is one, with a number that says which it is.
 pub(crate) struct Line<C> {
-    held: Mutex<(u64, Option<C>)>,
+    held: Mutex<Held<C>>,
+    /// How many attempts to make one have failed.
+    failures: AtomicU64,
+}
+
+struct Held<C> {
+    number: u64,
+    open: Option<C>,
+    /// What became of the last attempt, if it failed.
+    failed: Option<Trouble>,
 }
 
 impl<C> Default for Line<C> {
     fn default() -> Self {
-        Self { held: Mutex::new((0, None)) }
+        let held = Held { number: 0, open: None, failed: None };
+        Self { held: Mutex::new(held), failures: AtomicU64::new(0) }
     }
 }
 
@@ -30,6 +44,9 @@ impl<C> fmt::Debug for Line<C> {
 impl<C: Clone + Send> Line<C> {
     /// The connection, made by `connect` if there is none. `place` is where it leads to, as it is shown.
     ///
+    /// Who waits while another makes it shares what comes of it, a failure too: however many want one, nobody waits for more than one
+    /// attempt.
+    ///
     /// # Errors
     /// [`Trouble::Infrastructure`] if it cannot be made now.
     pub(crate) async fn get(
@@ -37,27 +54,48 @@ impl<C: Clone + Send> Line<C> {
         place: &str,
         connect: impl Future<Output = Result<C, Trouble>> + Send,
     ) -> Result<(u64, C), Trouble> {
+        let failures = self.failures.load(Ordering::Acquire);
         let mut held = self.held.lock().await;
-        let (number, open) = &mut *held;
-        if let Some(open) = open {
-            return Ok((*number, open.clone()));
+        if let Some(open) = &held.open {
+            return Ok((held.number, open.clone()));
         }
-        let made = timeout(CONNECTING, connect).await.unwrap_or_else(|_| {
-            let seconds = CONNECTING.as_secs();
-            Err(Trouble::infrastructure(format!("{place} does not answer: no connection within {seconds} s")))
-        })?;
-        *number += 1;
-        *open = Some(made.clone());
-        Ok((*number, made))
+        if let Some(failed) = &held.failed
+            && self.failures.load(Ordering::Acquire) != failures
+        {
+            return Err(failed.clone());
+        }
+        match made(place, connect).await {
+            Ok(made) => {
+                (held.number, held.failed) = (held.number + 1, None);
+                held.open = Some(made.clone());
+                Ok((held.number, made))
+            }
+            Err(trouble) => {
+                held.failed = Some(trouble.clone());
+                self.failures.fetch_add(1, Ordering::Release);
+                Err(trouble)
+            }
+        }
     }
 
     /// That connection is of no more use. Who has made another meanwhile keeps it.
     pub(crate) async fn hang_up(&self, number: u64) {
         let mut held = self.held.lock().await;
-        if held.0 == number {
-            held.1 = None;
+        if held.number == number {
+            held.open = None;
         }
     }
+}
+
+/// A connection, unless it takes too long.
+pub(crate) async fn made<C>(
+    place: &str,
+    connect: impl Future<Output = Result<C, Trouble>>,
+) -> Result<C, Trouble> {
+    timeout(CONNECTING, connect).await.unwrap_or_else(|_| {
+        let seconds = CONNECTING.as_secs();
+        Err(Trouble::infrastructure(format!("{place} does not answer: no connection within {seconds} s")))
+    })
 }
 
 /// For who has waited in vain.
@@ -92,5 +130,18 @@ mod tests {
         assert!(
             waited.is_infrastructure() && waited.to_string().starts_with("redis://nowhere does not answer")
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_attempt_is_everybodys_who_waited_for_it() {
+        let line = Line::<u32>::default();
+        let begun = tokio::time::Instant::now();
+        let get = || line.get("redis://nowhere", std::future::pending());
+        let (a, b, c, d) = tokio::join!(get(), get(), get(), get());
+        assert!(a.is_err() && a == b && b == c && c == d);
+        assert_eq!(begun.elapsed(), CONNECTING, "whoever stops waits for all of them");
+        assert_eq!(line.get("x", async { Ok(7) }).await, Ok((1, 7)), "who comes later tries again");
+        line.hang_up(1).await;
+        assert_eq!(line.get("x", async { Ok(8) }).await, Ok((2, 8)));
     }
 }

@@ -46,6 +46,9 @@ pub struct Message {
     pub id: MessageId,
     /// The epoch of the log as it was published. It changes where history could have been rewound.
     pub epoch: u64,
+    /// Former epochs in which the same event was at the same place: those that have gone on without a loss
+    /// ([`EventStore::continued`](factum::EventStore::continued)).
+    pub former_epochs: Vec<u64>,
     /// The relay that publishes it.
     pub relay: String,
     /// What keeps its order: messages of one key are published one after the other.
@@ -59,7 +62,7 @@ impl Message {
     /// has the table. The content type is not among them, since every broker has a place of its own for it.
     #[must_use]
     pub fn attributes(&self) -> Vec<(&'static str, String)> {
-        let Self { id, epoch, relay, key, event } = self;
+        let Self { id, epoch, former_epochs, relay, key, event } = self;
         let mut attributes = vec![
             ("specversion", "1.0".to_owned()),
             ("id", id.to_string()),
@@ -73,6 +76,10 @@ impl Message {
             ("epoch", epoch.to_string()),
             ("relay", relay.clone()),
         ];
+        if !former_epochs.is_empty() {
+            let epochs: Vec<String> = former_epochs.iter().map(u64::to_string).collect();
+            attributes.push(("formerepochs", epochs.join(",")));
+        }
         if !event.metadata.is_empty() {
             let mut metadata = event.metadata.to_object();
             for (attribute, name) in FROM_METADATA {
@@ -147,7 +154,14 @@ pub(crate) mod tests {
             tags: Tags::NONE,
         };
         let id = MessageId { log: Uuid::from_u128(7), position: event.position };
-        Message { id, epoch: 1, relay: "out".to_owned(), key: key.to_owned(), event }
+        Message {
+            id,
+            epoch: 1,
+            former_epochs: Vec::new(),
+            relay: "out".to_owned(),
+            key: key.to_owned(),
+            event,
+        }
     }
 
     #[test]

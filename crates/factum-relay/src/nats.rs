@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_nats::{
-    ConnectErrorKind, ConnectOptions, Event, HeaderMap, ServerAddr,
+    ConnectErrorKind, ConnectOptions, Event, HeaderMap, ServerAddr, ServerError,
     header::HeaderValue,
     jetstream::{
         self, Context,
@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::{
     inbox::Stamp,
-    line::{Line, PATIENCE, silent},
+    line::{Line, PATIENCE, made, silent},
     message::Message,
     relay::Broker,
     route::Route,
@@ -27,8 +27,11 @@ use crate::{
     waves::in_waves,
 };
 
-/// What the server calls a message that is larger than its stream takes.
+/// What the server calls a message that is larger than its stream takes, and one with more than 64 KiB of headers.
 const LARGER_THAN_STREAM: u64 = 10054;
+const HEADERS_TOO_LARGE: u64 = 10097;
+/// What it says of a message before it hangs up.
+const REFUSALS: &[&str] = &["maximum control line", "maximum payload", "invalid publish subject"];
 
 /// A subject (or several) of NATS JetStream, 2.2 or later. Headers are `ce-` and the attribute's name, `content-type`, and `Nats-Msg-Id`; values are
 /// percent-encoded as in HTTP.
@@ -67,7 +70,24 @@ impl fmt::Debug for JetStream {
 #[derive(Clone)]
 struct Open {
     context: Context,
-    broken: watch::Receiver<bool>,
+    state: watch::Receiver<State>,
+}
+
+/// What has become of a connection.
+#[derive(Clone, Default)]
+struct State {
+    broken: bool,
+    /// What the server has said of it last, if it said something.
+    said: Option<String>,
+}
+
+impl State {
+    /// What the server said of a message for which it has hung up.
+    fn refusal(&self) -> Option<&str> {
+        let said = self.said.as_deref().filter(|_| self.broken)?;
+        let lower = said.to_lowercase();
+        REFUSALS.iter().any(|refusal| lower.contains(refusal)).then_some(said)
+    }
 }
 
 impl JetStream {
@@ -117,7 +137,7 @@ impl JetStream {
     }
 
     async fn connect(&self) -> Result<Open, Trouble> {
-        let (breaks, broken) = watch::channel(false);
+        let (changes, state) = watch::channel(State::default());
         // The client leaves what stands before the host to us.
         let part = |text: &str| decoded(text).unwrap_or_else(|| text.to_owned());
         let options = match (self.url.username().map(part), self.url.password().map(part)) {
@@ -129,8 +149,12 @@ impl JetStream {
             // The next connection is ours to make: what the client would still send then, nobody waits for.
             .max_reconnects(1)
             .event_callback(move |event| {
-                if matches!(event, Event::Disconnected | Event::Closed) {
-                    breaks.send_replace(true);
+                match event {
+                    Event::Disconnected | Event::Closed => changes.send_modify(|state| state.broken = true),
+                    Event::ServerError(ServerError::Other(said)) => {
+                        changes.send_modify(|state| state.said = Some(said));
+                    }
+                    _ => {}
                 }
                 std::future::ready(())
             });
@@ -144,20 +168,67 @@ impl JetStream {
             Trouble::infrastructure(format!("{}: {}{advice}", self.place, in_full(&error)))
         })?;
         let mut context = jetstream::new(client);
-        context.set_timeout(self.patience);
-        Ok(Open { context, broken })
+        // Ours ends first, and knows why.
+        context.set_timeout(self.patience * 2);
+        Ok(Open { context, state })
     }
 
     /// Publishes messages of different keys, and says what became of each.
     async fn wave(&self, messages: Vec<&Message>) -> Vec<Result<(), Trouble>> {
-        let all = |trouble: Trouble| vec![Err(trouble); messages.len()];
-        let (number, Open { context, mut broken }) = match self.line.get(&self.place, self.connect()).await {
-            Ok(open) => open,
-            Err(trouble) => return all(trouble),
+        let (number, open) = match self.line.get(&self.place, self.connect()).await {
+            Ok(got) => got,
+            Err(trouble) => return vec![Err(trouble); messages.len()],
         };
+        let fates = self.send(&open, &messages).await;
+        if !fates.iter().any(|fate| fate.as_ref().is_err_and(Trouble::is_infrastructure)) {
+            return fates;
+        }
+        self.line.hang_up(number).await;
+        let refused = open.state.borrow().refusal().is_some();
+        if refused { self.apart(&messages).await } else { fates }
+    }
+
+    /// The server has hung up because of a message, of these or of others on the same connection. Whose fault it was shows when each is
+    /// sent by itself, on a connection of its own. They are of different keys: their order is nobody's.
+    async fn apart(&self, messages: &[&Message]) -> Vec<Result<(), Trouble>> {
+        let mut fates = Vec::with_capacity(messages.len());
+        let mut held: Option<Open> = None;
+        for message in messages {
+            let open = match held.take() {
+                Some(open) => open,
+                None => match made(&self.place, self.connect()).await {
+                    Ok(open) => open,
+                    Err(trouble) => {
+                        fates.resize(messages.len(), Err(trouble));
+                        break;
+                    }
+                },
+            };
+            let fate = self.send(&open, &[*message]).await.pop().unwrap_or(Ok(()));
+            let said = open.state.borrow().refusal().map(|said| format!("{}: {said}", self.place));
+            match (fate, said) {
+                (Ok(()), _) => {
+                    fates.push(Ok(()));
+                    held = Some(open);
+                }
+                (Err(trouble), None) if trouble.is_infrastructure() => {
+                    // What was not sent shares the fate of what was sent in vain: nobody waits for a server once for each.
+                    fates.resize(messages.len(), Err(trouble));
+                    break;
+                }
+                (Err(trouble), None) => fates.push(Err(trouble)),
+                (Err(_), Some(why)) => fates.push(Err(Trouble::Refused(why))),
+            }
+        }
+        fates
+    }
+
+    async fn send(&self, open: &Open, messages: &[&Message]) -> Vec<Result<(), Trouble>> {
+        let all = |trouble: Trouble| vec![Err(trouble); messages.len()];
+        let Open { context, mut state } = open.clone();
         let sent = async {
             let mut acks = Vec::with_capacity(messages.len());
-            for message in &messages {
+            for message in messages {
                 acks.push(self.begin(&context, message).await);
             }
             join_all(
@@ -166,16 +237,19 @@ impl JetStream {
             )
             .await
         };
-        let fates = tokio::select! {
-            fates = timeout(self.patience, sent) => fates.unwrap_or_else(|_| all(silent(&self.place, self.patience))),
-            _ = broken.wait_for(|broken| *broken) => {
+        tokio::select! {
+            fates = timeout(self.patience, sent) => fates.unwrap_or_else(|_| {
+                // Who may not publish is told so, and nothing else.
+                let said = open.state.borrow().said.clone();
+                all(said.map_or_else(
+                    || silent(&self.place, self.patience),
+                    |said| Trouble::infrastructure(format!("{}: {said}", self.place)),
+                ))
+            }),
+            _ = state.wait_for(|state| state.broken) => {
                 all(Trouble::infrastructure(format!("{}: the connection broke", self.place)))
             }
-        };
-        if fates.iter().any(|fate| fate.as_ref().is_err_and(Trouble::is_infrastructure)) {
-            self.line.hang_up(number).await;
         }
-        fates
     }
 
     async fn begin(
@@ -203,6 +277,10 @@ impl JetStream {
             }
             _ if code == Some(LARGER_THAN_STREAM) => {
                 Trouble::refused(format!("{place}: the stream takes no message of that size (max_msg_size)"))
+            }
+            _ if code == Some(HEADERS_TOO_LARGE) => {
+                let what = "the key, the names and the ids of a message are more than the 64 KiB that a stream takes";
+                Trouble::refused(format!("{place}: {what} as headers"))
             }
             PublishErrorKind::StreamNotFound => Trouble::infrastructure(format!(
                 "{place}: no stream of JetStream takes the subject: make one with it among its subjects"

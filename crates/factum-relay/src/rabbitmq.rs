@@ -34,6 +34,8 @@ const PREFIX: &str = "cloudEvents_";
 const SHORT: usize = 255;
 /// What a message is marked with that must survive the server.
 const PERSISTENT: u8 = 2;
+/// What a frame with properties has besides them: its own head and end, the class, the body's size and the flags.
+const FRAME: usize = 22;
 
 /// A queue or an exchange of a RabbitMQ server. Headers are `cloudEvents_` and the attribute's name; AMQP's own properties
 /// (`message_id`, `content_type`, `type`, `correlation_id`, `timestamp`) are set too.
@@ -74,8 +76,8 @@ impl fmt::Debug for RabbitMq {
 
 /// How messages that were sent together have failed.
 enum Fault {
-    /// One of them is too large, and the channel is closed.
-    TooLarge(String),
+    /// The server will not take one of them, and has closed the channel.
+    Refused(String),
     /// The connection is of no use any more.
     Broken(Trouble),
 }
@@ -147,13 +149,17 @@ impl RabbitMq {
         })
     }
 
-    /// A channel that nobody else uses now, with the number of its connection.
-    async fn channel(&self) -> Result<(u64, Channel), Trouble> {
+    async fn connection(&self) -> Result<(u64, Arc<Connection>), Trouble> {
         let connect = async {
             let made = Connection::connect_uri(self.url.clone(), ConnectionProperties::default()).await;
             made.map(Arc::new).map_err(|error| self.trouble(&error))
         };
-        let (number, connection) = self.line.get(&self.place, connect).await?;
+        self.line.get(&self.place, connect).await
+    }
+
+    /// A channel that nobody else uses now, with the number of its connection.
+    async fn channel(&self) -> Result<(u64, Channel), Trouble> {
+        let (number, connection) = self.connection().await?;
         let idle = {
             let mut idle = self.idle();
             idle.retain(|(of, channel)| *of == number && channel.status().connected());
@@ -183,23 +189,72 @@ impl RabbitMq {
 
     /// Publishes messages of different keys, and says what became of each.
     async fn wave(&self, messages: Vec<&Message>) -> Vec<Result<(), Trouble>> {
+        let frame = match self.connection().await {
+            Ok((_, connection)) => connection.configuration().frame_max(),
+            Err(trouble) => return vec![Err(trouble); messages.len()],
+        };
+        let frame = usize::try_from(frame).unwrap_or(usize::MAX);
+        let unfit: Vec<Option<String>> = messages.iter().map(|message| self.unfit(message, frame)).collect();
+        let fit = messages.iter().zip(&unfit).filter(|(_, unfit)| unfit.is_none());
+        let mut fates = self.together(fit.map(|(message, _)| *message).collect()).await.into_iter();
+        let fate = |unfit: Option<String>| match unfit {
+            Some(why) => Err(Trouble::Refused(why)),
+            None => fates.next().unwrap_or_else(|| Err(silent(&self.place, self.patience))),
+        };
+        unfit.into_iter().map(fate).collect()
+    }
+
+    /// Why AMQP has no room for a message in frames of this size, if it has not. The client would never send it, and nothing after it.
+    fn unfit(&self, message: &Message, frame: usize) -> Option<String> {
+        let place = message.place();
+        let too_long = |what: &str| format!("{what} is longer than the {SHORT} bytes that AMQP has for it");
+        if self.exchange.len() > SHORT {
+            return Some(too_long(&format!("`{}`, the exchange of {place},", self.exchange)));
+        }
+        if self.routing_key.of(message).len() > SHORT {
+            return Some(too_long(&format!("the routing key of {place}")));
+        }
+        let Message { key, event, .. } = message;
+        let texts = key.len() + event.stream.as_str().len() + event.metadata.as_bytes().len();
+        // What is far from the limit is not worth being counted exactly.
+        if 2 * texts + 2048 < frame {
+            return None;
+        }
+        let header = header_size(message);
+        let why = format!(
+            "the key, the names and the ids of {place} are {header} bytes, and a frame has {frame} (frame_max)"
+        );
+        (header > frame).then_some(why)
+    }
+
+    /// The same for messages that AMQP has room for.
+    async fn together(&self, messages: Vec<&Message>) -> Vec<Result<(), Trouble>> {
+        if messages.is_empty() {
+            return Vec::new();
+        }
         match self.send(&messages).await {
             Ok(fates) => fates,
             Err(Fault::Broken(trouble)) => vec![Err(trouble); messages.len()],
-            Err(Fault::TooLarge(why)) if messages.len() == 1 => vec![Err(Trouble::Refused(why))],
-            // Which of them it is shows when each is sent alone. They are of different keys: their order is nobody's.
-            Err(Fault::TooLarge(_)) => {
-                let mut fates = Vec::with_capacity(messages.len());
-                for message in messages {
-                    fates.push(match self.send(&[message]).await {
-                        Ok(mut fate) => fate.pop().unwrap_or(Ok(())),
-                        Err(Fault::TooLarge(why)) => Err(Trouble::Refused(why)),
-                        Err(Fault::Broken(trouble)) => Err(trouble),
-                    });
-                }
-                fates
-            }
+            Err(Fault::Refused(why)) if messages.len() == 1 => vec![Err(Trouble::Refused(why))],
+            Err(Fault::Refused(_)) => self.apart(&messages).await,
         }
+    }
+
+    /// Which of them the server will not take shows when each is sent alone. They are of different keys: their order is nobody's.
+    async fn apart(&self, messages: &[&Message]) -> Vec<Result<(), Trouble>> {
+        let mut fates = Vec::with_capacity(messages.len());
+        for message in messages {
+            fates.push(match self.send(&[message]).await {
+                Ok(mut fate) => fate.pop().unwrap_or_else(|| Err(silent(&self.place, self.patience))),
+                Err(Fault::Refused(why)) => Err(Trouble::Refused(why)),
+                Err(Fault::Broken(trouble)) => {
+                    // What was not sent shares the fate of what was sent in vain: nobody waits for a server once for each.
+                    fates.resize(messages.len(), Err(trouble));
+                    return fates;
+                }
+            });
+        }
+        fates
     }
 
     async fn send(&self, messages: &[&Message]) -> Result<Vec<Result<(), Trouble>>, Fault> {
@@ -218,14 +273,15 @@ impl RabbitMq {
         // A channel is closed for one reason, which only the first to meet it may be told.
         let errors: Vec<&lapin::Error> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
         if let Some(first) = errors.first() {
-            self.line.hang_up(number).await;
-            let too_large = errors.iter().find_map(|error| too_large(error));
-            return Err(match too_large {
-                Some(said) => Fault::TooLarge(format!("{}: {said}", self.place)),
-                None => Fault::Broken(
-                    self.trouble(errors.iter().find(|error| is_protocol(error)).unwrap_or(first)),
-                ),
-            });
+            if let Some(said) = errors.iter().find_map(|error| refusal(error)) {
+                return Err(Fault::Refused(format!("{}: {said}", self.place)));
+            }
+            let told = errors.iter().find(|error| error.is_amqp_error()).unwrap_or(first);
+            // A channel is closed alone, and the connection stays.
+            if !told.is_amqp_soft_error() {
+                self.line.hang_up(number).await;
+            }
+            return Err(Fault::Broken(self.trouble(told)));
         }
         let fates = self.fates(messages, answers);
         self.idle().push((number, channel));
@@ -295,33 +351,38 @@ impl RabbitMq {
 #[async_trait]
 impl Broker for RabbitMq {
     async fn publish(&self, messages: &[Message]) -> Result<(), Stuck> {
-        if let Some((done, message)) =
-            messages.iter().enumerate().find(|(_, message)| self.routing_key.of(message).len() > SHORT)
-        {
-            let why = format!(
-                "the routing key of {} is longer than the {SHORT} bytes that AMQP has for it",
-                message.place()
-            );
-            if done > 0 {
-                self.publish(&messages[..done]).await?;
-            }
-            return Err(Stuck { done, trouble: Trouble::Refused(why) });
-        }
         in_waves(messages, |wave| self.wave(wave)).await
     }
 }
 
-fn is_protocol(error: &lapin::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ProtocolError(_))
-}
-
-/// What the server says of a message that it will never take, if this is that.
-fn too_large(error: &lapin::Error) -> Option<String> {
+/// What the server says of a message that it will never take, if this is that. What it says of an exchange, or of all that a user may do,
+/// is no message's fault.
+fn refusal(error: &lapin::Error) -> Option<String> {
     let ErrorKind::ProtocolError(error) = error.kind() else { return None };
     let said = error.get_message().to_string();
-    let is = error.kind() == &AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
-        && said.contains("message size");
+    let AMQPErrorKind::Soft(kind) = error.kind() else { return None };
+    let is = match kind {
+        // Its size, or one of its properties.
+        AMQPSoftError::PRECONDITIONFAILED => true,
+        // Topics are allowed one by one; `access to topic 'a.b' in exchange …`.
+        AMQPSoftError::ACCESSREFUSED => said.contains("access to topic"),
+        _ => false,
+    };
     is.then_some(said)
+}
+
+/// Bytes of the frame that all but the body is sent in.
+fn header_size(message: &Message) -> usize {
+    let properties = properties(message);
+    let shorts =
+        [properties.content_type(), properties.kind(), properties.correlation_id(), properties.message_id()];
+    let shorts: usize = shorts.into_iter().flatten().map(|text| 1 + text.as_str().len()).sum();
+    let attributes = message.attributes();
+    // Names have one byte for their length; values have one for their type, and four.
+    let size = |(name, value): &(&str, String)| 1 + PREFIX.len() + name.len() + 5 + value.len();
+    let headers: usize = attributes.iter().map(size).sum();
+    let (delivery_mode, timestamp, length_of_headers) = (1, 8, 4);
+    FRAME + shorts + delivery_mode + timestamp + length_of_headers + headers
 }
 
 fn properties(message: &Message) -> BasicProperties {

@@ -59,9 +59,6 @@ impl RedisStreams {
     /// [`Error::InvalidInput`] if that is no URL of a Redis server. Whether there is one is seen when something is published.
     pub fn at(url: &str) -> Result<Self> {
         let place = shown(url);
-        // Where a program has several of them, the client would not know which to take.
-        #[cfg(feature = "tls")]
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::open(url).map_err(|error| {
             let why =
                 format!("write redis://host:port ({})", error.detail().unwrap_or("it is no URL of Redis"));
@@ -114,6 +111,8 @@ impl RedisStreams {
         let stuck = |trouble| Stuck { done: 0, trouble };
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let connect = async {
+            #[cfg(feature = "tls")]
+            self.settle_on_cryptography();
             let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
             let mut connection = made.map_err(|error| self.trouble(&error))?;
             // A server answers a stranger's short question, and hangs up at a long one.
@@ -144,6 +143,16 @@ impl RedisStreams {
         };
         self.line.hang_up(number).await;
         Err(stuck(failed))
+    }
+
+    /// Where a program has several libraries for it, the client would not know which to take. What the program itself has settled on stays.
+    #[cfg(feature = "tls")]
+    fn settle_on_cryptography(&self) {
+        use rustls::crypto::{CryptoProvider, ring};
+        let secure = matches!(self.client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. });
+        if secure && CryptoProvider::get_default().is_none() {
+            let _ = ring::default_provider().install_default();
+        }
     }
 
     /// A server closes the connection of who sends it what is larger than it takes, so it is asked before.
@@ -279,4 +288,23 @@ fn chunk(messages: &[Message]) -> usize {
         bytes <= CHUNK_BYTES
     });
     fits.count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(feature = "tls")]
+    #[tokio::test]
+    async fn a_program_settles_on_cryptography_itself_unless_a_server_needs_it() {
+        let settled = || rustls::crypto::CryptoProvider::get_default().is_some();
+        let message = crate::message::tests::message("order-1", 1);
+        // Nobody is there, and somebody has been asked for.
+        let plain = RedisStreams::at("redis://127.0.0.1:1").unwrap();
+        assert!(plain.publish(std::slice::from_ref(&message)).await.is_err());
+        let secure = RedisStreams::at("rediss://127.0.0.1:1").unwrap();
+        assert!(!settled(), "the choice is the program's");
+        assert!(secure.publish(&[message]).await.is_err());
+        assert!(settled());
+    }
 }

@@ -21,7 +21,9 @@ use rdkafka::{
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use support::{
-    log, record, relay, seed,
+    log,
+    mischief::Bug,
+    record, relay, seed,
     storm::{Storm, Victim},
 };
 
@@ -123,7 +125,7 @@ async fn storm(runtime: bool) {
     };
     let broker = Kafka::at(&brokers).topic(&topic).setting("reconnect.backoff.max.ms", "200").unwrap();
     let broker = Arc::new(broker.patience(if victims.0.is_some() { PATIENCE } else { 30 * PATIENCE }));
-    let storm = Storm { seed: seed("kafka"), messages: 10_000, keys: 50, workers: 4 };
+    let storm = Storm { seed: seed("kafka"), messages: 10_000, keys: 50, workers: 4, bug: Bug::seeded() };
     let published = match runtime {
         true => storm.run(broker, &mut victims, 6).await,
         false => storm.publish(broker, &mut victims, 6).await,
@@ -156,6 +158,44 @@ async fn what_will_never_be_taken_is_refused() {
     let stuck = again.accept(&events[..1]).await;
     assert!(matches!(stuck, Err(Stuck { done: 0, trouble: Trouble::Refused(_) })), "{stuck:?}");
     again.accept(&events[..1]).await.unwrap();
+}
+
+/// What will be said again however often it is asked is the record's fault, unless others in its batch were to blame.
+#[tokio::test]
+async fn a_definite_no_is_not_waited_for() {
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR_INVALID_RECORD, RD_KAFKA_RESP_ERR_POLICY_VIOLATION,
+        RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION,
+    };
+    let factum = log();
+    let mut events = Vec::new();
+    for n in 0..3 {
+        events.push(record(&factum, &format!("order-{n}"), serde_json::json!({ "n": n })).await);
+    }
+    let cluster = mock("orders");
+    let orders = relay(&factum, Kafka::at(&cluster.bootstrap_servers()).topic("orders"));
+    cluster.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_INVALID_RECORD]);
+    orders.accept(&events).await.unwrap();
+    for (error, says) in [
+        (RD_KAFKA_RESP_ERR_INVALID_RECORD, "invalid"),
+        (RD_KAFKA_RESP_ERR_POLICY_VIOLATION, "policy"),
+        (RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION, "topic of that name"),
+    ] {
+        cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
+        let stuck = orders.accept(&events[..1]).await;
+        let Err(Stuck { done: 0, trouble: Trouble::Refused(why) }) = stuck else { panic!("{stuck:?}") };
+        assert!(why.contains(says) && !why.contains('\n'), "{why}");
+    }
+    cluster.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+    let stuck = orders.accept(&events[..1]).await;
+    let Err(Stuck { done: 0, trouble: Trouble::Infrastructure(why) }) = stuck else { panic!("{stuck:?}") };
+    assert!(why.contains("allow this client"), "permissions are set at the cluster: {why}");
+    for name in ["", "..", "order 1", "orders/1", &"x".repeat(250)] {
+        let kafka = Kafka::at(&cluster.bootstrap_servers()).topic(name);
+        let stuck = relay(&factum, kafka).accept(&events).await;
+        let Err(Stuck { done: 0, trouble: Trouble::Refused(why) }) = stuck else { panic!("{stuck:?}") };
+        assert!(why.contains("a topic is"), "{why}");
+    }
 }
 
 #[tokio::test]

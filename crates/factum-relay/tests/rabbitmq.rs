@@ -13,7 +13,7 @@ use lapin::{
     options::{BasicGetOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use support::{log, record, relay, seed, server::Server, storm::Storm, tls, which};
+use support::{log, mischief::Bug, record, relay, seed, server::Server, storm::Storm, tls, which};
 
 fn url(server: &Server) -> String {
     format!("amqp://127.0.0.1:{}/%2f", server.port())
@@ -44,7 +44,7 @@ async fn nothing_is_lost_when_the_server_is_killed() {
     let mut server = Server::rabbitmq("").await;
     declare(&server, "orders", FieldTable::default()).await;
     let broker = Arc::new(RabbitMq::at(&url(&server)).unwrap().queue("orders"));
-    let storm = Storm { seed: seed("rabbitmq"), messages: 6_000, keys: 200, workers: 4 };
+    let storm = Storm { seed: seed("rabbitmq"), messages: 6_000, keys: 200, workers: 4, bug: Bug::seeded() };
     let published = storm.publish(broker, &mut server, 2).await;
     published.check("rabbitmq, killed 2 times", &received(&server, "orders").await).await;
     let broker = Arc::new(RabbitMq::at(&url(&server)).unwrap().queue("again"));
@@ -121,6 +121,60 @@ async fn what_is_too_large_is_refused_and_nothing_else(server: &Server) {
     let mut taken = which(&events, &received(server, "sizes").await);
     taken.sort_unstable();
     assert_eq!(taken, [0, 1, 2, 4, 5]);
+}
+
+async fn what_one_message_may_not_is_not_waited_for(server: &Server) {
+    declare(server, "sizes", FieldTable::default()).await;
+    let factum = log();
+    let mut events = Vec::new();
+    for key in ["a-1", "b-1", "c-1", "a-1", "d-1"] {
+        events.push(record(&factum, key, serde_json::json!({ "n": 1 })).await);
+    }
+    // A header that no frame has room for; the client would neither send it nor anything after it.
+    let wide = |bytes: usize| {
+        let to_sizes = RabbitMq::at(&url(server)).unwrap().queue("sizes").patience(Duration::from_secs(2));
+        relay(&factum, to_sizes).keyed_by(move |event| match event.stream.as_str() {
+            "c-1" => "x".repeat(bytes),
+            name => name.to_owned(),
+        })
+    };
+    let stuck = wide(200_000).accept(&events).await;
+    let Err(Stuck { done: 2, trouble: Trouble::Refused(why) }) = stuck else { panic!("{stuck:?}") };
+    assert!(why.contains("frame_max"), "{why}");
+    wide(200_000).accept(&events[3..]).await.unwrap();
+    received(server, "sizes").await;
+    // What is found too large is too large, and what is not is not.
+    let (mut fits, mut does_not) = (130_500, 131_072);
+    while fits + 1 < does_not {
+        let bytes = usize::midpoint(fits, does_not);
+        match wide(bytes).accept(&events[2..3]).await {
+            Ok(()) => fits = bytes,
+            Err(stuck) => {
+                assert!(matches!(stuck.trouble, Trouble::Refused(_)), "{bytes}: {stuck:?}");
+                does_not = bytes;
+            }
+        }
+    }
+
+    let (_connection, channel) = client(server).await;
+    channel
+        .queue_bind("sizes".into(), "amq.topic".into(), "#".into(), Default::default(), FieldTable::default())
+        .await
+        .unwrap();
+    server.control(&["set_topic_permissions", "guest", "amq.topic", "^[abd]", ".*"]);
+    received(server, "sizes").await;
+    let topics = RabbitMq::at(&url(server))
+        .unwrap()
+        .exchange("amq.topic")
+        .routing_key_by(|message| message.key.clone());
+    let topics = relay(&factum, topics);
+    let stuck = topics.accept(&events).await;
+    let Err(Stuck { done: 2, trouble: Trouble::Refused(why) }) = stuck else { panic!("{stuck:?}") };
+    assert!(why.contains("access to topic 'c-1'"), "{why}");
+    topics.accept(&events[3..]).await.unwrap();
+    let mut taken = which(&events, &received(server, "sizes").await);
+    taken.sort_unstable();
+    assert_eq!(taken, [0, 1, 3, 4]);
 }
 
 async fn a_message_says_all_that_the_event_does(server: &Server) {
@@ -212,4 +266,5 @@ async fn what_the_server_does_not_take_is_told_apart() {
     what_is_too_large_is_refused_and_nothing_else(&server).await;
     a_message_says_all_that_the_event_does(&server).await;
     what_keeps_it_from_publishing_is_said_in_a_sentence(&server).await;
+    what_one_message_may_not_is_not_waited_for(&server).await;
 }

@@ -1,17 +1,28 @@
 //! Redis Streams, on a server that is killed.
 #![cfg(feature = "redis")]
-#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that unwraps an error has failed; it says what it sees"
+)]
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 
 use factum::{Sink, Stuck, Trouble};
 use factum_relay::{RedisStreams, Stamp};
 use redis::{AsyncCommands, aio::MultiplexedConnection, streams::StreamRangeReply};
 #[cfg(feature = "tls")]
 use support::tls;
-use support::{log, record, relay, seed, server::Server, storm::Storm, which};
+use support::{log, mischief::Bug, record, relay, seed, server::Server, storm::Storm, which};
+use tokio::net::{TcpListener, TcpStream};
 
 async fn client(server: &Server) -> MultiplexedConnection {
     let client = redis::Client::open(url(server)).unwrap();
@@ -34,7 +45,7 @@ async fn received(server: &Server, stream: &str) -> Vec<(Stamp, Vec<u8>)> {
 async fn nothing_is_lost_when_the_server_is_killed() {
     let mut server = Server::redis(&[]).await;
     let broker = Arc::new(RedisStreams::at(&url(&server)).unwrap().stream("orders"));
-    let storm = Storm { seed: seed("redis"), messages: 30_000, keys: 50, workers: 4 };
+    let storm = Storm { seed: seed("redis"), messages: 30_000, keys: 50, workers: 4, bug: Bug::seeded() };
     let published = storm.publish(broker, &mut server, 8).await;
     published.check("redis, killed 8 times", &received(&server, "orders").await).await;
     let broker = Arc::new(RedisStreams::at(&url(&server)).unwrap().stream("again"));
@@ -129,6 +140,45 @@ async fn what_is_too_large_is_refused_and_nothing_else() {
     assert_eq!(which(&events, &received(&server, "orders").await), [0, 1, 2, 4]);
 }
 
+/// A name that leads new connections from now on to another server, as after a failover.
+async fn name_for(port: u16) -> (u16, Arc<AtomicU16>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (name, leads_to) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU16::new(port)));
+    let port = Arc::clone(&leads_to);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(("127.0.0.1", port.load(Ordering::Relaxed))).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    (name, leads_to)
+}
+
+#[tokio::test]
+async fn a_primary_that_is_none_any_more_is_left() {
+    let (old, new) = (Server::redis(&[]).await, Server::redis(&[]).await);
+    let (name, leads_to) = name_for(old.port()).await;
+    let factum = log();
+    let mut events = Vec::new();
+    for n in 0..3 {
+        events.push(record(&factum, "order-1", serde_json::json!({ "n": n })).await);
+    }
+    let redis = relay(&factum, RedisStreams::at(&format!("redis://127.0.0.1:{name}")).unwrap());
+    redis.accept(&events[..1]).await.unwrap();
+    let () = redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg(new.port())
+        .query_async(&mut client(&old).await)
+        .await
+        .unwrap();
+    leads_to.store(new.port(), Ordering::Relaxed);
+    let stuck = redis.accept(&events[1..]).await;
+    let Err(Stuck { done: 0, trouble: Trouble::Infrastructure(why) }) = stuck else { panic!("{stuck:?}") };
+    assert!(why.contains("read only replica"), "{why}");
+    redis.accept(&events[1..]).await.unwrap();
+    assert_eq!(which(&events, &received(&new, "events").await), [1, 2]);
+}
+
 #[cfg(feature = "tls")]
 #[tokio::test]
 async fn the_servers_certificate_must_be_trusted() {
@@ -161,4 +211,31 @@ async fn the_servers_certificate_must_be_trusted() {
     assert!(why.contains("certificate"), "{why}");
     papers.run_again("the_servers_certificate_must_be_trusted", &url);
     assert_eq!(received(&server, "events").await.len(), 1);
+}
+
+/// A test that is killed leaves no server behind.
+#[tokio::test]
+async fn a_server_ends_with_the_test_that_started_it() {
+    const CHILD: &str = "FACTUM_TEST_KILLED";
+    if std::env::var_os(CHILD).is_some() {
+        let server = Server::redis(&[]).await;
+        println!("port {}", server.port());
+        std::future::pending::<()>().await;
+    }
+    let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+    test.args(["--exact", "a_server_ends_with_the_test_that_started_it", "--nocapture"]).env(CHILD, "1");
+    let mut test = test.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let said = std::io::BufReader::new(test.stdout.take().unwrap());
+    let mut ports = std::io::BufRead::lines(said).map_while(Result::ok);
+    let port: u16 = ports
+        .find_map(|line| line.rsplit_once("port ").and_then(|(_, port)| port.parse().ok()))
+        .expect("a server was started");
+    test.kill().unwrap();
+    test.wait().unwrap();
+    let gone = async {
+        while TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the server is there still");
 }

@@ -77,6 +77,16 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
         Ok(head.log.at(token.position_in(head.log, head.position)?))
     }
 
+    /// The former epochs of this log that have gone on without a loss, as the last place of each that the present epoch still has:
+    /// up to there they are the same. For who tells others what is in the log, and cannot be asked by them; a store that
+    /// translates tokens in [`locate`](EventStore::locate) MUST answer accordingly, for the newest of its epochs at least.
+    ///
+    /// # Errors
+    /// Failures of the store.
+    async fn continued(&self) -> Result<Vec<Token>> {
+        Ok(Vec::new())
+    }
+
     /// Returns when the head may lie beyond `position`. A hint: it MAY return early, and callers look again after a while.
     async fn changed(&self, position: Position);
 

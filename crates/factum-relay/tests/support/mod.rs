@@ -6,10 +6,14 @@
     reason = "a test that unwraps an error has failed; it says what it sees"
 )]
 
+pub(crate) mod mischief;
 #[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
 pub(crate) mod server;
 pub(crate) mod storm;
 pub(crate) mod tls;
+#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
+#[path = "../../../../xtask/src/watchdog.rs"]
+mod watchdog;
 
 use factum::{Append, EventStoreExt, Factum, MemoryStore, NewEvent, Query, Read, RecordedEvent, StreamName};
 use factum_relay::{Broker, Relay};

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use super::{free_port, storm::Victim};
+use super::{free_port, storm::Victim, watchdog::Watchdog};
 
 /// How a server is started, in this directory and on this port.
 type Start = Box<dyn Fn(&Path, u16) -> Command + Send>;
@@ -27,18 +27,23 @@ pub(crate) struct Server {
 }
 
 /// A process with all that it has started.
-struct Group(Child);
+struct Group(Child, Option<Watchdog>);
 
 impl Group {
-    fn start(command: &mut Command) -> Self {
+    /// Starts it. If this process is killed, it is too, and the directory is removed.
+    fn start(command: &mut Command, directory: Option<&Path>) -> Self {
         let text = format!("{command:?}");
         let child = command.process_group(0).stdin(Stdio::null()).spawn();
-        Self(child.unwrap_or_else(|error| panic!("cannot start {text}: {error}")))
+        let child = child.unwrap_or_else(|error| panic!("cannot start {text}: {error}"));
+        let watchdog = Watchdog::over(child.id(), true, directory).unwrap();
+        Self(child, Some(watchdog))
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
+        // Before the number can be somebody else's.
+        drop(self.1.take());
         if let Some(group) = Pid::from_raw(self.0.id().cast_signed()) {
             let _ = kill_process_group(group, Signal::KILL);
         }
@@ -85,7 +90,7 @@ impl Server {
         let (mapper, distribution) = (free_port(), free_port());
         let mut helper = Command::new("epmd");
         helper.args(["-port", &mapper.to_string(), "-address", "127.0.0.1"]);
-        let helper = Group::start(helper.stdout(Stdio::null()).stderr(Stdio::null()));
+        let helper = Group::start(helper.stdout(Stdio::null()).stderr(Stdio::null()), None);
         let command = move |directory: &Path, port: u16| {
             write(
                 &directory.join("rabbitmq.conf"),
@@ -126,6 +131,15 @@ impl Server {
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
+
+    /// Has RabbitMQ do what its own tool is told.
+    pub(crate) fn control(&self, args: &[&str]) {
+        let server = (self.command)(self.directory.path(), self.port);
+        let mut tool = Command::new(Path::new(server.get_program()).with_file_name("rabbitmqctl"));
+        tool.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let done = tool.args(args).stdin(Stdio::null()).output().unwrap();
+        assert!(done.status.success(), "rabbitmqctl {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
 }
 
 impl Victim for Server {
@@ -139,7 +153,7 @@ impl Victim for Server {
         let log = self.directory.path().join("output");
         let (out, err) = (appended(&log), appended(&log));
         let mut command = (self.command)(self.directory.path(), self.port);
-        let mut process = Group::start(command.stdout(out).stderr(err));
+        let mut process = Group::start(command.stdout(out).stderr(err), Some(self.directory.path()));
         for _ in 0..2_400 {
             if tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
                 self.process = Some(process);
