@@ -112,7 +112,8 @@ impl Sqlite {
     }
 
     /// Opens a database with read models to look at them, and changes nothing: no table is made, no journal is begun, and what would write
-    /// is refused. A program may have it open meanwhile.
+    /// is refused. A program may have it open meanwhile. It is for one look: whoever looks again opens it anew, since a program that has
+    /// begun since then may change what this one believes to lie still.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such file, or no read models of factum in it, [`Error::InvalidInput`] if it is no SQLite database,

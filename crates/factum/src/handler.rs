@@ -182,8 +182,9 @@ impl From<Error> for Trouble {
             | Error::InvalidInput { .. }
             | Error::LimitExceeded { .. }
             | Error::NotFound { .. }
-            | Error::Tombstoned { .. }
-            | Error::Corrupt(_) => Self::refused(error),
+            | Error::Tombstoned { .. } => Self::refused(error),
+            // Nobody has refused anything: it is to be done when what is damaged is there again.
+            Error::Corrupt(_) => Self::Undecodable(error.to_string()),
         }
     }
 }

@@ -428,6 +428,10 @@ impl Worker {
             match self.create().await {
                 Ok(generation) => self.building = Some(self.lane(generation)),
                 Err(error) => {
+                    // Who does nothing for the model keeps it from nobody.
+                    if let Some(tenure) = self.tenure.as_mut().filter(|_| self.active.is_none()) {
+                        tenure.give_up();
+                    }
                     asker.answer(Err(error));
                     return Ok(());
                 }

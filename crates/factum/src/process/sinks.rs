@@ -115,7 +115,8 @@ async fn perform<P: ProcessManager>(manager: Shared<P>, record: RecordedEvent) -
             Effect::Schedule(_) | Effect::Cancel { .. } | Effect::Complete => {}
         }
     }
-    hand.settle(PERFORMED, reaction.id, record.revision).await
+    let guard = hand.nothing_settled()?;
+    hand.settle(PERFORMED, reaction.id, record.revision, [guard]).await
 }
 
 /// Performs the effects of one reaction.
@@ -133,25 +134,34 @@ impl<P: ProcessManager> Hand<'_, P> {
             return Ok(());
         }
         let command = command_of::<P>(raw, &self.record.stream)?;
-        // Whoever was stopped half-way and goes on when others have finished his work must not do it again.
-        let settled = Query::from(Criterion {
-            types: [COMMAND_REFUSED, PERFORMED, ABANDONED]
-                .map(EventType::new)
-                .into_iter()
-                .collect::<Result<_>>()?,
-            stream: Some(self.record.stream.clone()),
-            ..Criterion::default()
-        });
-        let factum = self.manager.factum.caused_by(self.record);
-        let factum = factum.provided(Guard::Query { query: settled, after: self.seen }).identified(id);
-        match caught(self.manager.process.perform(command, factum)).await {
+        let factum = self.manager.factum.caused_by(self.record).provided(self.nothing_settled()?);
+        match caught(self.manager.process.perform(command, factum.identified(id))).await {
             Ok(Err(Trouble::Refused(why))) => self.refuse(id, raw, why).await,
+            Ok(Err(Trouble::Conflict(_))) if self.is_settled_by_others().await? => Err(overtaken()),
             Ok(outcome) => outcome,
             Err(panic) => {
                 let (name, place) = (P::NAME, place_of(self.record));
                 Err(Trouble::Refused(format!("`{name}` panicked when it performed {place}: {panic}")))
             }
         }
+    }
+
+    /// What has become of the instance's reactions.
+    fn settled(&self) -> Result<Query> {
+        let types = [COMMAND_REFUSED, PERFORMED, ABANDONED].map(EventType::new);
+        let types = types.into_iter().collect::<Result<_>>()?;
+        let stream = Some(self.record.stream.clone());
+        Ok(Query::from(Criterion { types, stream, ..Criterion::default() }))
+    }
+
+    /// Whoever was stopped half-way and goes on when others have finished his work, or have undone it, must do no more of it.
+    fn nothing_settled(&self) -> Result<Guard> {
+        Ok(Guard::Query { query: self.settled()?, after: self.seen })
+    }
+
+    async fn is_settled_by_others(&self) -> Result<bool> {
+        let read = Read::query(self.settled()?).beyond(self.seen).limit(1);
+        Ok(!self.manager.factum.store().read(read).await?.events.is_empty())
     }
 
     /// Tells the instance, unless the command was done after all: by somebody else, before it was refused here.
@@ -168,7 +178,8 @@ impl<P: ProcessManager> Hand<'_, P> {
         let done = Guard::Query { query, after: since };
         let id = EventId::derived(super::NAMESPACE, format!("{id}\nrefused"));
         let stream = &self.record.stream;
-        if let Some(token) = self.record(stream, refused.with_id(id), Some(done)).await? {
+        let guards = [done, self.nothing_settled()?];
+        if let Some(token) = self.record(stream, refused.with_id(id), guards).await? {
             self.seen = token;
         }
         Ok(())
@@ -176,7 +187,7 @@ impl<P: ProcessManager> Hand<'_, P> {
 
     async fn publish(&self, id: EventId, message: &Message) -> Result<(), Trouble> {
         let (stream, event) = message.to_event(self.record.stream.id())?;
-        self.record(&stream, event.with_id(id), None).await.map(drop)
+        self.record(&stream, event.with_id(id), [self.nothing_settled()?]).await.map(drop)
     }
 
     async fn compensate(&mut self, at: (Revision, usize)) -> Result<(), Trouble> {
@@ -185,12 +196,12 @@ impl<P: ProcessManager> Hand<'_, P> {
         // Whoever was held up in the middle of a reaction that was skipped must not go on after it is undone.
         let left: Vec<_> = folded.left_behind(at.0).map(|(of, reaction)| (of, reaction.id)).collect();
         for (of, id) in &left {
-            self.settle(ABANDONED, *id, *of).await?;
+            self.settle(ABANDONED, *id, *of, []).await?;
         }
         if !left.is_empty() {
             folded = self.manager.load(&self.record.stream).await?;
             if folded.is_over(at.0) {
-                return Err(Trouble::infrastructure("another worker has done this at the same time"));
+                return Err(overtaken());
             }
             self.seen = folded.seen;
         }
@@ -202,10 +213,16 @@ impl<P: ProcessManager> Hand<'_, P> {
     }
 
     /// Says of a reaction that it is performed, or abandoned.
-    async fn settle(&self, as_what: &str, reaction: EventId, of: Revision) -> Result<(), Trouble> {
+    async fn settle(
+        &self,
+        as_what: &str,
+        reaction: EventId,
+        of: Revision,
+        guards: impl IntoIterator<Item = Guard>,
+    ) -> Result<(), Trouble> {
         let settled = NewEvent::json(as_what, &Settled { of })?;
         let id = EventId::derived(super::NAMESPACE, format!("{reaction}\n{}", as_what.to_lowercase()));
-        self.record(&self.record.stream, settled.with_id(id), None).await.map(drop)
+        self.record(&self.record.stream, settled.with_id(id), guards).await.map(drop)
     }
 
     /// Records an event, once. `None`: it was recorded before, in other words.
@@ -213,17 +230,23 @@ impl<P: ProcessManager> Hand<'_, P> {
         &self,
         stream: &StreamName,
         event: NewEvent,
-        guard: Option<Guard>,
+        guards: impl IntoIterator<Item = Guard>,
     ) -> Result<Option<Token>, Trouble> {
         let stamp = self.manager.factum.caused_by(self.record).work_metadata()?;
         let mut append = Append::to(stream.clone(), [event.with_metadata(stamp)]);
-        append.guards.extend(guard);
+        append.guards.extend(guards);
         match self.manager.factum.store().append(append).await {
             Ok(appended) => Ok(Some(appended.token)),
             Err(Error::IdConflict { .. }) => Ok(None),
+            // All of these guards are of the instance's own: nothing is refused, the next attempt sees what was done.
+            Err(Error::Conflict(_)) => Err(overtaken()),
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn overtaken() -> Trouble {
+    Trouble::infrastructure("another worker has done this at the same time")
 }
 
 /// Works on records: those of a key one after the other, several keys at once. What comes after the first that fails may have been

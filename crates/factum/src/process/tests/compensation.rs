@@ -51,6 +51,8 @@ enum Walls {
     Panic,
     /// Whoever builds them is held up, and goes on at the worst moment: when all is torn down, and nothing says so yet.
     Wait,
+    /// The same, and cannot do it then.
+    WaitAndRefuse,
 }
 
 /// Builds a cellar, walls and a roof in one reaction; tears down what there is when it is given up.
@@ -95,9 +97,13 @@ impl ProcessManager for Builder {
 
     async fn perform(&self, work: Work, factum: Identified<Factum>) -> Result<(), Trouble> {
         let walls = *self.walls.lock().unwrap();
-        if matches!(&work, Work::Build(part) if part == "walls") && walls == Walls::Wait {
+        let waits = matches!(walls, Walls::Wait | Walls::WaitAndRefuse);
+        if matches!(&work, Work::Build(part) if part == "walls") && waits {
             self.began.notify_one();
             self.go.notified().await;
+            if walls == Walls::WaitAndRefuse {
+                return Err(Trouble::refused("there are no bricks"));
+            }
         }
         let fails = matches!(&work, Work::Build(part) if part == "walls") && walls == Walls::Panic;
         let event = match work {
@@ -106,7 +112,7 @@ impl ProcessManager for Builder {
         };
         let last = event == HouseEvent::TornDown("cellar".to_owned());
         factum.execute(&House::id("1"), Say(event)).await?;
-        if last && walls == Walls::Wait {
+        if last && waits {
             self.go.notify_one();
             self.gone_on.notified().await;
         }
@@ -195,6 +201,16 @@ async fn what_was_skipped_is_not_done_after_what_came_later() {
 
 #[tokio::test]
 async fn what_was_undone_is_not_done_by_whoever_was_held_up() {
+    held_up(Walls::Wait).await;
+}
+
+/// Its own refusal comes after what undoes all of it, and is no way past that.
+#[tokio::test]
+async fn nor_by_whoever_was_refused_meanwhile() {
+    held_up(Walls::WaitAndRefuse).await;
+}
+
+async fn held_up(walls: Walls) {
     let (factum, _) = world();
     let builder = Builder::default();
     let mut one = Hands::new(builder.clone(), &factum, 100);
@@ -202,7 +218,7 @@ async fn what_was_undone_is_not_done_by_whoever_was_held_up() {
     say(&factum, HouseEvent::Ordered).await;
     let store = factum.store().clone();
     assert!(one.inbox.step(&*store, 10).await.unwrap());
-    *builder.walls.lock().unwrap() = Walls::Wait;
+    *builder.walls.lock().unwrap() = walls;
     let outcome = {
         let held_up = async {
             let outcome = one.outbox.step(&*store, 10).await;
@@ -217,7 +233,7 @@ async fn what_was_undone_is_not_done_by_whoever_was_held_up() {
         };
         tokio::join!(held_up, meanwhile).0
     };
-    assert!(matches!(outcome.unwrap_err().trouble, Trouble::Conflict(_)));
+    assert!(outcome.unwrap_err().trouble.is_infrastructure());
     one.settle(10).await.unwrap();
     assert_eq!(house(&factum).await, ["ordered", "+cellar", "given up", "-roof", "-walls", "-cellar"]);
 }
