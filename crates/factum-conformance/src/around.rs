@@ -74,6 +74,10 @@ impl<A: Around> EventStore for Wrapped<A> {
         self.0.store().locate(token).await
     }
 
+    async fn continued(&self) -> Result<Vec<Token>> {
+        self.0.store().continued().await
+    }
+
     async fn changed(&self, position: Position) {
         self.0.store().changed(position).await;
     }

@@ -181,6 +181,7 @@ async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict
     let mut done: Option<Done> = None;
     let begun = Instant::now();
     for attempt in 1.. {
+        let since = inner.settling.forgotten();
         if done.is_none() {
             done = match attempt_at(inner, appends, &mut attempts).await {
                 Ok(done) => Some(done),
@@ -192,7 +193,7 @@ async fn transact(inner: &Arc<Inner>, appends: &[&Append]) -> Result<Vec<Verdict
             };
         }
         let Some(Done { rests_on, settled, .. }) = &mut done else { continue };
-        if settled.take().is_some_and(|now| inner.settling.saw(now, *rests_on)) {
+        if settled.take().is_some_and(|now| inner.settling.saw(now, since, *rests_on)) {
             break;
         }
         match settle::settled(inner, *rests_on).await {

@@ -74,8 +74,8 @@ impl Statements {
         }
     }
 
-    /// Whether what a connection knows from its last read may still be so: while nobody writes, a read of a stream is two
-    /// statements in one trip.
+    /// Whether what a connection knows from its last read may still be so: while nobody writes, a read of a stream is one
+    /// statement.
     fn may_be_quiet(&self) -> bool {
         let less = |careful: u32| careful.checked_sub(1);
         self.careful.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err()

@@ -29,8 +29,20 @@ struct Queue {
     waiting: Vec<(Token, oneshot::Sender<Result<(), Unsettled>>)>,
     /// Whether somebody looks.
     at_work: bool,
-    /// How far it was settled when somebody looked last.
+    /// The furthest that it was settled when somebody looked, lately.
     settled: Option<(Position, Instant)>,
+    /// How often all that was known had to be forgotten.
+    forgotten: u64,
+}
+
+impl Queue {
+    /// Looks come in another order than they were taken. `since`: what was forgotten when it was taken.
+    fn note(&mut self, to: Position, since: u64) {
+        let is_behind = self.settled.is_some_and(|(known, when)| known > to && when.elapsed() < A_MOMENT);
+        if since == self.forgotten && !is_behind {
+            self.settled = Some((to, Instant::now()));
+        }
+    }
 }
 
 /// Why it cannot be said that every reader sees something.
@@ -81,10 +93,18 @@ impl Settling {
         self.queue().settled.filter(|(_, when)| when.elapsed() < A_MOMENT).map(|(settled, _)| settled)
     }
 
-    /// Somebody has looked: whether every reader sees so far.
-    pub(crate) fn saw(&self, now: Settled, to: Token) -> bool {
+    /// How often it has forgotten: to be asked before a look.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.queue().forgotten
+    }
+
+    /// Somebody has looked, after `since` times of forgetting: whether every reader sees so far.
+    pub(crate) fn saw(&self, now: Settled, since: u64, to: Token) -> bool {
         let mut queue = self.queue();
-        queue.settled = Some((now.to, Instant::now()));
+        if since != queue.forgotten {
+            return false;
+        }
+        queue.note(now.to, since);
         for (_, answer) in queue.waiting.extract_if(.., |(to, _)| now.shows(to)) {
             // Whoever has gone away does not want to know.
             drop(answer.send(Ok(())));
@@ -99,7 +119,8 @@ impl Settling {
 
     /// After a failure: a server that has crashed may draw again what it had drawn and nobody has kept.
     pub(crate) fn forget(&self) {
-        self.queue().settled = None;
+        let mut queue = self.queue();
+        (queue.settled, queue.forgotten) = (None, queue.forgotten + 1);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -129,6 +150,7 @@ impl Watch {
     async fn run(mut self) {
         let mut client = None;
         while let Some(least) = self.least() {
+            let since = self.inner.settling.forgotten();
             let looked = async {
                 let client = match &mut client {
                     Some(client) => client,
@@ -141,7 +163,7 @@ impl Watch {
             if looked.is_err() {
                 client = None;
             }
-            self.answer(least, &looked);
+            self.answer(least, since, &looked);
         }
     }
 
@@ -157,10 +179,10 @@ impl Watch {
     }
 
     /// `least` is what it looked for; whoever came since may have drawn since.
-    fn answer(&self, least: Position, looked: &Result<Settled>) {
+    fn answer(&self, least: Position, since: u64, looked: &Result<Settled>) {
         let mut queue = self.inner.settling.queue();
         if let Ok(settled) = looked {
-            queue.settled = Some((settled.to, Instant::now()));
+            queue.note(settled.to, since);
         }
         let answered = |to: &Token| match looked {
             Err(error) => Some(Err(Unsettled::Failed(error.clone()))),
@@ -182,5 +204,28 @@ impl Watch {
     fn never_drawn(&self, to: Token) -> Error {
         let why = format!("PostgreSQL {} has never drawn position {}", self.inner.place, to.position);
         Error::Unavailable { why, outcome: Outcome::Unknown }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use factum::LogIdentity;
+
+    use super::*;
+
+    #[test]
+    fn a_look_that_comes_late_takes_nothing_back() {
+        let log = LogIdentity { log_id: uuid::Uuid::nil(), epoch: 1 };
+        let look = |to: u64| Settled { to: Position(to), drawn: Position(to), epoch: 1 };
+        let settling = Settling::default();
+        assert!(settling.saw(look(60), 0, log.at(Position(50))));
+        // It was taken before, and tells those whom it is enough for.
+        assert!(settling.saw(look(45), 0, log.at(Position(40))));
+        assert_eq!(settling.drawn_before(), Some(Position(60)));
+        settling.forget();
+        assert!(!settling.saw(look(70), 0, log.at(Position(40))), "of a server that has crashed since");
+        assert_eq!(settling.drawn_before(), None);
+        assert!(settling.saw(look(30), settling.forgotten(), log.at(Position(20))));
+        assert_eq!(settling.drawn_before(), Some(Position(30)));
     }
 }

@@ -201,6 +201,17 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // Asked first: it gives back what it has of the machine's shared memory.
+        if let Some(server) = &mut self.server {
+            let _ = kill_process(pid(server.id()), Signal::QUIT);
+            for _ in 0..2_000 / LOOK_AGAIN.as_millis() {
+                if server.try_wait().is_ok_and(|ended| ended.is_some()) {
+                    self.server = None;
+                    break;
+                }
+                thread::sleep(LOOK_AGAIN);
+            }
+        }
         self.kill();
         for orphan in self.orphans.drain(..) {
             let name = fs::read_to_string(format!("/proc/{}/comm", orphan.as_raw_nonzero()));
