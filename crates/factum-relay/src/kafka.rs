@@ -277,6 +277,8 @@ fn never(code: RDKafkaErrorCode) -> Option<&'static str> {
         RDKafkaErrorCode::InvalidTopic => "can have no topic of that name",
         RDKafkaErrorCode::PolicyViolation => "forbids the record by a policy",
         RDKafkaErrorCode::InvalidRecord => "takes the record for invalid: the topic asks for something else",
+        // Alone, it is not said again.
+        RDKafkaErrorCode::InvalidDifferentRecord => "takes another record of the batch for invalid",
         _ => return None,
     })
 }
@@ -300,7 +302,12 @@ async fn delivered(delivery: DeliveryFuture) -> Result<(), KafkaError> {
 fn is_thrown_away(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight | RDKafkaErrorCode::Fatal)
+        Some(
+            RDKafkaErrorCode::PurgeQueue
+                | RDKafkaErrorCode::PurgeInflight
+                | RDKafkaErrorCode::Fatal
+                | RDKafkaErrorCode::InvalidDifferentRecord
+        )
     )
 }
 
@@ -308,8 +315,8 @@ fn is_thrown_away(error: &KafkaError) -> bool {
 impl Broker for Kafka {
     async fn publish(&self, messages: &[Message]) -> Result<(), Stuck> {
         match self.send(messages).await {
-            // Whose fault it is shows when each is sent alone.
-            Err(Stuck { done: first, trouble: Trouble::Refused(_) }) if messages.len() > 1 => {
+            // Whose fault it is shows when each is sent alone: also of a single one, which may have shared a batch with others'.
+            Err(Stuck { done: first, trouble: Trouble::Refused(_) }) => {
                 let apart = self.send_apart(&messages[first..]).await;
                 apart.map_err(|stuck| Stuck { done: first + stuck.done, ..stuck })
             }

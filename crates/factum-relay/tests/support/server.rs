@@ -18,12 +18,13 @@ type Start = Box<dyn Fn(&Path, u16) -> Command + Send>;
 /// A server that is started the same way each time, with the same directory and port.
 pub(crate) struct Server {
     name: &'static str,
-    directory: TempDir,
     port: u16,
     command: Start,
     process: Option<Group>,
     /// What it needs beside it.
     _helper: Option<Group>,
+    /// It goes when nobody writes to it any more.
+    directory: TempDir,
 }
 
 /// A process with all that it has started.
