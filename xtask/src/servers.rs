@@ -206,14 +206,25 @@ async fn find_or_install<T>(
 #[derive(Debug)]
 struct Unstarted(Option<PathBuf>);
 
+/// How its script begins, when it is ours.
+const OURS: &str =
+    "#!/bin/sh\n# Made by `cargo xtask test` while it installs servers for tests; of no use afterwards.\n";
+
+/// Whether the process is there that has made this one of our scripts.
+fn is_there(script: &str) -> bool {
+    let id = script.lines().find_map(|line| line.strip_prefix("kill -0 ")?.split(' ').next()?.parse().ok());
+    id.is_some_and(|id: u32| Path::new(&format!("/proc/{id}")).exists())
+}
+
 #[allow(clippy::disallowed_methods, reason = "a machine's policy is no data file of the product's")]
 impl Unstarted {
     fn until_dropped(policy: &Path) -> Result<Self, Stop> {
         // Should this program be killed before it has removed it, it says nothing any more.
-        let script = format!(
-            "#!/bin/sh\n# Made by `cargo xtask test` while it installs servers for tests; of no use afterwards.\nkill -0 {} 2>/dev/null && exit 101\nexit 0\n",
-            std::process::id()
-        );
+        let script = format!("{OURS}kill -0 {} 2>/dev/null && exit 101\nexit 0\n", std::process::id());
+        // One that was left behind by a run that was killed says nothing, and is no machine's own.
+        if fs::read_to_string(policy).is_ok_and(|left| left.starts_with(OURS) && !is_there(&left)) {
+            let _ = fs::remove_file(policy);
+        }
         let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(policy);
         let mut file = match made {
             Ok(file) => file,
@@ -304,6 +315,10 @@ mod tests {
         #[allow(clippy::disallowed_methods, reason = "no data file of the product's")]
         fs::write(&policy, left).unwrap();
         assert_eq!(asked(), Some(0));
+        let anew = Unstarted::until_dropped(&policy).unwrap();
+        assert_eq!(asked(), Some(101), "what was left behind is made anew");
+        drop(anew);
+        assert!(!policy.exists());
         drop(unstarted);
         assert!(!policy.exists());
         fs::remove_dir(&directory).unwrap();

@@ -7,8 +7,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// It reads until the other end of the pipe is closed, which the kernel does when a process has ended.
-const SCRIPT: &str = r#"read -r _; kill -s KILL -- "$1" 2>/dev/null; [ -z "$2" ] || rm -rf -- "$2""#;
+/// It reads until the other end of the pipe is closed, which the kernel does when a process has ended. PostgreSQL gives back its
+/// shared memory, and ends what it has started, if it is asked to quit first.
+const SCRIPT: &str = r#"read -r _; kill -s QUIT -- "$1" 2>/dev/null && sleep 1; kill -s KILL -- "$1" 2>/dev/null; [ -z "$2" ] || rm -rf -- "$2""#;
 
 /// Waits for the end of this process, `kill -9` or not, and then kills another and removes what it had. Dropped, it does neither.
 #[derive(Debug)]

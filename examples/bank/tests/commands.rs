@@ -304,7 +304,7 @@ fn a_read_model_of_another_ledger_is_not_believed() {
         let _ = fs::remove_file(bank.data().join(&name));
         let _ = fs::copy(other.data().join(&name), bank.data().join(&name));
     }
-    bank.run(&["balances"]).fails(8, "is from log");
+    bank.run(&["balances"]).fails(8, "is of log");
     assert!(bank.run(&["status"]).succeeds().out.contains(" is of log "));
     bank.run(&["balances"]).fails(8, "`bank rebuild` makes the read model again from this log");
     bank.run(&["rebuild"]).succeeds();
