@@ -90,9 +90,9 @@ impl Sqlite {
     /// name and stay what it is for as long as it is open: who reads several models whole at once opens it again by that name.
     ///
     /// # Errors
-    /// [`Error::Unavailable`](factum::Error::Unavailable) if it cannot be opened, written or locked,
-    /// [`Error::Corrupt`](factum::Error::Corrupt) if it is not a whole SQLite database, and
-    /// [`Error::StorageFull`](factum::Error::StorageFull).
+    /// [`Error::Unavailable`] if it cannot be opened, written or locked,
+    /// [`Error::Corrupt`] if it is not a whole SQLite database, and
+    /// [`Error::StorageFull`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let place: Arc<str> = format!("`{}`", path.display()).into();
