@@ -14,7 +14,7 @@ use tokio_postgres::{Row, types::ToSql};
 
 use crate::{
     fault::Fault,
-    rows::{self, EVENT, NO_EVENT, number, signed},
+    rows::{self, EVENT, EVENT_COLUMNS, NO_EVENT, number, signed},
     schema::in_schema,
     sql::{self, Sql},
 };
@@ -224,14 +224,10 @@ async fn of_stream(
 
 /// Takes the stream out of its events.
 fn stream_and_events(mut rows: Vec<Row>) -> Result<(Look, Vec<Row>), Fault> {
-    let mut look = None;
-    for at in 0..rows.len() {
-        if rows[at].try_get::<_, Option<i64>>(0)?.is_none() {
-            look = Some(Look::of(&rows.remove(at), rows::EVENT_COLUMNS)?);
-            break;
-        }
-    }
-    let look = look.ok_or_else(|| Error::invalid("what PostgreSQL tells of a stream", "there is nothing"))?;
+    let is_no_event = |row: &Row| matches!(row.try_get::<_, Option<i64>>(0), Ok(None));
+    let at = rows.iter().position(is_no_event);
+    let at = at.ok_or_else(|| Error::invalid("what PostgreSQL tells of a stream", "there is nothing"))?;
+    let look = Look::of(&rows.remove(at), EVENT_COLUMNS)?;
     Ok((look, rows))
 }
 
